@@ -1,0 +1,126 @@
+"""Everything the user sees on a terminal: messages, tables and progress bars go to stderr, results to stdout.
+
+So `minimind ... --json > figures.json` keeps the figures apart from the talk.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+console = Console(stderr=True, highlight=False)
+T = TypeVar("T")
+
+
+def say(message: str) -> None:
+    """Print one line of progress (rich markup allowed)."""
+    console.print(message)
+
+
+def warn(message: str) -> None:
+    """Print one line that the user should read, without stopping."""
+    console.print(Text("warning: ", style="yellow") + Text(message))
+
+
+def print_json(figures: dict[str, Any]) -> None:
+    """Print `figures` as one line of JSON, the last line of stdout."""
+    sys.stdout.write(json.dumps(figures, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table on stdout; the first column is text, the others are figures."""
+    grid = Table(title=title, title_justify="left", header_style="bold")
+    for index, column in enumerate(columns):
+        grid.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        grid.add_row(*(format_figure(cell) for cell in row))
+    Console(file=sys.stdout, highlight=False).print(grid)
+
+
+def format_figure(value: object) -> str:
+    """Format a number as people read it: 64,123,456 · 0.953 · 3.1e-05."""
+    if isinstance(value, bool) or value is None:
+        return "–" if value is None else str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
+    return str(value)
+
+
+class _Note(ProgressColumn):
+    """The text at the end of a bar: loss, tokens/s, whatever the worker says."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields.get("note", ""), style="cyan")
+
+
+class Bar:
+    """One progress bar. Where stderr is no terminal it prints a plain line every ten seconds instead."""
+
+    def __init__(self, progress: Progress, title: str, total: float | None) -> None:
+        self._progress = progress
+        self._title = title
+        self._task = progress.add_task(title, total=total, note="")
+        self._start = self._last_line = time.monotonic()
+
+    def advance(self, amount: float = 1, note: str | None = None) -> None:
+        """Move the bar by `amount` and, if given, replace the text at its end."""
+        self._progress.update(self._task, advance=amount)
+        if note is not None:
+            self._progress.update(self._task, note=note)
+        now = time.monotonic()
+        if not console.is_terminal and now - self._last_line > 10:
+            self._last_line = now
+            console.print(self._plain_line(now), markup=False)
+
+    def _plain_line(self, now: float) -> str:
+        task = self._progress.tasks[self._task]
+        if not task.total:
+            return f"{self._title}: {task.completed:,.0f} {task.fields['note']}"
+        left = (now - self._start) / max(task.completed, 1e-9) * (task.total - task.completed)
+        return f"{self._title}: {task.completed / task.total:.0%}, {left:.0f} s left  {task.fields['note']}"
+
+
+@contextmanager
+def progress(title: str, total: float | None = None) -> Iterator[Bar]:
+    """Show a progress bar with elapsed and remaining time while the block runs."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+        _Note(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        yield Bar(bars, title, total)
+
+
+def track(items: Iterable[T], title: str, total: int | None = None) -> Iterator[T]:
+    """Yield `items` one by one under a progress bar."""
+    if total is None and isinstance(items, Sequence):
+        total = len(items)
+    with progress(title, total) as bar:
+        for item in items:
+            yield item
+            bar.advance()

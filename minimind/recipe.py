@@ -1,0 +1,277 @@
+"""Recipes: one TOML file says everything about a training run, one-to-one with the dataclasses here.
+
+`load` is strict: an unknown or mistyped key is an error with the nearest valid name. The resolved
+recipe (file, then command-line flags) is saved with the run as `recipe.toml`.
+"""
+
+import json
+import tomllib
+import types
+import typing
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from minimind.config import PRESETS, ModelConfig
+from minimind.errors import UsageError, did_you_mean
+
+
+@dataclass
+class DataConfig:
+    """What to read and how to cut it into rows."""
+
+    files: list[str] = field(default_factory=list)
+    """JSON Lines files (`.gz`, `.zst` too), globs, or a Hugging Face dataset as `hf:NAME`."""
+    valid: list[str] = field(default_factory=list)
+    """Held-out files; when empty, `valid_fraction` of the documents is held out by a hash of their content."""
+    valid_fraction: float = 0.01
+    sequence_length: int = 512
+    """Tokens in a row. Documents are packed into rows; longer ones are split, conversations never."""
+    on_bad_line: Literal["stop", "skip"] = "stop"
+    too_long: Literal["drop_oldest", "skip"] = "drop_oldest"
+    """A conversation longer than a row: drop its oldest turns until it fits, or leave it out."""
+    random_system_prompt: float = 0.0
+    """Fraction of the conversations without a system prompt that get one of a few general ones."""
+    drop_empty_think: float = 0.0
+    """Fraction of the empty think blocks that are left out of the training text."""
+
+
+@dataclass
+class OptimConfig:
+    """Optimizers, learning rates and their schedule."""
+
+    matrices: Literal["muon", "adamw"] = "muon"
+    """What updates the weight matrices; embeddings and norms are always AdamW's."""
+    lr: float = 3e-3
+    """Peak learning rate, of both optimizers (Muon's update is scaled to AdamW's size)."""
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.95
+    momentum: float = 0.95
+    clip: float = 1.0
+    """Largest allowed norm of the whole gradient; 0 switches clipping off."""
+    schedule: Literal["cosine", "wsd"] = "wsd"
+    """Warm-up-stable-decay (linear to `final_lr` over the last `decay` of the steps), or a cosine."""
+    warmup: float = 0.02
+    """Fraction of the steps over which the rate rises from 0."""
+    decay: float = 0.5
+    final_lr: float = 0.0
+    """Rate at the last step, as a fraction of `lr`."""
+
+
+@dataclass
+class TrainConfig:
+    """The loop: how long, how much at once, and what to keep."""
+
+    epochs: float = 1.0
+    max_steps: int = 0
+    """Steps to run; 0 means as many as `epochs` need."""
+    max_minutes: float = 0.0
+    """Stop after this many minutes (0: never). A time budget makes a run's length depend on the machine: not exact."""
+    tokens_per_step: int = 16384
+    """Positions in one optimizer step, over all ranks and micro-batches."""
+    micro_batch_tokens: int = 8192
+    """Positions that one rank works on at a time; lower it when memory runs out, nothing else changes."""
+    log_every: int = 10
+    valid_every: int = 200
+    sample_every: int = 0
+    """Steps between sample texts in the log; 0 writes none."""
+    save_every: int = 200
+    keep: int = 2
+    """Newest checkpoints to keep, besides the one with the best validation BPB."""
+    seed: int = 42
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: Literal["auto", "always", "never"] = "auto"
+    """`auto` compiles when a compiler is there and the run is long enough to earn it back."""
+    activation_checkpointing: bool = False
+    """Recompute each layer in the backward pass: about 30 % slower, a fraction of the memory."""
+
+
+@dataclass
+class Recipe:
+    """A training run. `model` changes single fields of the preset."""
+
+    stage: str = "pretrain"
+    preset: str = "tiny"
+    tokenizer: str = "default"
+    """A model directory with a `tokenizer.json`, or `default`: the built-in 6,400-entry one."""
+    init: str = ""
+    """Model directory to start from; stages after pretraining need one."""
+    prompts: list[str] = field(default_factory=list)
+    """Beginnings that `sample_every` completes."""
+    model: dict[str, Any] = field(default_factory=dict)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+R = TypeVar("R", bound=Recipe)
+
+
+def recipe_folder() -> Path:
+    """Where the installed recipes are: the repository's `recipes/`, or the package's copy of it."""
+    package = Path(__file__).resolve().parent
+    return package / "recipes" if (package / "recipes").is_dir() else package.parent / "recipes"
+
+
+def find(name: str, stage: str) -> Path:
+    """Return the file of a recipe given by path, or by the model's name (`laptop`).
+
+    Raises:
+        UsageError: no such file, no such name.
+    """
+    if name.endswith(".toml"):
+        if not Path(name).is_file():
+            raise UsageError(f"{name}: no such recipe file")
+        return Path(name)
+    path = recipe_folder() / name / f"{stage}.toml"
+    if not path.is_file():
+        known = [file.parent.name for file in recipe_folder().glob(f"*/{stage}.toml")]
+        raise UsageError(f"no recipe {name!r} for {stage}{did_you_mean(name, known)}")
+    return path
+
+
+def load(kind: type[R], path: Path, overrides: dict[str, Any] | None = None) -> R:
+    """Read the TOML file `path` into a `kind`, then apply `{"section.field": value}` overrides.
+
+    Raises:
+        UsageError: not TOML, an unknown key, a value of the wrong type or out of range.
+    """
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not valid TOML: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    recipe = _build(kind, tree, str(path), "")
+    return override(recipe, overrides or {})
+
+
+def override(recipe: R, changes: dict[str, Any]) -> R:
+    """Return `recipe` with `{"optim.lr": 1e-3, ...}` applied and checked."""
+    tree = asdict(recipe)
+    for dotted, value in changes.items():
+        branch = tree
+        *sections, last = dotted.split(".")
+        for section in sections:
+            if not isinstance(branch.get(section), dict):
+                raise UsageError(f"--set.{dotted}: no section {section!r}{did_you_mean(section, branch)}")
+            branch = branch[section]
+        branch[last] = value
+    result = _build(type(recipe), tree, "--set", "")
+    _check(result)
+    return result
+
+
+def parse_value(text: str) -> Any:
+    """Read a command-line value as TOML reads it (`1e-3`, `true`, `["a"]`); anything else is a string."""
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def model_config(recipe: Recipe, vocab_size: int, **ids: Any) -> ModelConfig:
+    """The preset with the recipe's changes, its vocabulary the tokenizer's."""
+    if recipe.preset not in PRESETS:
+        raise UsageError(f"preset {recipe.preset!r} does not exist{did_you_mean(recipe.preset, PRESETS)}")
+    known = {f.name for f in fields(ModelConfig)}
+    for name in recipe.model:
+        if name not in known:
+            raise UsageError(f"recipe: [model] has no field {name!r}{did_you_mean(name, known)}")
+    return PRESETS[recipe.preset].with_(**{"vocab_size": vocab_size, **ids, **recipe.model})
+
+
+def dump(recipe: Recipe) -> str:
+    """Write a recipe as TOML that `load` reads back to the same values."""
+    top, sections = [], []
+    for key, value in asdict(recipe).items():
+        if isinstance(value, dict):
+            sections += ["", f"[{key}]", *(f"{name} = {_toml(inner)}" for name, inner in value.items())]
+        else:
+            top.append(f"{key} = {_toml(value)}")
+    return "\n".join([*top, *sections]) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)  # strings, booleans and numbers are spelled alike
+
+
+def _build(kind: type, tree: dict[str, Any], where: str, section: str) -> Any:
+    """Turn a dict into the dataclass `kind`, refusing what the dataclass does not have."""
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for key, value in tree.items():
+        name = f"{section}{key}"
+        if key not in hints:
+            raise UsageError(f"{where}: unknown key {name!r}{did_you_mean(key, hints)}")
+        if is_dataclass(hints[key]):
+            if not isinstance(value, dict):
+                raise UsageError(f"{where}: {name} is a section, write [{name}]")
+            values[key] = _build(hints[key], value, where, f"{name}.")
+        else:
+            values[key] = _coerce(value, hints[key], where, name)
+    return kind(**values)
+
+
+def _coerce(value: Any, hint: Any, where: str, name: str) -> Any:
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            raise UsageError(f"{where}: {name} = {value!r} must be one of {', '.join(map(str, choices))}")
+        return value
+    if origin is list:
+        (inner,) = typing.get_args(hint)
+        items = value if isinstance(value, list) else [value]
+        return [_coerce(item, inner, where, name) for item in items]
+    plain = origin if origin is not None and origin is not types.UnionType else hint
+    if plain is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
+        expected = getattr(plain, "__name__", str(plain))
+        raise UsageError(f"{where}: {name} = {value!r} must be of type {expected}")
+    return value
+
+
+def _check(recipe: Recipe) -> None:
+    """Refuse values that cannot work, before anything is read or written."""
+    data, optim, train = recipe.data, recipe.optim, recipe.train
+    rules = [
+        (data.sequence_length >= 8, "data.sequence_length", data.sequence_length, "at least 8"),
+        (0 <= data.valid_fraction < 1, "data.valid_fraction", data.valid_fraction, "in [0, 1)"),
+        (
+            0 <= data.random_system_prompt <= 1,
+            "data.random_system_prompt",
+            data.random_system_prompt,
+            "in [0, 1]",
+        ),
+        (0 <= data.drop_empty_think <= 1, "data.drop_empty_think", data.drop_empty_think, "in [0, 1]"),
+        (optim.lr > 0, "optim.lr", optim.lr, "above 0"),
+        (0 <= optim.warmup < 1, "optim.warmup", optim.warmup, "in [0, 1)"),
+        (0 <= optim.decay <= 1, "optim.decay", optim.decay, "in [0, 1]"),
+        (train.epochs > 0, "train.epochs", train.epochs, "above 0"),
+        (train.max_steps >= 0, "train.max_steps", train.max_steps, "at least 0"),
+        (train.keep >= 1, "train.keep", train.keep, "at least 1"),
+        (train.log_every >= 1, "train.log_every", train.log_every, "at least 1"),
+        (
+            train.tokens_per_step >= data.sequence_length,
+            "train.tokens_per_step",
+            train.tokens_per_step,
+            f"at least data.sequence_length ({data.sequence_length})",
+        ),
+        (
+            train.micro_batch_tokens >= data.sequence_length,
+            "train.micro_batch_tokens",
+            train.micro_batch_tokens,
+            f"at least data.sequence_length ({data.sequence_length})",
+        ),
+    ]
+    for fine, name, value, must in rules:
+        if not fine:
+            raise UsageError(f"recipe: {name} = {value} must be {must}")

@@ -1,0 +1,128 @@
+"""The one place that looks at the machine: environment variables, device, number format, ranks, seeds.
+
+Everything above asks these functions, so a run on a laptop, on one GPU and on many reads the same code.
+"""
+
+import os
+import platform
+import random
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minimind.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def cache_dir() -> Path:
+    """Where token shards and downloads live: `$MINIMIND_CACHE`, or `~/.cache/minimind`."""
+    return Path(os.environ.get("MINIMIND_CACHE") or Path.home() / ".cache" / "minimind")
+
+
+def hub_endpoint(hub: str) -> str:
+    """Base URL of a model hub; the variables are those of the hubs' own clients."""
+    if hub == "huggingface":
+        return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    return os.environ.get("MODELSCOPE_ENDPOINT", "https://www.modelscope.cn").rstrip("/")
+
+
+def rank() -> int:
+    """Index of this process among those that torchrun started; 0 when there is only one."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """Number of processes that train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """True in the process that writes files and talks to the user."""
+    return rank() == 0
+
+
+def cpu_count() -> int:
+    """Cores this process may use (containers often allow fewer than the machine has)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def device(name: str = "auto") -> "torch.device":
+    """Turn `auto | cpu | cuda | mps` into a device that exists here.
+
+    Raises:
+        UsageError: the device is not there, or no such name.
+    """
+    import torch
+
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(d for d in ("cuda", "mps", "cpu") if available[d])
+    if name not in available:
+        raise UsageError(f"--device {name}: choose auto, cpu, cuda or mps")
+    if not available[name]:
+        raise UsageError(f"--device {name}: torch sees no such device here; use --device auto")
+    if name == "cuda":
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device(name)
+
+
+def compute_dtype(on: "torch.device") -> "torch.dtype":
+    """The number format of matrix products: bfloat16 where the hardware has it, else float32.
+
+    On a CPU without AVX512-BF16 or AMX, bfloat16 is emulated and slower than float32.
+    """
+    import torch
+
+    if on.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if on.type == "mps":
+        return torch.float32
+    probe = getattr(torch.cpu, "get_capabilities", None)  # torch >= 2.12
+    flags = probe() if probe else {}
+    return torch.bfloat16 if flags.get("avx512_bf16") or flags.get("amx_bf16") else torch.float32
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, numpy's and torch's generators (torch's on every device)."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def can_compile(on: "torch.device") -> bool:
+    """Whether `torch.compile` can work here: on a CPU it needs a C++ compiler, on MPS it is not worth it."""
+    import shutil
+
+    if os.environ.get("MINIMIND_COMPILE") == "0" or on.type == "mps":
+        return False
+    if on.type == "cuda":
+        return sys.platform != "win32"
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+
+
+def environment() -> dict[str, Any]:
+    """What a run ran on, saved beside its recipe so that a figure can be understood later."""
+    import numpy as np
+    import torch
+
+    import minimind
+
+    facts: dict[str, Any] = {
+        "minimind": minimind.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "threads": torch.get_num_threads(),
+        "world_size": world_size(),
+    }
+    if torch.cuda.is_available():
+        facts["cuda"] = torch.cuda.get_device_name()
+    return facts
