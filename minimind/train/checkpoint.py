@@ -1,0 +1,154 @@
+"""Checkpoints: a model directory that anybody can load, and beside it all that an exact continuation needs.
+
+    checkpoints/step-00001000/
+        config.json model.safetensors tokenizer.json ...   usable as it is
+        trainer/                                           fp32 weights, optimizers (torch.distributed.checkpoint)
+        trainer.json                                       step, data position, random states, decisions
+        complete                                           checksums of the files above; written last
+
+A checkpoint is written under a temporary name, flushed to the disk and renamed: it is there whole or not at all.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+from minimind.console import warn
+from minimind.errors import UserError
+
+SCHEMA = 1
+
+
+def save(
+    folder: Path,
+    step: int,
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    trainer: dict[str, Any],
+    write_model: Callable[[Path], None],
+) -> Path:
+    """Write `folder`/step-N and return it. `write_model` puts the model directory's files into a path.
+
+    Raises:
+        UserError: the disk is full or not writable; earlier checkpoints stay as they are.
+    """
+    final = folder / f"step-{step:08d}"
+    draft = folder / f"{final.name}.tmp"
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        write_model(draft)
+        weights, moments = get_state_dict(model, optimizers)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "no process group": one process is what is meant
+            dcp.save({"model": weights, "optimizers": moments}, checkpoint_id=draft / "trainer", no_dist=True)
+        state = {"schema": SCHEMA, "step": step, **trainer}
+        (draft / "trainer.json").write_text(json.dumps(state), encoding="utf-8")
+        sums = {str(file.relative_to(draft).as_posix()): _checksum(file) for file in _files(draft)}
+        for file in _files(draft):
+            _flush(file)
+        (draft / "complete").write_text(json.dumps(sums), encoding="utf-8")
+        _flush(draft / "complete")
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(draft, final)
+    except (OSError, RuntimeError, dcp.CheckpointException) as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        free = shutil.disk_usage(folder).free if folder.exists() else 0
+        raise UserError(
+            f"{final}: the checkpoint could not be written ({_reason(error)}; {free / 1e6:,.0f} MB free); "
+            f"make room or choose another --out, then run the same command again"
+        ) from error
+    return final
+
+
+def load(
+    folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], read_first: dict[str, Any]
+) -> None:
+    """Put the weights and optimizer moments of checkpoint `folder` (whose trainer.json is `read_first`) in place.
+
+    Raises:
+        UserError: the checkpoint belongs to another model or optimizer.
+    """
+    if read_first.get("schema") != SCHEMA:
+        raise UserError(f"{folder}: written by another version of MiniMind; start anew with --resume never")
+    weights, moments = get_state_dict(model, optimizers)
+    state = {"model": weights, "optimizers": moments}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dcp.load(state, checkpoint_id=folder / "trainer", no_dist=True)
+        set_state_dict(model, optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizers"])
+    except (RuntimeError, ValueError, KeyError, dcp.CheckpointException) as error:
+        raise UserError(
+            f"{folder}: a checkpoint of another model or optimizer than this recipe's; "
+            f"use another --out, or --resume never to start anew"
+        ) from error
+
+
+def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest whole checkpoint under `folder` and its trainer.json; damaged ones are passed over with a warning."""
+    for candidate in sorted(folder.glob("step-????????"), reverse=True):
+        problem = damage(candidate)
+        if problem is None:
+            return candidate, json.loads((candidate / "trainer.json").read_text(encoding="utf-8"))
+        warn(f"{candidate}: damaged ({problem}); going back to the checkpoint before it")
+    return None
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or None: every file must be there with its checksum."""
+    try:
+        sums = json.loads((folder / "complete").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "it was not finished"
+    for name, expected in sums.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if _checksum(folder / name) != expected:
+            return f"{name} has changed"
+    return None
+
+
+def prune(folder: Path, keep: int, best: int | None) -> None:
+    """Delete all but the `keep` newest checkpoints and the one of step `best`, and drafts of crashed runs."""
+    steps = sorted(folder.glob("step-????????"))
+    for old in steps[:-keep]:
+        if best is None or old.name != f"step-{best:08d}":
+            shutil.rmtree(old)
+    for draft in folder.glob("*.tmp"):
+        shutil.rmtree(draft)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, hashlib.blake2b).hexdigest()
+
+
+def _flush(file: Path) -> None:
+    """Make sure that the bytes are on the disk, not only in the system's memory."""
+    with file.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def _reason(error: BaseException) -> str:
+    """The system's own words for what went wrong, wherever in the chain they are."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return str(error).splitlines()[0]

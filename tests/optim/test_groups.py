@@ -1,0 +1,32 @@
+import torch
+from torch import nn
+
+from minimind.optim.groups import make_optimizers
+from minimind.optim.muon import Muon
+from minimind.recipe import OptimConfig
+
+
+class Toy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(8, 4)
+        self.norm = nn.LayerNorm(4, bias=False)
+        self.q_proj = nn.Linear(4, 4, bias=False)
+        self.experts = nn.Parameter(torch.zeros(2, 4, 4))
+
+
+def test_every_parameter_has_exactly_one_optimizer():
+    model = Toy()
+    optimizers = make_optimizers(model, OptimConfig())
+    owned = [id(p) for o in optimizers for g in o.param_groups for p in g["params"]]
+    assert sorted(owned) == sorted(id(p) for p in model.parameters())
+    muon = next(o for o in optimizers if isinstance(o, Muon))
+    assert {id(p) for p in muon.param_groups[0]["params"]} == {id(model.q_proj.weight), id(model.experts)}
+
+
+def test_embeddings_and_norms_never_decay():
+    for matrices in ("muon", "adamw"):
+        for optimizer in make_optimizers(Toy(), OptimConfig(matrices=matrices, weight_decay=0.1)):
+            for group in optimizer.param_groups:
+                small = any(p.ndim == 1 or p.shape == (8, 4) for p in group["params"])
+                assert (group["weight_decay"] == 0) == small
