@@ -86,6 +86,37 @@ def compute_dtype(on: "torch.device") -> "torch.dtype":
     return torch.bfloat16 if flags.get("avx512_bf16") or flags.get("amx_bf16") else torch.float32
 
 
+def peak_flops(on: "torch.device", dtype: "torch.dtype") -> float:
+    """Floating-point operations per second of this device's own matrix products, measured on a large one.
+
+    What model FLOPs are compared with (MFU): the machine as it is, not as its data sheet says.
+    """
+    import time
+
+    import torch
+
+    rows, inner, columns = (4096, 768, 2048) if on.type == "cpu" else (8192, 4096, 4096)
+    a, b = torch.ones(rows, inner, dtype=dtype, device=on), torch.ones(inner, columns, dtype=dtype, device=on)
+    best = 0.0
+    for _ in range(5):
+        synchronize(on)
+        start = time.perf_counter()
+        a @ b
+        synchronize(on)
+        best = max(best, 2 * rows * inner * columns / (time.perf_counter() - start))
+    return best
+
+
+def synchronize(on: "torch.device") -> None:
+    """Wait until the device has done what it was asked."""
+    import torch
+
+    if on.type == "cuda":
+        torch.cuda.synchronize(on)
+    elif on.type == "mps":
+        torch.mps.synchronize()
+
+
 def seed_everything(seed: int) -> None:
     """Seed Python's, numpy's and torch's generators (torch's on every device)."""
     import numpy as np

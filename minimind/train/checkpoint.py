@@ -71,9 +71,7 @@ def save(
     return final
 
 
-def load(
-    folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], read_first: dict[str, Any]
-) -> None:
+def load(folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], read_first: dict[str, Any]) -> None:
     """Put the weights and optimizer moments of checkpoint `folder` (whose trainer.json is `read_first`) in place.
 
     Raises:
@@ -82,7 +80,7 @@ def load(
     if read_first.get("schema") != SCHEMA:
         raise UserError(f"{folder}: written by another version of MiniMind; start anew with --resume never")
     weights, moments = get_state_dict(model, optimizers)
-    state = {"model": weights, "optimizers": moments}
+    state: dict[str, Any] = {"model": weights, "optimizers": moments}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

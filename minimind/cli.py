@@ -1,0 +1,64 @@
+"""The command line: `minimind COMMAND ...`. Each command's module is imported only when it is called."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import minimind
+from minimind.errors import UserError, did_you_mean
+
+COMMANDS = {
+    "demo": "the whole pipeline on the embedded small world: train, evaluate, report, talk",
+    "data": "make, download, prepare and describe corpora",
+    "tokenizer": "train a tokenizer, compare tokenizers",
+    "train": "train a model: pretrain, sft",
+    "chat": "talk to a model in the terminal",
+    "eval": "measure a model: bits per byte, answers",
+    "plan": "parameters, FLOPs, memory, time and money of a recipe before you spend them",
+}
+
+HELP = """MiniMind {version}: train, talk to and understand your own language model.
+
+usage: minimind COMMAND [options]        minimind COMMAND --help
+
+{commands}
+
+Where to begin:
+  minimind demo                          from nothing to a talking model, about eight minutes on two cores
+  minimind chat runs/demo/sft/model      talk to it
+  minimind train pretrain laptop --data corpus.jsonl
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code: 0 fine, 1 failed, 2 wrong usage."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):  # Windows consoles: Chinese text whatever the code page
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="replace")
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        lines = "\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())
+        print(HELP.format(version=minimind.__version__, commands=lines))
+        return 0
+    if argv[0] in ("-V", "--version"):
+        print(f"minimind {minimind.__version__}")
+        return 0
+    if argv[0] not in COMMANDS:
+        return _complain(f"no command {argv[0]!r}{did_you_mean(argv[0], COMMANDS)}", 2)
+    try:
+        return importlib.import_module(f"minimind.commands.{argv[0]}").main(argv[1:])
+    except UserError as error:
+        return _complain(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _complain("interrupted", 130)
+    except BrokenPipeError:  # the reader of our output (`| head`) has gone
+        return 0
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"minimind: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""Reading command lines: `tyro` turns a function's annotated parameters into flags."""
+
+import contextlib
+import functools
+import inspect
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tyro
+
+from minimind.errors import UsageError, did_you_mean
+from minimind.recipe import parse_value
+
+
+def call(function: Callable[..., int], argv: Sequence[str], prog: str) -> int:
+    """Call `function` with the flags in `argv`; its docstring and parameters are the `--help` page.
+
+    Raises:
+        UsageError: flags that the function does not have, or of the wrong type.
+    """
+    with contextlib.redirect_stderr(io.StringIO()) as complaint:
+        try:
+            ready = tyro.cli(
+                _deferred(function),
+                args=list(argv),
+                prog=prog,
+                description=(inspect.getdoc(function) or "").split("\nArgs:")[0],
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+        except SystemExit as stop:
+            if stop.code in (0, None):
+                return 0
+            raise UsageError(f"{_plain(complaint.getvalue())} (see {prog} --help)") from None
+    return ready()
+
+
+def call_one_of(commands: dict[str, Callable[..., int]], argv: Sequence[str], prog: str) -> int:
+    """Call the sub-command that `argv` begins with."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"usage: {prog} {{{','.join(commands)}}} [options]\n")
+        for name, function in commands.items():
+            print(f"  {name:<10} {(function.__doc__ or '').strip().splitlines()[0]}")
+        print(f"\n{prog} NAME --help says more.")
+        return 0 if argv else 2
+    if argv[0] not in commands:
+        raise UsageError(f"{prog}: no {argv[0]!r}{did_you_mean(argv[0], commands)}")
+    return call(commands[argv[0]], argv[1:], f"{prog} {argv[0]}")
+
+
+def split_settings(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Take `--set.section.field VALUE` (or `=VALUE`) out of `argv`; values are read as in TOML.
+
+    Raises:
+        UsageError: a setting without a value.
+    """
+    rest, settings = [], {}
+    items = iter(argv)
+    for item in items:
+        if not item.startswith("--set."):
+            rest.append(item)
+            continue
+        name, equals, value = item.removeprefix("--set.").partition("=")
+        if not equals:
+            following = next(items, None)
+            if following is None:
+                raise UsageError(f"{item} needs a value, as in {item} 0.001")
+            value = following
+        settings[name.replace("-", "_")] = parse_value(value)
+    return rest, settings
+
+
+def _deferred(function: Callable[..., int]) -> Callable[..., Callable[[], int]]:
+    """The same signature, but calling it only remembers the arguments: so parsing errors stay apart from others."""
+    @functools.wraps(function)
+    def remember(*args: Any, **kwargs: Any) -> Callable[[], int]:
+        return functools.partial(function, *args, **kwargs)
+
+    return remember
+
+
+def _plain(box: str) -> str:
+    """The sentence inside tyro's drawn box, without its title and its repetition of the help page."""
+    words = []
+    for line in box.splitlines():
+        line = line.strip("│ ")
+        if line.startswith(("─", "Argument helptext", "Missing from", "For full helptext")):
+            if words:
+                break
+        elif line and not line.startswith(("╭", "╰")):
+            words.append(line)
+    return " ".join(words) or "the arguments could not be read"

@@ -1,0 +1,45 @@
+"""Stopping a run so that nothing is lost: signals become a request that the loop answers between two steps."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from minimind.console import say
+
+
+class StopRequest:
+    """Asked between steps; set by a signal or by the time budget."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+
+    def __call__(self) -> bool:
+        """Whether somebody asked."""
+        return self.wanted
+
+    def request(self) -> None:
+        """Ask for a stop after the current step."""
+        self.wanted = True
+
+
+@contextmanager
+def stop_signals() -> Iterator[StopRequest]:
+    """Turn SIGTERM and the first Ctrl-C into a request to save and stop; the second Ctrl-C stops at once."""
+    stop = StopRequest()
+
+    def handle(number: int, frame: object) -> None:
+        stop.request()
+        say("Saving a checkpoint, then stopping (Ctrl-C again stops at once).")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    previous = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            previous[number] = signal.signal(number, handle)
+        except ValueError:  # not in the main thread: whoever runs us there handles signals
+            break
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
