@@ -1,0 +1,1 @@
+"""Measuring models: bits per byte, and answers to questions."""

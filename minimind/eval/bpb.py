@@ -1,0 +1,134 @@
+"""Bits per byte: how many bits a model needs for one byte of text, comparable between any two tokenizers.
+
+    BPB = Σ -log p(token) / ln 2 / (UTF-8 bytes of the text)
+
+Perplexity per token cannot compare models: a tokenizer with longer tokens has fewer, harder ones.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from minimind.losses.lm import IGNORE, token_nll
+from minimind.model.transformer import Segments, Transformer
+from minimind.tokenizer.bpe import Tokenizer
+
+
+class Document(NamedTuple):
+    """Token ids, which of them are scored (never the first: nothing predicts it), and the bytes they stand for."""
+
+    ids: np.ndarray
+    scored: np.ndarray
+    bytes: int
+
+
+def text_document(text: str, tokenizer: Tokenizer) -> Document:
+    """bos + text + eos, as in pretraining; the text's tokens are scored, eos is not."""
+    body = tokenizer.encode(text)
+    ids = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    start = len(ids)
+    ids += body
+    ids += [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    scored = np.zeros(len(ids), dtype=bool)
+    scored[max(1, start) : start + len(body)] = True
+    return Document(np.array(ids, dtype=np.int64), scored, len(text.encode("utf-8")))
+
+
+@torch.no_grad()
+def bits_per_byte(
+    model: Transformer, documents: Iterable[Document], context: int, dtype: torch.dtype, batch_tokens: int = 8192
+) -> dict[str, float]:
+    """Score `documents` with windows of at most `context` tokens.
+
+    A longer document is read in windows that overlap by half, and each token is scored once, in the first
+    window where it has at least half a context behind it (or is near the beginning).
+
+    Returns:
+        `bpb`, `loss` (nats per scored token), `bytes`, `tokens` (scored).
+    """
+    device = model.output_weight.device
+    nll, tokens, total_bytes = 0.0, 0, 0
+
+    def counted() -> Iterator[Document]:
+        nonlocal total_bytes
+        for document in documents:
+            total_bytes += document.bytes
+            yield document
+
+    was_training = model.training
+    model.eval()
+    for batch in _batches(_windows(counted(), context), batch_tokens):
+        ids_BT, labels_BT, document_ids_BT = (torch.from_numpy(array).to(device) for array in _pad(batch))
+        positions_BT = torch.arange(ids_BT.shape[1], device=device).expand_as(ids_BT)
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            states = model(ids_BT, Segments(document_ids_BT, positions_BT)).states
+            nll += token_nll(states, model.output_weight, labels_BT).sum(dtype=torch.float64).item()
+        tokens += int((labels_BT != IGNORE).sum())
+    model.train(was_training)
+    bits = nll / math.log(2)
+    return {
+        "bpb": bits / max(1, total_bytes),
+        "loss": nll / max(1, tokens),
+        "bytes": total_bytes,
+        "tokens": tokens,
+    }
+
+
+def _windows(documents: Iterable[Document], context: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (ids, scored) windows; every scored token of a document is scored in exactly one of them."""
+    for ids, scored, _ in documents:
+        if len(ids) <= context:
+            yield ids, scored
+            continue
+        stride = max(1, context // 2)
+        done = 0
+        for start in range(0, len(ids), stride):
+            end = min(start + context, len(ids))
+            fresh = scored[start:end].copy()
+            fresh[: done - start] = False
+            fresh[0] = False if start else fresh[0]
+            yield ids[start:end], fresh
+            done = end
+            if end == len(ids):
+                break
+
+
+def _batches(
+    windows: Iterable[tuple[np.ndarray, np.ndarray]], batch_tokens: int
+) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
+    """Group windows of similar length, so that little is padding: sort 1,024 at a time, cut by padded size."""
+
+    def cut(pool: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
+        pool.sort(key=lambda window: -len(window[0]))
+        batch: list[tuple[np.ndarray, np.ndarray]] = []
+        for window in pool:
+            if batch and (len(batch) + 1) * len(batch[0][0]) > batch_tokens:
+                yield batch
+                batch = []
+            batch.append(window)
+        if batch:
+            yield batch
+
+    pool: list[tuple[np.ndarray, np.ndarray]] = []
+    for window in windows:
+        pool.append(window)
+        if len(pool) == 1024:
+            yield from cut(pool)
+            pool = []
+    yield from cut(pool)
+
+
+def _pad(batch: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Right-pad to [windows, longest]: ids, labels (what each position predicts), document ids (-1 on padding)."""
+    longest = len(batch[0][0])
+    ids_BT = np.zeros((len(batch), longest), dtype=np.int64)
+    labels_BT = np.full((len(batch), longest), IGNORE, dtype=np.int64)
+    document_ids_BT = np.full((len(batch), longest), -1, dtype=np.int32)
+    for row, (ids, scored) in enumerate(batch):
+        ids_BT[row, : len(ids)] = ids
+        document_ids_BT[row, : len(ids)] = 0
+        labels_BT[row, : len(ids) - 1] = np.where(scored[1:], ids[1:], IGNORE)
+    return ids_BT, labels_BT, document_ids_BT
