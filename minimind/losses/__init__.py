@@ -1,0 +1,1 @@
+"""Losses: each a plain function from states or logits to a number."""

@@ -1,0 +1,137 @@
+"""Grouped-query attention (Ainslie et al. 2023) with QK-norm, over packed documents.
+
+Shape letters: B rows, T query positions, S key positions, H query heads, K key/value heads, G = H / K, D head_dim.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minimind.config import ModelConfig
+from minimind.model.cache import LayerCache
+from minimind.model.norm import RMSNorm
+from minimind.model.rope import Rotation, rotate
+
+
+class Segments(NamedTuple):
+    """Which document each token of a batch belongs to and where in it: both `[B, T]`.
+
+    `document_ids` (int32): tokens of a row with equal ids form one document, contiguous; -1 is padding.
+    `positions` (int64): from 0 in each document.
+    """
+
+    document_ids: Tensor
+    positions: Tensor
+
+    @classmethod
+    def whole(cls, input_ids_BT: Tensor) -> "Segments":
+        """One document a row, no padding."""
+        positions = torch.arange(input_ids_BT.shape[1], device=input_ids_BT.device).expand_as(input_ids_BT)
+        return cls(torch.zeros_like(positions, dtype=torch.int32), positions)
+
+    @classmethod
+    def right_padded(cls, lengths_B: Tensor, length: int) -> "Segments":
+        """One document a row, padded at the right to `length`; padding has document id -1."""
+        positions = torch.arange(length, device=lengths_B.device).expand(len(lengths_B), length)
+        return cls(torch.where(positions < lengths_B[:, None], 0, -1).int(), positions)
+
+
+class Layout(NamedTuple):
+    """What `attend` needs to know of the documents, made once a forward pass and shared by all layers.
+
+    Either `mask` `[B, 1, T, S]` (True = may see), or `starts` `[documents + 1]` (int32 offsets of the documents in
+    the flattened batch) for the variable-length kernel.
+    """
+
+    mask: Tensor | None
+    starts: Tensor | None = None
+
+
+def make_layout(segments: Segments, dtype: torch.dtype, cached_length: int | None = None) -> Layout:
+    """Describe who sees whom: a token sees its own document up to itself.
+
+    With `cached_length` the keys are the first slots of a cache, whose slot s holds position s: a token sees the
+    slots up to its own position. On CUDA in a 16-bit `dtype` the layout is that of the flash kernel of
+    `torch.nn.attention.varlen`, which skips whatever lies outside a document; it needs a GPU to be exercised.
+    """
+    document_ids, positions = segments
+    if cached_length is not None:
+        slots = torch.arange(cached_length, device=positions.device)
+        return Layout((slots <= positions[:, :, None])[:, None])
+    rows, length = document_ids.shape
+    if document_ids.is_cuda and dtype in (torch.bfloat16, torch.float16):
+        first = torch.ones(rows, length, dtype=torch.bool, device=document_ids.device)
+        first[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+        starts = F.pad(first.flatten().nonzero().flatten(), (0, 1), value=rows * length)
+        return Layout(None, starts.int())
+    # Padding sees padding, so that no row of the softmax is empty.
+    same = document_ids[:, :, None] == document_ids[:, None, :]
+    return Layout(same.tril()[:, None])
+
+
+def attend(q_BTHD: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, layout: Layout) -> Tensor:
+    """Softmax(q · kᵀ / √D) · v over what `layout` lets each token see; returns `[B, T, H, D]`.
+
+    The heads of a group share their key/value head without a copy of it.
+    """
+    if layout.starts is not None:
+        return _attend_varlen(q_BTHD, k_BSKD, v_BSKD, layout.starts)
+    rows, time, heads, head_dim = q_BTHD.shape
+    k_BKSD, v_BKSD = k_BSKD.transpose(1, 2), v_BSKD.transpose(1, 2)
+    if time == 1:
+        # Decoding: the G query heads of a group become the rows of one product with their keys, which reads each
+        # key once instead of G times.
+        q_BKGD = q_BTHD.view(rows, k_BKSD.shape[1], -1, head_dim)
+        out = F.scaled_dot_product_attention(q_BKGD, k_BKSD, v_BKSD, attn_mask=layout.mask)
+        return out.reshape(rows, 1, heads, head_dim)
+    q_BHTD = q_BTHD.transpose(1, 2)
+    out = F.scaled_dot_product_attention(q_BHTD, k_BKSD, v_BKSD, attn_mask=layout.mask, enable_gqa=True)
+    return out.transpose(1, 2)
+
+
+def _attend_varlen(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, starts: Tensor) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    longest = q_BTHD.shape[1]  # a document never crosses a row; the exact maximum would cost a synchronisation
+    q, k, v = (x.flatten(0, 1) for x in (q_BTHD, k_BTKD, v_BTKD))
+    out = varlen_attn(q, k, v, starts, starts, longest, longest, window_size=(-1, 0), enable_gqa=True)
+    assert isinstance(out, Tensor)  # a pair only where the log-sum-exp is asked for too
+    return out.view_as(q_BTHD)
+
+
+class Attention(nn.Module):
+    """Project to queries, keys and values, norm and rotate the first two, attend, project back."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.head_dim = config.head_dim
+        hidden, bias = config.hidden_size, config.attention_bias
+        queries = config.num_attention_heads * config.head_dim
+        keys = config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(hidden, queries, bias=bias)
+        self.k_proj = nn.Linear(hidden, keys, bias=bias)
+        self.v_proj = nn.Linear(hidden, keys, bias=bias)
+        self.o_proj = nn.Linear(queries, hidden, bias=bias)
+        # QK-norm (Henry et al. 2020), one weight for all heads: bounds the attention logits.
+        self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
+        self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
+
+    def forward(
+        self,
+        x_BTC: Tensor,
+        rotation: Rotation,
+        layout: Layout,
+        positions_BT: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        """Return `[B, T, hidden]`; with a cache, write the new keys and values at `positions_BT` and read all."""
+        rows, time, _ = x_BTC.shape
+        heads = (rows, time, -1, self.head_dim)
+        q = rotate(self.q_norm(self.q_proj(x_BTC).view(heads)), rotation)
+        k = rotate(self.k_norm(self.k_proj(x_BTC).view(heads)), rotation)
+        v = self.v_proj(x_BTC).view(heads)
+        if cache is not None:
+            k, v = cache.update(k, v, positions_BT)
+        return self.o_proj(attend(q, k, v, layout).reshape(rows, time, -1))

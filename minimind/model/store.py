@@ -1,0 +1,200 @@
+"""Model directories: Hugging Face's Qwen3 / Qwen3-MoE layout, read and written without `transformers`.
+
+On disk a tensor is named as in `transformers` and experts are separate matrices; in memory names lack the
+`model.` prefix and the experts of a layer are stacked `[expert, out, in]`. This file is the only one that knows.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from minimind.config import ModelConfig
+from minimind.errors import UserError
+from minimind.model.hf_config import config_from_hf, config_to_hf
+from minimind.model.transformer import Transformer
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def load_config(directory: str | Path) -> ModelConfig:
+    """Read `config.json` of a model directory.
+
+    Raises:
+        UserError: not a model directory, or a model of another kind.
+    """
+    path = Path(directory) / "config.json"
+    if not path.is_file():
+        raise UserError(f"{directory} is not a model directory: it has no config.json")
+    return config_from_hf(_read_json(path), str(path))
+
+
+def load_model(
+    directory: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> Transformer:
+    """Read a model directory, with one `model.safetensors` or a sharded one.
+
+    Args:
+        directory: written by `save_model` or by `transformers`.
+        dtype: of the parameters in memory; None means float32, what training keeps whatever the file holds.
+        device: where the parameters go.
+
+    Raises:
+        UserError: a file is missing or broken, a tensor is missing, unexpected or of another shape.
+    """
+    directory = Path(directory)
+    config = load_config(directory)
+    with torch.device("meta"):
+        model = Transformer(config)
+    files = _weight_files(directory)
+    _check_tensors(directory, model, files)
+    with _opened(set(files.values())) as handles:
+
+        def read(name: str) -> Tensor:
+            tensor = handles[files[name]].get_tensor(name)
+            return tensor.to(device=device, dtype=dtype or torch.float32, copy=True)
+
+        state = {}
+        for name, parameter in model.named_parameters():
+            disk = disk_names(name, parameter)
+            state[name] = torch.stack([read(n) for n in disk]) if _is_stacked(name, parameter) else read(disk[0])
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+def save_model(model: Transformer, directory: str | Path, dtype: str = "bfloat16") -> None:
+    """Write weights (in `dtype`), `config.json` and `generation_config.json`; each file appears whole or not at all.
+
+    The tokenizer's files are written by the tokenizer.
+
+    Raises:
+        UserError: the directory cannot be written.
+    """
+    directory = Path(directory)
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        value = parameter.detach().to("cpu", DTYPES[dtype])
+        parts = value.unbind(0) if _is_stacked(name, parameter) else [value]
+        tensors.update((n, part.contiguous()) for n, part in zip(disk_names(name, parameter), parts, strict=True))
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with _replacing(directory / WEIGHTS) as temporary:
+            save_file(tensors, temporary, metadata={"format": "pt"})
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write the model to {directory}: {error}") from None
+    (directory / INDEX).unlink(missing_ok=True)  # of a sharded model that was here before
+    save_config(model.config, directory, dtype)
+
+
+def save_config(config: ModelConfig, directory: str | Path, dtype: str = "bfloat16") -> None:
+    """Write `config.json` and `generation_config.json` only."""
+    ids = {
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": config.eos_token_id,
+        "pad_token_id": config.pad_token_id,
+    }
+    generation = {"do_sample": True, **{name: value for name, value in ids.items() if value is not None}}
+    for name, content in (("config.json", config_to_hf(config, dtype)), ("generation_config.json", generation)):
+        path = Path(directory) / name
+        try:
+            with _replacing(path) as temporary:
+                temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error}") from None
+
+
+def disk_names(name: str, parameter: Tensor) -> list[str]:
+    """Names on disk of the parameter `name`: one, or one an expert."""
+    if _is_stacked(name, parameter):
+        prefix, matrix = name.rsplit(".", 1)
+        return [f"model.{prefix}.{expert}.{matrix}.weight" for expert in range(len(parameter))]
+    return [name if name.startswith("lm_head.") else f"model.{name}"]
+
+
+def _is_stacked(name: str, parameter: Tensor) -> bool:
+    return ".mlp.experts." in name and parameter.ndim == 3
+
+
+def _weight_files(directory: Path) -> dict[str, Path]:
+    """Map each tensor name to the file that holds it."""
+    single, index = directory / WEIGHTS, directory / INDEX
+    if single.is_file():
+        with _opened({single}) as handles:
+            return dict.fromkeys(handles[single].keys(), single)
+    if index.is_file():
+        weight_map = _read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise UserError(f"{index} has no weight_map: download the model again")
+        return {name: directory / str(file) for name, file in weight_map.items()}
+    raise UserError(f"{directory} is not a model directory: it has neither {WEIGHTS} nor {INDEX}")
+
+
+def _check_tensors(directory: Path, model: Transformer, files: dict[str, Path]) -> None:
+    expected: dict[str, list[int]] = {}
+    for name, parameter in model.named_parameters():
+        shape = parameter.shape[1:] if _is_stacked(name, parameter) else parameter.shape
+        expected.update((n, list(shape)) for n in disk_names(name, parameter))
+    missing = next((name for name in expected if name not in files), None)
+    if missing:
+        raise UserError(f"{directory}: tensor {missing!r}, which config.json calls for, is missing from the weights")
+    # Some tools write the head of a tied model too; it is the embedding.
+    spare = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+    for name in list(files):
+        if name in spare:
+            del files[name]
+        elif name not in expected:
+            raise UserError(f"{files[name]}: tensor {name!r} has no place in the model that config.json describes")
+    with _opened(set(files.values())) as handles:
+        for name, wanted in expected.items():
+            try:
+                shape = handles[files[name]].get_slice(name).get_shape()
+            except SafetensorError as error:
+                raise UserError(f"{files[name]}: cannot read tensor {name!r}: {error}") from None
+            if list(shape) != wanted:
+                raise UserError(
+                    f"{files[name]}: tensor {name!r} has shape {list(shape)}, but config.json makes it {wanted}"
+                )
+
+
+@contextmanager
+def _opened(paths: set[Path]) -> Iterator[dict[Path, Any]]:
+    handles = {}
+    for path in paths:
+        try:
+            handles[path] = safe_open(path, framework="pt")
+        except FileNotFoundError:
+            raise UserError(f"{path}, which the index names, is missing: download the model again") from None
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path} is not a readable safetensors file: {error}") from None
+    yield handles
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path; afterwards sync it to the disk and move it to `path`, or leave nothing of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not readable JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} should hold a JSON object")
+    return content
