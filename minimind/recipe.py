@@ -116,7 +116,7 @@ def recipe_folder() -> Path:
 
 
 def find(name: str, stage: str) -> Path:
-    """Return the file of a recipe given by path, or by the model's name (`laptop`).
+    """Return the file of a recipe given by path, by the model's name (`laptop`) or as MODEL/VARIANT.
 
     Raises:
         UsageError: no such file, no such name.
@@ -125,7 +125,7 @@ def find(name: str, stage: str) -> Path:
         if not Path(name).is_file():
             raise UsageError(f"{name}: no such recipe file")
         return Path(name)
-    path = recipe_folder() / name / f"{stage}.toml"
+    path = recipe_folder() / (f"{name}.toml" if "/" in name else f"{name}/{stage}.toml")
     if not path.is_file():
         known = [file.parent.name for file in recipe_folder().glob(f"*/{stage}.toml")]
         raise UsageError(f"no recipe {name!r} for {stage}{did_you_mean(name, known)}")
