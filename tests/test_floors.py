@@ -1,0 +1,86 @@
+"""Imports go strictly downward, never sideways between the folders of one floor."""
+
+import ast
+from pathlib import Path
+
+import minimind
+
+PACKAGE = Path(minimind.__file__).parent
+FLOORS = [
+    {"errors", "console", "config", "recipe", "runtime"},
+    {"model", "tokenizer", "losses", "optim", "tools"},
+    {"data", "engine", "train"},
+    {"eval", "convert", "rl"},
+    {"stages"},
+    {"report", "serve"},
+    {"commands", "api"},
+    {"cli"},
+    {"__main__", "__init__"},
+]
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
+HEAVY = {"torch", "transformers", "peft", "trl"}
+LIGHT = ("tokenizer", "tools", "data/corpus", "data/conversations", "data/shards", "data/smallworld", "data/stats")
+
+
+def modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield path.relative_to(PACKAGE), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def room(path):
+    return path.parts[0].removesuffix(".py")
+
+
+def imports(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module, node
+
+
+def test_every_room_has_a_floor():
+    assert {room(path) for path, _ in modules()} <= set(FLOOR)
+
+
+def test_imports_go_down():
+    for path, tree in modules():
+        if room(path) == "__init__":
+            continue  # the lazy front door names what it re-exports
+        for name, node in imports(tree):
+            if not name.startswith("minimind."):
+                continue
+            target, here = name.split(".")[1], room(path)
+            same_room = target == here
+            ground = FLOOR[here] == FLOOR[target] == 0
+            assert same_room or ground or FLOOR[target] < FLOOR[here], f"{path}:{node.lineno} imports {name}"
+
+
+def test_a_stage_never_imports_a_stage():
+    for path, tree in modules():
+        if room(path) == "stages" and path.stem != "common":
+            others = [n for n, _ in imports(tree) if n.startswith("minimind.stages.") and n != "minimind.stages.common"]
+            assert not others, f"{path} imports {others}"
+
+
+def test_the_core_needs_no_reference_library():
+    for path, tree in modules():
+        for name, node in imports(tree):
+            assert name.split(".")[0] not in HEAVY - {"torch"}, f"{path}:{node.lineno} imports {name}"
+
+
+def test_workers_stay_light():
+    """What data workers import must not pull in torch (200 MB in each process)."""
+    for path, tree in modules():
+        if path.as_posix().startswith(LIGHT):
+            for name, node in imports(tree):
+                assert name.split(".")[0] != "torch", f"{path}:{node.lineno} imports torch"
+
+
+def test_environment_variables_are_read_in_one_place():
+    for path, tree in modules():
+        if path.name != "runtime.py":
+            for node in ast.walk(tree):
+                bad = isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
+                assert not bad, f"{path}:{node.lineno} reads the environment"

@@ -1,0 +1,194 @@
+import math
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from minimind.config import ModelConfig
+from minimind.errors import UserError
+from minimind.losses.lm import linear_cross_entropy
+from minimind.model.transformer import Segments, Transformer
+from minimind.optim.groups import make_optimizers
+from minimind.recipe import DataConfig, OptimConfig, Recipe, TrainConfig
+from minimind.train import checkpoint, metrics
+from minimind.train.loop import Job, Loss, run
+
+SHAPE = ModelConfig(
+    vocab_size=50,
+    hidden_size=32,
+    intermediate_size=48,
+    moe_intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=16,
+)
+WALL_CLOCK = {"tokens_per_second", "mfu"}
+
+
+@dataclass
+class Batch:
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    positions: torch.Tensor
+    document_ids: torch.Tensor
+
+
+class Counting:
+    """A stream whose batches depend on its position alone; `fail_at` raises there, as a crash would."""
+
+    def __init__(self, fail_at=None):
+        self.at, self.fail_at = 0, fail_at
+
+    def next_batch(self, rows, rank=0, world=1):
+        if self.at == self.fail_at:
+            raise KeyboardInterrupt
+        generator = torch.Generator().manual_seed(self.at)
+        self.at += 1
+        ids = torch.randint(0, 50, (rows, 16), generator=generator)
+        labels = ids.roll(-1, 1)
+        labels[:, -1] = -100
+        labels[0, :11] = -100  # rows with unequal numbers of supervised tokens
+        return Batch(ids, labels, torch.arange(16).repeat(rows, 1), torch.zeros(rows, 16, dtype=torch.int32))
+
+    def state_dict(self):
+        return {"at": self.at}
+
+    def load_state_dict(self, state):
+        self.at = state["at"]
+
+
+def lm_loss(model, batch):
+    states = model(batch.input_ids, Segments(batch.document_ids, batch.positions)).states
+    total = linear_cross_entropy(states, model.output_weight, batch.labels)
+    return Loss(total, {"loss": total})
+
+
+def make(fail_at=None, steps=6, loss=lm_loss, config=SHAPE, optim="muon"):
+    torch.manual_seed(0)
+    model = Transformer(config)
+    optimizers = make_optimizers(model, OptimConfig(matrices=optim))
+    figures = {"bpb": 2.0}
+    write = lambda path: (path / "model.txt").write_text("model", encoding="utf-8")  # noqa: E731
+    return Job(model, optimizers, Counting(fail_at), loss, steps, 1e6, write, lambda: figures, list)
+
+
+def recipe(**train):
+    defaults = {"tokens_per_step": 64, "micro_batch_tokens": 64, "log_every": 1, "save_every": 2, "dtype": "float32"}
+    return Recipe(data=DataConfig(sequence_length=16), train=TrainConfig(**(defaults | {"compile": "never"} | train)))
+
+
+def weights(job):
+    return {name: p.detach().clone() for name, p in job.model.named_parameters()}
+
+
+def test_accumulation_changes_nothing(tmp_path):
+    whole, pieces = make(), make()
+    run(whole, recipe(), tmp_path / "a")
+    run(pieces, recipe(micro_batch_tokens=16), tmp_path / "b")
+    for name, weight in weights(whole).items():
+        torch.testing.assert_close(weight, weights(pieces)[name], atol=2e-3, rtol=0, msg=name)  # Muon's bf16
+    a, b = (metrics.read(tmp_path / x / "metrics.jsonl") for x in "ab")
+    assert [line["loss"] for line in a if "loss" in line][0] == pytest.approx(b[0]["loss"], rel=1e-6)
+    assert a[0]["grad_norm"] == pytest.approx(b[0]["grad_norm"], rel=1e-5)
+
+
+@pytest.mark.parametrize("optim", ["muon", "adamw"])
+@pytest.mark.parametrize("experts", [0, 2])
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path, optim, experts):
+    config = replace(SHAPE, num_experts=experts)
+    straight = make(config=config, optim=optim)
+    run(straight, recipe(), tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        run(make(fail_at=5, config=config, optim=optim), recipe(), tmp_path / "broken")
+    torch.manual_seed(99)
+    resumed = make(config=config, optim=optim)
+    run(resumed, recipe(), tmp_path / "broken")
+    for name, weight in weights(straight).items():
+        assert torch.equal(weight, weights(resumed)[name]), name
+    a, b = (metrics.read(tmp_path / x / "metrics.jsonl") for x in ("straight", "broken"))
+    strip = lambda lines: [{k: v for k, v in line.items() if k not in WALL_CLOCK} for line in lines]  # noqa: E731
+    assert strip(a) == strip(b)
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path):
+    straight = make()
+    run(straight, recipe(keep=3), tmp_path)
+    folder = tmp_path / "checkpoints"
+    newest = checkpoint.newest(folder)
+    assert newest[1]["step"] == 6
+    victim = next((newest[0] / "trainer").glob("*.distcp"))
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    assert checkpoint.newest(folder)[1]["step"] == 4
+    (folder / "step-00000004" / "complete").unlink()
+    assert checkpoint.newest(folder)[1]["step"] == 2
+    again = make()
+    run(again, recipe(), tmp_path)
+    assert all(torch.equal(w, weights(again)[n]) for n, w in weights(straight).items())
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    run(make(), recipe(), tmp_path)
+    with pytest.raises(UserError, match="another model"):
+        run(make(config=replace(SHAPE, hidden_size=48)), recipe(), tmp_path)
+
+
+def test_old_checkpoints_go_the_best_stays(tmp_path):
+    job = make(steps=10)
+    values = iter([5.0, 1.0, 3.0, 4.0, 5.0])
+    job.validate = lambda: {"bpb": next(values)}
+    run(job, recipe(valid_every=2), tmp_path)
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step-00000004", "step-00000008", "step-00000010"]
+
+
+def test_a_spoiled_gradient_is_left_out(tmp_path):
+    def spoiled(model, batch):
+        loss = lm_loss(model, batch)
+        factor = math.nan if batch.labels[0, -2] % 2 else 1.0
+        return Loss(loss.total * factor, loss.figures)
+
+    job = make(loss=spoiled)
+    run(job, recipe(), tmp_path)
+    norms = [line["grad_norm"] for line in metrics.read(tmp_path / "metrics.jsonl") if "grad_norm" in line]
+    assert any(map(math.isnan, norms)) and not all(map(math.isnan, norms))
+    assert all(torch.isfinite(p).all() for p in job.model.parameters())
+
+
+def test_a_run_that_stays_spoiled_ends_in_a_sentence(tmp_path):
+    def always(model, batch):
+        loss = lm_loss(model, batch)
+        return Loss(loss.total * math.nan, loss.figures)
+
+    job = make(loss=always, steps=50)
+    with pytest.raises(UserError, match=r"lower optim\.lr"):
+        run(job, recipe(), tmp_path)
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    run(make(steps=2), recipe(), tmp_path)
+    monkeypatch.setattr(checkpoint.dcp, "save", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        run(make(steps=4), recipe(), tmp_path)
+    assert checkpoint.newest(tmp_path / "checkpoints")[1]["step"] == 2
+    assert not list((tmp_path / "checkpoints").glob("*.tmp"))
+
+
+def test_a_time_budget_stops_with_a_checkpoint(tmp_path):
+    at = run(make(steps=1000), recipe(max_minutes=1e-6, save_every=0, valid_every=0), tmp_path)
+    assert 0 < at.step < 1000
+    assert checkpoint.newest(tmp_path / "checkpoints")[1]["step"] == at.step
+
+
+def test_it_learns(tmp_path):
+    def one_answer(model, batch):
+        return lm_loss(model, replace(batch, labels=torch.where(batch.labels == -100, -100, 7)))
+
+    run(make(steps=60, loss=one_answer), recipe(save_every=0), tmp_path)
+    lines = [line["loss"] for line in metrics.read(tmp_path / "metrics.jsonl") if "loss" in line]
+    assert lines[-1] < 0.5 * lines[0]
