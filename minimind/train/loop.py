@@ -90,6 +90,7 @@ def run(job: Job, recipe: Recipe, out: Path, resume: bool = True) -> Progress:
     Raises:
         UserError: the loss stays NaN or infinite, the disk is full, or a checkpoint belongs to another model.
     """
+    out.mkdir(parents=True, exist_ok=True)
     train = recipe.train
     device = next(job.model.parameters()).device
     dtype = runtime.compute_dtype(device) if train.dtype == "auto" else getattr(torch, train.dtype)
