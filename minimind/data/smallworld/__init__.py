@@ -1,0 +1,6 @@
+"""The small world: a bilingual corpus for every stage, from a seed, without any network."""
+
+from minimind.data.smallworld.generate import DEFAULT_MB, generate
+from minimind.data.smallworld.questions import Question, questions
+
+__all__ = ["DEFAULT_MB", "Question", "generate", "questions"]

@@ -1,0 +1,113 @@
+"""Conversations for supervised fine-tuning: facts, sums with and without thinking, talk in several turns, greetings."""
+
+import random
+from typing import Any
+
+from minimind.data.smallworld import arithmetic, facts
+from minimind.data.smallworld.arithmetic import FULL_STOP, Sum, Sums
+from minimind.data.smallworld.wordings import QUESTIONS
+from minimind.data.smallworld.world import ATTRIBUTES, LANGUAGES, Person, World
+
+Turn = dict[str, Any]
+
+SMALL_TALK: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
+    "en": (
+        (("Hello!", "Hi!", "Hello there!"), "Hello! How can I help you?"),
+        (("Who are you?", "What is your name?", "What are you?"), "I am MiniMind, the assistant of a small world."),
+        (
+            ("What can you do?", "How can you help me?"),
+            "I know the people of a small world, I can add and I can use tools.",
+        ),
+        (("Thank you!", "Thanks a lot!"), "You are welcome!"),
+        (("Goodbye!", "Bye!", "See you!"), "Goodbye! Have a nice day."),
+        (("How are you?", "How are you today?"), "I am fine, thank you."),
+    ),
+    "zh": (
+        (("你好！", "你好", "您好！"), "你好！有什么可以帮你的吗？"),
+        (("你是谁？", "你叫什么名字？", "请介绍一下你自己。"), "我是MiniMind，一个小世界的助手。"),
+        (("你会做什么？", "你能帮我什么？"), "我认识小世界里的人，会算加减法，还会使用工具。"),
+        (("谢谢！", "非常感谢！"), "不客气！"),
+        (("再见！", "拜拜！", "下次见！"), "再见！祝你愉快。"),
+        (("你好吗？", "你今天怎么样？"), "我很好，谢谢。"),
+    ),
+}
+
+
+def user(content: str) -> Turn:
+    """Return a user turn."""
+    return {"role": "user", "content": content}
+
+
+def assistant(content: str, **fields: str) -> Turn:
+    """Return an assistant turn, with `reasoning_content` or `tool_calls` where given."""
+    return {"role": "assistant", "content": content, **fields}
+
+
+def fact(person: Person, attribute: str, language: str, rng: random.Random | None = None) -> list[Turn]:
+    """Return one question about a fact and its answer."""
+    return [
+        user(facts.question(person, attribute, language, rng)),
+        assistant(facts.answer(person, attribute, language)),
+    ]
+
+
+def plain_sum(one: Sum, language: str, rng: random.Random | None = None) -> list[Turn]:
+    """Return a sum and its equation as the answer."""
+    return [user(arithmetic.question(one, language, rng)), assistant(one.equation + FULL_STOP[language])]
+
+
+def chain_sum(sums: Sums, language: str, rng: random.Random) -> list[Turn]:
+    """Return a two-step sum that is thought through step by step."""
+    expression, steps = sums.chain(rng)
+    stop = FULL_STOP[language]
+    thinking = (" " if language == "en" else "").join(step.equation + stop for step in steps)
+    answer = f"{expression} = {steps[-1].result}{stop}"
+    return [user(arithmetic.question(expression, language, rng)), assistant(answer, reasoning_content=thinking)]
+
+
+def comparison(language: str, rng: random.Random) -> list[Turn]:
+    """Return a question for the larger of two numbers, thought through by their difference."""
+    small, large = sorted(rng.sample(range(1, 100), 2))
+    first, second = rng.sample((small, large), 2)
+    if language == "en":
+        turns = (f"Which is larger, {first} or {second}?", f"{large} > {small}.", f"The larger number is {large}.")
+    else:
+        turns = (f"{first}和{second}哪个大？", f"{large} > {small}。", f"较大的数是{large}。")
+    return [user(turns[0]), assistant(turns[2], reasoning_content=turns[1])]
+
+
+def small_talk(language: str, rng: random.Random) -> list[Turn]:
+    """Return a greeting, a question about the assistant, or the like."""
+    prompts, reply = rng.choice(SMALL_TALK[language])
+    return [user(rng.choice(prompts)), assistant(reply)]
+
+
+def several_turns(world: World, sums: Sums, language: str, rng: random.Random) -> list[Turn]:
+    """Return a conversation of two to four questions of different kinds."""
+    turns = small_talk(language, rng) if rng.random() < 0.5 else []
+    for person in rng.sample(world.asked, rng.randint(1, 2)):
+        turns += fact(person, rng.choice(ATTRIBUTES), language, rng)
+    return turns + plain_sum(rng.choice(sums.train), language, rng)
+
+
+def training(world: World, sums: Sums, scale: float, rng: random.Random) -> list[list[Turn]]:
+    """Return the conversations without tools: at scale 1 about 3,000, two thirds of them questions about people."""
+    rows = []
+    wordings = max(1, round(5 * min(scale, 1)))
+    for language in LANGUAGES:
+        for person in world.asked:
+            for attribute in ATTRIBUTES:
+                for wording in QUESTIONS[language][attribute][:wordings]:
+                    rows.append(
+                        [
+                            user(wording.format(n=person.name(language))),
+                            assistant(facts.answer(person, attribute, language)),
+                        ]
+                    )
+        count = round(100 * scale)
+        rows += [plain_sum(one, language, rng) for one in rng.choices(sums.train, k=3 * count)]
+        rows += [chain_sum(sums, language, rng) for _ in range(count)]
+        rows += [comparison(language, rng) for _ in range(count // 2)]
+        rows += [small_talk(language, rng) for _ in range(count // 2)]
+        rows += [several_turns(world, sums, language, rng) for _ in range(count)]
+    return rows

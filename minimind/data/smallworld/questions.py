@@ -1,0 +1,47 @@
+"""The held-out questions: what evaluation asks, and what the SFT validation file holds."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from minimind.data.smallworld import conversations
+from minimind.data.smallworld.arithmetic import Sums
+from minimind.data.smallworld.conversations import Turn
+from minimind.data.smallworld.world import ATTRIBUTES, LANGUAGES, World, build_world
+
+
+@dataclass(frozen=True)
+class Question:
+    """One held-out item: `messages` up to the assistant's turn, and what that turn must be.
+
+    `answer` is the exact content expected, or `call` is: `{"name": ..., "arguments": {...}}` of the expected tool call.
+    """
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None = None
+    answer: str | None = None
+    call: dict[str, Any] | None = None
+
+
+def questions(seed: int = 0) -> dict[str, list[Question]]:
+    """Return the held-out questions by ability: `facts_en`, `facts_zh`, `arithmetic`, `tools`.
+
+    No question about the same person, and no such sum, occurs in any training file of `generate(..., seed=seed)`;
+    `sft_valid.jsonl` holds exactly these items.
+    """
+    found: dict[str, list[Question]] = {}
+    for ability, turns in held_out_conversations(build_world(seed), Sums(seed)):
+        found.setdefault(ability, []).append(Question(messages=[turns[0]], answer=turns[1]["content"]))
+    return found
+
+
+def held_out_conversations(world: World, sums: Sums) -> list[tuple[str, list[Turn]]]:
+    """Return (ability, conversation without tools) of every held-out fact and sum."""
+    rows = [
+        (f"facts_{language}", conversations.fact(person, attribute, language))
+        for language in LANGUAGES
+        for person in world.held_out
+        for attribute in ATTRIBUTES
+    ]
+    for index, one in enumerate(sums.held_out):
+        rows.append(("arithmetic", conversations.plain_sum(one, LANGUAGES[index % 2])))
+    return rows

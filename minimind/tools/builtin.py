@@ -1,0 +1,213 @@
+"""The eight built-in tools, under the names of MiniMind's published data so that it can be executed."""
+
+import ast
+import math
+import operator
+from collections.abc import Callable
+from datetime import UTC, timedelta, timezone
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from minimind.tools import tables
+from minimind.tools.registry import Context, tool
+
+MAX_EXPRESSION = 200  # characters; also bounds the depth of the syntax tree
+MAX_BITS = 4096  # of an integer power: 9**9**9 must cost nothing
+
+_OPERATORS: dict[type, Callable[..., Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
+}
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "sqrt": math.sqrt, "abs": abs, "round": round, "min": min, "max": max,
+    "sin": math.sin, "cos": math.cos, "tan": math.tan, "log": math.log, "log10": math.log10, "exp": math.exp,
+}  # fmt: skip
+_CONSTANTS = {"pi": math.pi, "e": math.e}
+_SPELLINGS = str.maketrans({"×": "*", "÷": "/", "（": "(", "）": ")", "，": ",", "−": "-"})
+
+
+def _power(base: float, exponent: float) -> float:
+    if isinstance(base, int) and isinstance(exponent, int) and base.bit_length() * abs(exponent) > MAX_BITS:
+        raise ValueError("the power is too large")
+    return base**exponent
+
+
+def _evaluate(node: ast.expr) -> Any:
+    match node:
+        case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
+            return value
+        case ast.Name(id=name) if name in _CONSTANTS:
+            return _CONSTANTS[name]
+        case ast.BinOp(left=left, op=ast.Pow(), right=right):
+            return _power(_evaluate(left), _evaluate(right))
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+            return _OPERATORS[type(op)](_evaluate(left), _evaluate(right))
+        case ast.UnaryOp(op=op, operand=operand) if type(op) in _OPERATORS:
+            return _OPERATORS[type(op)](_evaluate(operand))
+        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in _FUNCTIONS:
+            return _FUNCTIONS[name](*map(_evaluate, arguments))
+    raise ValueError(f"not arithmetic: {ast.unparse(node)[:40]}")
+
+
+def _number(value: float) -> int | float:
+    """Round away binary noise (0.1 + 0.2), and write whole numbers as integers."""
+    rounded = round(value, 6)
+    return int(rounded) if float(rounded).is_integer() else rounded
+
+
+@tool
+def calculate_math(expression: str) -> dict:
+    """Calculate a math expression.
+
+    expression: The expression, such as 12 * 3
+    """
+    if len(expression) > MAX_EXPRESSION:
+        raise ValueError(f"the expression is longer than {MAX_EXPRESSION} characters")
+    text = expression.translate(_SPELLINGS).replace("^", "**").strip()
+    try:
+        tree = ast.parse(text, mode="eval")
+    except SyntaxError as error:
+        raise ValueError(f"cannot read the expression {expression!r}") from error
+    value = _evaluate(tree.body)
+    if isinstance(value, complex) or not math.isfinite(value):
+        raise ValueError("the result is not a finite real number")
+    return {"result": str(value if isinstance(value, int) else _number(value))}
+
+
+@tool
+def get_current_time(timezone: str = "Asia/Shanghai", *, context: Context) -> dict:
+    """Get the current date and time.
+
+    timezone: Time zone, such as Asia/Shanghai
+    """
+    return {"datetime": context.now().astimezone(_zone(timezone)).strftime("%Y-%m-%d %H:%M:%S"), "timezone": timezone}
+
+
+def _zone(name: str) -> Any:
+    if name == "UTC":
+        return UTC
+    if name in tables.UTC_HOURS:
+        return timezone(timedelta(hours=tables.UTC_HOURS[name]))
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f"unknown time zone {name!r}") from error
+
+
+@tool
+def random_number(min: int = 0, max: int = 100, *, context: Context) -> dict:
+    """Draw a random integer between two bounds.
+
+    min: Smallest value
+    max: Largest value
+    """
+    if min > max:
+        raise ValueError("min is larger than max")
+    return {"result": context.dice.randint(min, max)}
+
+
+@tool
+def text_length(text: str) -> dict:
+    """Count the characters and words of a text.
+
+    text: The text to count
+    """
+    return {"characters": len(text), "words": len(text.split())}
+
+
+@tool
+def unit_converter(value: float, from_unit: str, to_unit: str) -> dict:
+    """Convert a value between units.
+
+    value: The value to convert
+    from_unit: Unit of the value
+    to_unit: Unit of the result
+    """
+    source, target = _unit(from_unit), _unit(to_unit)
+    if source in tables.TEMPERATURES and target in tables.TEMPERATURES:
+        celsius = {"celsius": value, "fahrenheit": (value - 32) / 1.8, "kelvin": value - 273.15}[source]
+        result = {"celsius": celsius, "fahrenheit": celsius * 1.8 + 32, "kelvin": celsius + 273.15}[target]
+    elif source in tables.UNITS and target in tables.UNITS and tables.UNITS[source][0] == tables.UNITS[target][0]:
+        result = value * tables.UNITS[source][1] / tables.UNITS[target][1]
+    else:
+        raise ValueError(f"{from_unit} and {to_unit} do not measure the same thing")
+    if not math.isfinite(result):
+        raise ValueError("the value is not a finite number")
+    return {"result": _number(round(result, 4)), "from": from_unit, "to": to_unit}
+
+
+def _unit(name: str) -> str:
+    key = name.strip().lower()
+    unit = tables.UNIT_ALIASES.get(key, key)
+    if unit not in tables.UNITS and unit not in tables.TEMPERATURES:
+        raise ValueError(f"unknown unit {name!r}")
+    return unit
+
+
+@tool
+def get_current_weather(location: str) -> dict:
+    """Get the current weather of a city.
+
+    location: City name
+    """
+    for city, (chinese, degrees, humidity, condition) in tables.WEATHER.items():
+        if location.strip().lower() == city.lower() or location.strip().removesuffix("市") == chinese:
+            shown = condition if location.strip().lower() == city.lower() else tables.CONDITIONS[condition]
+            return {
+                "city": location,
+                "temperature": f"{degrees}°C",
+                "humidity": f"{humidity}%",
+                "condition": shown,
+            }
+    raise ValueError(f"no weather for {location!r}")
+
+
+@tool
+def get_exchange_rate(from_currency: str, to_currency: str) -> dict:
+    """Get the exchange rate of two currencies.
+
+    from_currency: Source currency, such as USD
+    to_currency: Target currency, such as CNY
+    """
+    for code in (from_currency, to_currency):
+        if code.strip().upper() not in tables.US_DOLLARS:
+            raise ValueError(f"unknown currency {code!r}")
+    source, target = from_currency.strip().upper(), to_currency.strip().upper()
+    rate = tables.US_DOLLARS[source] / tables.US_DOLLARS[target]
+    return {"from": source, "to": target, "rate": float(f"{rate:.4g}")}
+
+
+@tool
+def translate_text(text: str, target_language: str) -> dict:
+    """Translate a text into Chinese or English.
+
+    text: The text to translate
+    target_language: zh or en
+    """
+    language = tables.LANGUAGES.get(target_language.strip().lower())
+    if language is None:
+        raise ValueError(f"unknown language {target_language!r}")
+    phrase = text.strip().lower().rstrip(".!。！")
+    to_english = {chinese: english for english, chinese in tables.DICTIONARY.items()}
+    if phrase not in tables.DICTIONARY and phrase not in to_english:
+        raise ValueError(f"no translation for {text!r}")
+    english = to_english.get(phrase, phrase)
+    return {"translated": english if language == "en" else tables.DICTIONARY[english]}
+
+
+NAMES = (
+    "calculate_math",
+    "get_current_time",
+    "random_number",
+    "text_length",
+    "unit_converter",
+    "get_current_weather",
+    "get_exchange_rate",
+    "translate_text",
+)
