@@ -1,0 +1,1 @@
+"""Generation: choosing the next token, and doing it for many prompts at once."""
