@@ -77,7 +77,7 @@ def config_from_hf(content: dict[str, Any], source: str = "config.json") -> Mode
             raise UserError(f"{source}: {name} {content[name]!r} is not supported, only {value!r}")
 
     fields: dict[str, Any] = {"num_key_value_heads": content["num_attention_heads"], "bos_token_id": None}
-    fields.update(_DEFAULTS, pad_token_id=None)
+    fields.update(_DEFAULTS, pad_token_id=None, moe_intermediate_size=content["intermediate_size"])
     fields.update((name, content[name]) for name in _SAME_NAME if name in content)
     eos = content.get("eos_token_id")
     fields["eos_token_id"] = eos[0] if isinstance(eos, list) else eos

@@ -1,0 +1,130 @@
+"""The model against `transformers`: every preset's shape, both gates, YaRN, tied and not, packed and one by one."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from minimind.config import PRESETS
+from minimind.losses.lm import linear_cross_entropy
+from minimind.model.attention import Segments
+from minimind.model.cache import KVCache
+from minimind.model.store import load_model, save_model
+from minimind.model.transformer import Transformer
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+SMALL = {"num_hidden_layers": 2, "vocab_size": 100, "initializer_range": 0.1}
+VARIANTS = {
+    "plain": {},
+    "untied": {"tie_word_embeddings": False},
+    "bias": {"attention_bias": True},
+    "yarn": {"rope_scaling": YARN},
+    "yarn-betas": {"rope_scaling": {**YARN, "beta_fast": 16, "beta_slow": 2, "attention_factor": 1.3}},
+    "yarn-mscale": {"rope_scaling": {**YARN, "mscale": 1.0, "mscale_all_dim": 0.5}, "rope_theta": 1e4},
+    "yarn-untruncated": {"rope_scaling": {**YARN, "truncate": False}},
+    "top2": {"num_experts": 4, "num_experts_per_tok": 2},
+    "top2-normalised": {"num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True},
+    "top1-normalised": {"num_experts": 4, "norm_topk_prob": True},
+    "every-second-layer": {"num_experts": 4, "decoder_sparse_step": 2},
+    "dense-first": {"num_experts": 4, "mlp_only_layers": (0,)},
+}
+
+
+def build(config):
+    torch.manual_seed(1)
+    model = Transformer(config).eval()
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:  # norms at 1 and biases at 0 would hide a mistake
+            torch.nn.init.normal_(parameter, 0.0 if name.endswith("bias") else 1.0, 0.2)
+    return model
+
+
+def relative(ours, theirs):
+    return ((ours - theirs).norm() / theirs.norm()).item()
+
+
+CASES = [pytest.param(PRESETS[name].with_(**SMALL), id=name) for name in PRESETS]
+CASES += [pytest.param(PRESETS["tiny"].with_(**SMALL, **v), id=name) for name, v in VARIANTS.items()]
+
+
+@pytest.mark.parametrize("config", CASES)
+@torch.no_grad()
+def test_logits_equal_transformers_and_the_way_back(config, tmp_path):
+    model = build(config)
+    save_model(model, tmp_path / "ours", "float32")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", dtype=torch.float32)
+    for length in (1, 17, 130):
+        ids = torch.randint(0, config.vocab_size, (2, length))
+        logits = model.logits(model(ids, Segments.whole(ids)).states)
+        assert relative(logits, theirs(ids).logits) < 1e-4
+    theirs.save_pretrained(tmp_path / "theirs", max_shard_size="200KB")
+    back = load_model(tmp_path / "theirs")
+    assert relative(back.logits(back(ids, Segments.whole(ids)).states), logits) < 1e-5
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny-moe"])
+@torch.no_grad()
+def test_packed_documents_equal_one_by_one(preset):
+    model = build(PRESETS[preset].with_(**SMALL))
+    lengths = [10, 1, 15]
+    ids = torch.randint(0, 100, (1, 30))
+    documents = torch.cat([torch.full((n,), i) for i, n in enumerate(lengths)] + [torch.full((4,), -1)]).int()[None]
+    positions = torch.cat([torch.arange(n) for n in [*lengths, 4]])[None]
+    packed = model(ids, Segments(documents, positions)).states
+    start = 0
+    for n in lengths:
+        part = ids[:, start : start + n]
+        assert relative(packed[:, start : start + n], model(part, Segments.whole(part)).states) < 1e-5
+        start += n
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny-moe"])
+@torch.no_grad()
+def test_the_cache_continues_what_a_whole_pass_computes(preset):
+    config = PRESETS[preset].with_(**SMALL)
+    model = build(config)
+    ids = torch.randint(0, 100, (3, 12))
+    whole = model(ids, Segments.whole(ids)).states
+    lengths = torch.tensor([4, 7, 5])
+    cache = KVCache(config, 3, 12, torch.float32, "cpu")
+    cache.extent = 7
+    model(ids[:, :7], Segments.right_padded(lengths, 7), cache)
+    cache, rows = cache.select([2, 1]), torch.tensor([2, 1])
+    for step in range(3):
+        positions = (lengths[rows] + step)[:, None]
+        cache.extent = int(positions.max()) + 1
+        segments = Segments(torch.zeros_like(positions).int(), positions)
+        states = model(ids[rows].gather(1, positions), segments, cache).states
+        assert relative(states, whole[rows[:, None], positions]) < 1e-5
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny-moe"])
+def test_activation_checkpointing_changes_no_gradient(preset):
+    model = build(PRESETS[preset].with_(**SMALL))
+    ids = torch.randint(0, 100, (2, 12))
+    gradients = []
+    for on in (False, True):
+        model.activation_checkpointing = on
+        model.zero_grad()
+        linear_cross_entropy(model(ids, Segments.whole(ids)).states, model.output_weight, ids.flatten()).backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_norms_and_the_residual_stream_stay_float32_under_autocast():
+    model = build(PRESETS["tiny"].with_(**SMALL))
+    ids = torch.randint(0, 100, (2, 40))
+    exact = model(ids, Segments.whole(ids)).states
+    with torch.autocast("cpu", torch.bfloat16):
+        states = model(ids, Segments.whole(ids)).states
+    assert states.dtype == torch.float32
+    assert relative(states, exact) < 0.03
+
+
+def test_init_scales_what_writes_to_the_residual_stream():
+    torch.manual_seed(0)
+    model = Transformer(PRESETS["tiny"])
+    layer = model.layers[0]
+    assert layer.self_attn.q_proj.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert layer.mlp.down_proj.weight.std().item() == pytest.approx(0.02 / 12**0.5, rel=0.05)
+    assert sum(p.numel() for p in model.parameters()) == PRESETS["tiny"].parameters()
