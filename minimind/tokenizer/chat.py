@@ -6,6 +6,9 @@ grows at its end:
     <|im_start|>system\\n...<|im_end|>\\n<|im_start|>user\\n...<|im_end|>\\n
     <|im_start|>assistant\\n<think>\\n...\\n</think>\\n\\n...<|im_end|>\\n
 
+Text that follows a newline of the layout starts a run of its own (so that a prompt is a prefix, whatever comes next);
+newlines of the layout that follow each other, or the end of a text, are encoded together with it.
+
 Control ids come from the layout alone; what people and tools say is encoded as plain text and can not forge one. The
 *generation prompt* is what the model is given before it speaks: `<|im_start|>assistant\\n<think>\\n` before a turn that
 reasons (open), and the same with the empty block closed, `...<think>\\n\\n</think>\\n\\n`, before one that does not.
@@ -58,10 +61,9 @@ def render(
     turns = [normalize(message) for message in messages]
     tool_lines = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools or [])
     if tool_lines:
-        page.layout("<|im_start|>system\n")
-        leading = bool(turns) and turns[0]["role"] == "system"
-        own = turns.pop(0)["content"] + "\n\n" if leading else ""
-        page.text(own + _TOOLS_HEAD + tool_lines + _TOOLS_TAIL[0])
+        system = turns.pop(0)["content"] if turns and turns[0]["role"] == "system" else None
+        page.layout("<|im_start|>system\n" + ("\n\n" if system == "" else ""))
+        page.text((system + "\n\n" if system else "") + _TOOLS_HEAD + tool_lines + _TOOLS_TAIL[0])
         page.layout(_TOOLS_TAIL[1])
     for i, turn in enumerate(turns):
         if turn["role"] == "assistant":
@@ -69,8 +71,9 @@ def render(
         elif turn["role"] == "tool":
             first = i == 0 or turns[i - 1]["role"] != "tool"
             last = i + 1 == len(turns) or turns[i + 1]["role"] != "tool"
-            page.layout("<|im_start|>user\n<tool_response>\n" if first else "\n<tool_response>\n")
-            page.text(turn["content"] + "\n")
+            opening = "<|im_start|>user\n<tool_response>\n" if first else "\n<tool_response>\n"
+            page.layout(opening + ("" if turn["content"] else "\n"))
+            page.text(turn["content"] + "\n" if turn["content"] else "")
             page.layout("</tool_response><|im_end|>\n" if last else "</tool_response>")
         else:
             page.layout(f"<|im_start|>{turn['role']}\n")
