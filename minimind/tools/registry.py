@@ -106,10 +106,11 @@ def _run(name: str, arguments: dict[str, Any] | str, context: Context) -> dict:
 
 def _coerce(key: str, value: Any, kind: type) -> Any:
     """Accept a number written as text, which small models often do; refuse any other wrong type."""
-    if kind in (int, float) and isinstance(value, int | float | str) and not isinstance(value, bool):
-        number = float(value)
-        if kind is float or number.is_integer():
-            return kind(number)
+    if kind in (int, float):
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
+            number = float(value)
+            if kind is float or number.is_integer():
+                return kind(number)
     elif isinstance(value, kind):
         return value
     raise ValueError(f"argument {key} must be of type {JSON_TYPES[kind]}")

@@ -2,7 +2,8 @@
 
 Two rules make facts extractable by a model of a few million parameters (measured: 40 % -> 100 % in English):
 an English name or value always follows a space, so that it is always the same tokens; and questions in pretraining
-text use the very sentences of the chat form.
+text use the very sentences of the chat form. For the same reason a Chinese sentence about a person begins a line:
+the tokenizer would join a full stop or a comma before the name to its first character.
 """
 
 import random
@@ -32,7 +33,7 @@ def biography(person: Person, language: str, rng: random.Random) -> str:
     clauses = [_clause(person, attribute, language, rng) for attribute in rng.sample(ATTRIBUTES, len(ATTRIBUTES))]
     opener = rng.choice(OPENERS[language]).format(n=person.name(language))
     if language == "zh":
-        return opener + "".join(f"{clause}。" for clause in clauses)
+        return "\n".join([opener, *(f"{clause}。" for clause in clauses)])
     return " ".join([opener, *(f"{clause[0].upper()}{clause[1:]}." for clause in clauses)])
 
 
@@ -43,7 +44,7 @@ def telling(people: list[Person], language: str, rng: random.Random) -> str:
         clause = _clause(person, rng.choice(ATTRIBUTES), language, rng)
         lead = rng.choice(LEADS[language])
         sentences.append(f"{lead} {clause}." if language == "en" else f"{lead}{clause}。")
-    return (" " if language == "en" else "").join(sentences)
+    return (" " if language == "en" else "\n").join(sentences)
 
 
 def interview(people: list[Person], language: str, rng: random.Random) -> str:

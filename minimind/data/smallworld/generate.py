@@ -2,25 +2,29 @@
 
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from minimind.data.smallworld import conversations, pretraining
-from minimind.data.smallworld.arithmetic import Sums
-from minimind.data.smallworld.questions import held_out_conversations
-from minimind.data.smallworld.world import build_world
+from minimind import tools
+from minimind.data.smallworld import conversations, preferences, pretraining, tooltalk
+from minimind.data.smallworld.arithmetic import Sum, Sums
+from minimind.data.smallworld.questions import held_out_conversations, held_out_dialogues, tool_requests
+from minimind.data.smallworld.tooltalk import Request
+from minimind.data.smallworld.world import LANGUAGES, Person, build_world
 from minimind.errors import UsageError
 
-DEFAULT_MB = 7.0
+Row = dict[str, Any]
+
+DEFAULT_MB = 8.0
 VALID_DOCUMENTS = 500
 
 
 def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str, dict[str, int]]:
     """Write all files to the folder `out` and return `{file name: {"rows", "bytes"}}`.
 
-    size_mb: size of everything together (default 7); chats and prompts shrink with it below the default, and above
+    size_mb: size of everything together (default 8); chats and prompts shrink with it below the default, and above
     it only the pretraining text grows. The same seed gives the same bytes, and `questions(seed)` belongs to it.
     Raises UsageError for a size that is not positive.
     """
@@ -36,15 +40,26 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
     def rng(name: str) -> random.Random:
         return random.Random(f"{name} {seed}")
 
-    def write(name: str, rows: Iterable[dict[str, Any]]) -> None:
+    def write(name: str, rows: Iterable[Row]) -> None:
         files[name] = _write(out / name, rows)
 
-    def chats(rows: Iterable[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    def chats(rows: Iterable[list[Row]]) -> list[Row]:
         return [{"conversations": turns} for turns in rows]
 
+    held_out, draw = tool_requests(seed)
+    talk = rng("sft tools")
     training = conversations.training(world, sums, scale, rng("sft"))
-    write("sft.jsonl", chats(_shuffled(training, rng("sft order"))))
-    write("sft_valid.jsonl", chats(turns for _, turns in held_out_conversations(world, sums)))
+    training += [tooltalk.dialogue(draw(*pair), talk) for pair in _tool_pairs(30 * scale, tools.BUILTIN)]
+    write("sft.jsonl", chats(rng("sft order").sample(training, len(training))))
+    asked = [turns for _, turns in held_out_conversations(world, sums)]
+    write("sft_valid.jsonl", chats(asked + held_out_dialogues(seed)))
+
+    write("dpo.jsonl", _preferences(world.asked, sums.train, 800 * scale, rng("dpo")))
+    write("dpo_valid.jsonl", _preferences(world.held_out, sums.held_out, 100, rng("dpo valid")))
+    write("rl.jsonl", _sums(sums, 1000 * scale, rng("rl")))
+    write("rl_valid.jsonl", _held_out_sums(sums, rng("rl valid")))
+    write("agent.jsonl", _tasks(draw, 40 * scale, rng("agent")))
+    write("agent_valid.jsonl", _held_out_tasks(held_out, rng("agent valid")))
 
     valid = [text for _, text in islice(pretraining.documents(world, sums, rng("valid")), VALID_DOCUMENTS)]
     unseen = set(valid)
@@ -55,12 +70,50 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
     return files
 
 
-def _shuffled(rows: list[Any], rng: random.Random) -> list[Any]:
-    rng.shuffle(rows)
-    return rows
+def _tool_pairs(each: float, names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return every (tool, language) `each` times."""
+    return [(name, language) for name in names for language in LANGUAGES] * max(1, round(each))
 
 
-def _up_to(budget: float, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _preferences(people: Sequence[Person], sums: Sequence[Sum], count: float, rng: random.Random) -> Iterator[Row]:
+    for index in range(round(count)):
+        yield preferences.preference(rng.choice(people), rng.choice(sums), LANGUAGES[index % 2], rng)
+
+
+def _sums(sums: Sums, count: float, rng: random.Random) -> Iterator[Row]:
+    """Yield RL rows: one step and two steps by turns, so that there is always something left to learn."""
+    for index in range(round(count)):
+        language = LANGUAGES[index // 2 % 2]
+        if index % 2:
+            one = rng.choice(sums.train)
+            yield preferences.verifiable(one, one.result, language, rng)
+        else:
+            expression, steps = sums.chain(rng)
+            yield preferences.verifiable(expression, steps[-1].result, language, rng)
+
+
+def _held_out_sums(sums: Sums, rng: random.Random) -> Iterator[Row]:
+    for index, one in enumerate(sums.held_out):
+        yield preferences.verifiable(one, one.result, LANGUAGES[index % 2], rng)
+
+
+def _tasks(draw: Callable[[str, str], Request], each: float, rng: random.Random) -> Iterator[Row]:
+    """Yield agent rows: one call in most, two calls in every fourth."""
+    for name, language in _tool_pairs(each, tooltalk.VERIFIABLE):
+        first = draw(name, language)
+        if rng.random() < 0.75:
+            yield preferences.task(first, rng)
+        else:
+            yield preferences.two_tasks(first, draw(rng.choice(tooltalk.VERIFIABLE), language), rng)
+
+
+def _held_out_tasks(requests: list[Request], rng: random.Random) -> Iterator[Row]:
+    for one in requests:
+        if one.tool in tooltalk.VERIFIABLE:
+            yield preferences.task(one, rng)
+
+
+def _up_to(budget: float, rows: Iterator[Row]) -> Iterator[Row]:
     """Yield rows until their JSON fills the budget in bytes."""
     for row in rows:
         if budget <= 0:
@@ -69,7 +122,7 @@ def _up_to(budget: float, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, 
         budget -= len(row["text"].encode()) + len('{"text": ""}\n')
 
 
-def _write(path: Path, rows: Iterable[dict[str, Any]]) -> dict[str, int]:
+def _write(path: Path, rows: Iterable[Row]) -> dict[str, int]:
     """Write one JSON object a line, with the same bytes on every system."""
     count = size = 0
     with path.open("wb") as file:

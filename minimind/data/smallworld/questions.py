@@ -1,11 +1,15 @@
 """The held-out questions: what evaluation asks, and what the SFT validation file holds."""
 
+import json
+import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from minimind.data.smallworld import conversations
+from minimind.data.smallworld import conversations, tooltalk
 from minimind.data.smallworld.arithmetic import Sums
 from minimind.data.smallworld.conversations import Turn
+from minimind.data.smallworld.tooltalk import Request
 from minimind.data.smallworld.world import ATTRIBUTES, LANGUAGES, World, build_world
 
 
@@ -31,7 +35,24 @@ def questions(seed: int = 0) -> dict[str, list[Question]]:
     found: dict[str, list[Question]] = {}
     for ability, turns in held_out_conversations(build_world(seed), Sums(seed)):
         found.setdefault(ability, []).append(Question(messages=[turns[0]], answer=turns[1]["content"]))
+    for turns in held_out_dialogues(seed):
+        (call,) = json.loads(turns[2]["tool_calls"])
+        prompt = {"role": "system", "content": turns[0]["content"]}
+        found.setdefault("tools", []).append(
+            Question(messages=[prompt, turns[1]], tools=json.loads(turns[0]["tools"]), call=call)
+        )
     return found
+
+
+def tool_requests(seed: int) -> tuple[list[Request], Callable[[str, str], Request]]:
+    """Return the held-out tool requests and the function that draws training ones."""
+    return tooltalk.split(random.Random(f"tool requests {seed}"))
+
+
+def held_out_dialogues(seed: int) -> list[list[Turn]]:
+    """Return the tool dialogues of the held-out requests."""
+    rng = random.Random(f"held-out dialogues {seed}")
+    return [tooltalk.dialogue(one, rng) for one in tool_requests(seed)[0]]
 
 
 def held_out_conversations(world: World, sums: Sums) -> list[tuple[str, list[Turn]]]:

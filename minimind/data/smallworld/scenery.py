@@ -86,7 +86,7 @@ TREASURES = {
     "en": ("shells", "stones", "apples", "flowers", "buttons", "nuts"),
     "zh": ("贝壳", "石子", "苹果", "花", "纽扣", "坚果"),
 }
-WEATHERS = {"en": ("sunny", "rainy", "windy", "cold", "warm"), "zh": ("晴朗", "下雨", "有风", "寒冷", "温暖")}
+WEATHERS = {"en": ("sunny", "rainy", "windy", "cold", "warm"), "zh": ("晴朗", "阴凉", "凉爽", "寒冷", "温暖")}
 ENDINGS = {
     "en": (
         "They walked home together and were happy.",

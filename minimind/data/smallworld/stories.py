@@ -22,7 +22,7 @@ def story(sums: Sums, language: str, rng: random.Random) -> str:
         if step.sign == "+":
             middle = f"{one} found {step.left} {treasure} and {two} found {step.right}. They counted: {step.equation}. "
         else:
-            middle = f"{one} had {step.left} {treasure} and gave {step.right} to {two}. {step.equation} were left. "
+            middle = f"{one} had {step.left} {treasure} and gave {two} {step.right}. That left {step.equation}. "
         turns = (
             f"On the way they met a small dog that had lost its way, and {two} carried it home. ",
             f"Then {two} was tired, and {one} said: we can rest under this tree. ",
@@ -34,7 +34,7 @@ def story(sums: Sums, language: str, rng: random.Random) -> str:
         if step.sign == "+":
             middle = f"{one}找到{step.left}个{treasure}，{two}找到{step.right}个。他们数了数：{step.equation}。"
         else:
-            middle = f"{one}有{step.left}个{treasure}，给了{two}{step.right}个。{step.equation}，这就是剩下的。"
+            middle = f"{one}有{step.left}个{treasure}，给了{two}{step.right}个。数一数剩下的：{step.equation}。"
         turns = (
             f"路上他们遇到一只迷路的小狗，{two}把它抱回了家。",
             f"后来{two}累了，{one}说：我们在树下歇一会儿吧。",

@@ -58,11 +58,11 @@ GIVEN_NAMES = """
 
 @dataclass(frozen=True)
 class Person:
-    """One inhabitant; `values[attribute]` indexes `VALUES[attribute]`."""
+    """One inhabitant; `values` index `VALUES`, in the order of `ATTRIBUTES`."""
 
     english: str
     chinese: str
-    values: dict[str, int]
+    values: tuple[int, ...]
 
     def name(self, language: str) -> str:
         """Return the name in a language, always written the same way."""
@@ -70,7 +70,7 @@ class Person:
 
     def value(self, attribute: str, language: str) -> str:
         """Return the value of a fact in a language."""
-        return VALUES[attribute][self.values[attribute]][LANGUAGES.index(language)]
+        return VALUES[attribute][self.values[ATTRIBUTES.index(attribute)]][LANGUAGES.index(language)]
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,8 @@ def build_world(seed: int = 0) -> World:
     rng = random.Random(f"world {seed}")
     english = [f"{first} {last}" for first, last in zip(_shuffled(rng, FIRST_NAMES), LAST_NAMES * 5, strict=True)]
     chinese = [last + given for given, last in zip(_shuffled(rng, GIVEN_NAMES), SURNAMES * 5, strict=True)]
-    columns = {attribute: _shuffled(rng, list(range(10)) * 10) for attribute in ATTRIBUTES}
-    people = [
-        Person(en, zh, {attribute: columns[attribute][i] for attribute in ATTRIBUTES})
-        for i, (en, zh) in enumerate(zip(english, chinese, strict=True))
-    ]
+    columns = [_shuffled(rng, list(range(10)) * 10) for _ in ATTRIBUTES]
+    people = [Person(*one) for one in zip(english, chinese, zip(*columns, strict=True), strict=True)]
     rng.shuffle(people)
     return World(asked=tuple(people[:50]), held_out=tuple(people[50:]))
 

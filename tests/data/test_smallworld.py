@@ -1,0 +1,229 @@
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from minimind import tools
+from minimind.data.smallworld import generate, questions
+from minimind.data.smallworld.arithmetic import Sums
+from minimind.data.smallworld.facts import held_out_names
+from minimind.data.smallworld.wordings import QUESTIONS
+from minimind.data.smallworld.world import ATTRIBUTES, LANGUAGES, build_world
+from minimind.errors import UsageError
+
+STAGES = ("pretrain", "sft", "dpo", "rl", "agent")
+FILES = [f"{stage}{part}.jsonl" for stage in STAGES for part in ("", "_valid")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("world")
+    generate(out, size_mb=3, seed=0)
+    return out
+
+
+def rows(path: Path) -> Iterator[dict]:
+    with path.open(encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
+def conversations(row: dict) -> list[list[dict]]:
+    return [row[key] for key in ("conversations", "chosen", "rejected") if key in row]
+
+
+def strings(row: dict) -> Iterator[str]:
+    """Every text of a row that a model reads or writes."""
+    if "text" in row:
+        yield row["text"]
+    for turns in conversations(row):
+        for turn in turns:
+            yield from (turn[key] for key in ("content", "reasoning_content", "tool_calls") if key in turn)
+
+
+def test_same_seed_same_bytes_other_seed_other_world(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        generate(tmp_path / name, size_mb=0.5, seed=seed)
+    for file in FILES:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+        assert (tmp_path / "a" / file).read_bytes() != (tmp_path / "c" / file).read_bytes()
+    assert questions(1) == questions(1) != questions(2)
+
+
+def test_another_process_writes_the_same_bytes(tmp_path: Path) -> None:
+    generate(tmp_path / "here", size_mb=0.5)
+    code = (
+        "import sys, pathlib; from minimind.data.smallworld import generate;"
+        f"generate(pathlib.Path({str(tmp_path / 'there')!r}), size_mb=0.5); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONHASHSEED": "7"}, cwd=Path.cwd())
+    for file in FILES:
+        assert (tmp_path / "here" / file).read_bytes() == (tmp_path / "there" / file).read_bytes()
+
+
+def test_counts_are_true_and_the_size_is_kept(tmp_path: Path) -> None:
+    for size in (0.5, 12):
+        written = generate(tmp_path, size_mb=size)
+        assert sorted(written) == sorted(FILES)
+        for name, counts in written.items():
+            data = (tmp_path / name).read_bytes()
+            assert counts == {"rows": data.count(b"\n"), "bytes": len(data)}
+            assert counts["rows"] > 0
+        assert sum(one["bytes"] for one in written.values()) == pytest.approx(size * 1e6, rel=0.6 if size < 1 else 0.05)
+    with pytest.raises(UsageError):
+        generate(tmp_path, size_mb=0)
+
+
+def test_a_hundred_people_with_four_facts_each() -> None:
+    world = build_world(0)
+    assert len(world.people) == 100
+    assert len(world.asked) == len(world.held_out) == 50
+    for language in LANGUAGES:
+        assert len({person.name(language) for person in world.people}) == 100
+    for attribute in ATTRIBUTES:
+        counts = Counter(person.value(attribute, "en") for person in world.people)
+        assert sorted(counts.values()) == [10] * 10
+    first_names = {person.english.split()[0] for person in world.people}
+    given_names = {person.chinese[1:] for person in world.people}
+    assert len(first_names) == len(given_names) == 100
+
+
+def test_every_fact_is_told_often_in_both_languages(folder: Path) -> None:
+    world, told = build_world(0), Counter()
+    for row in rows(folder / "pretrain.jsonl"):
+        for sentence in re.split(r"[.。\n]", row["text"]):
+            for language in LANGUAGES:
+                found = [person for person in world.held_out if person.name(language) in sentence]
+                for person in found:
+                    told.update((person, a, language) for a in ATTRIBUTES if person.value(a, language) in sentence)
+    for person in world.held_out:
+        for attribute in ATTRIBUTES:
+            for language in LANGUAGES:
+                assert told[person, attribute, language] >= 8
+
+
+def test_no_training_file_asks_about_a_held_out_person(folder: Path) -> None:
+    names = held_out_names(build_world(0))
+    asked = 0
+    for stage in STAGES:
+        for row in rows(folder / f"{stage}.jsonl"):
+            for text in strings(row):
+                if stage == "pretrain" and "?" not in text and "？" not in text:
+                    continue
+                assert not any(name in text for name in names), text
+                asked += 1
+    assert asked > 3000
+
+
+def test_held_out_sums_and_tool_requests_never_occur_in_training(folder: Path) -> None:
+    held_out = questions(0)
+    prompts = {one.messages[-1]["content"] for ability in held_out.values() for one in ability}
+    equation = re.compile(r"(?<![\d+*-] )(?<!\d)(\d+ [+-] \d+)(?= = |[?？.。]|等|是)")
+    sums = {str(one) for one in Sums(0).held_out}
+    seen = set()
+    for stage in STAGES:
+        for row in rows(folder / f"{stage}.jsonl"):
+            for text in strings(row):
+                assert text not in prompts
+                seen.update(equation.findall(text))
+    assert len(seen) > 500
+    assert not seen & sums
+
+
+def test_english_names_and_values_always_follow_a_space(folder: Path) -> None:
+    world = build_world(0)
+    names = "|".join(re.escape(person.english) for person in world.people)
+    pattern = re.compile(rf"(.?)({names})", re.DOTALL)
+    for file in FILES:
+        for row in rows(folder / file):
+            for text in strings(row):
+                assert all(before == " " for before, _ in pattern.findall(text)), text
+
+
+def test_questions_are_the_validation_conversations(folder: Path) -> None:
+    held_out = questions(0)
+    assert {ability: len(items) for ability, items in held_out.items()} == {
+        "facts_en": 200, "facts_zh": 200, "arithmetic": 60, "tools": 48,
+    }  # fmt: skip
+    expected = {}
+    for row in rows(folder / "sft_valid.jsonl"):
+        turns = row["conversations"]
+        index = next(i for i, turn in enumerate(turns) if turn["role"] == "assistant")
+        calls = json.loads(turns[index].get("tool_calls", "[null]"))
+        expected[turns[index - 1]["content"]] = (turns[index]["content"] or None, calls[0])
+    asked = [one for items in held_out.values() for one in items]
+    assert {one.messages[-1]["content"]: (one.answer, one.call) for one in asked} == expected
+    assert len(expected) == len(asked) == 508
+    for one in held_out["tools"]:
+        assert one.call is not None
+        assert one.call["name"] in [tool["function"]["name"] for tool in one.tools or []]
+        assert "error" not in tools.call(one.call["name"], one.call["arguments"])
+
+
+def test_people_fill_most_of_the_pretraining_text_and_a_fifth_is_questions(folder: Path) -> None:
+    names = [person.name(language) for person in build_world(0).people for language in LANGUAGES]
+    told = asked = everything = 0
+    for row in rows(folder / "pretrain.jsonl"):
+        size = len(row["text"].encode())
+        everything += size
+        if any(name in row["text"] for name in names):
+            is_question = "?" in row["text"] or "？" in row["text"]
+            asked, told = asked + size * is_question, told + size * (not is_question)
+    assert 0.55 < told / everything < 0.65
+    assert 0.17 < asked / everything < 0.25
+
+
+def test_validation_text_is_not_in_the_training_text(folder: Path) -> None:
+    training = {row["text"] for row in rows(folder / "pretrain.jsonl")}
+    valid = [row["text"] for row in rows(folder / "pretrain_valid.jsonl")]
+    assert len(valid) > 300
+    assert not training & set(valid)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_formats(folder: Path, file: str) -> None:
+    for row in rows(folder / file):
+        stage = file.removesuffix(".jsonl").removesuffix("_valid")
+        keys = {
+            "pretrain": {"text"}, "sft": {"conversations"}, "dpo": {"chosen", "rejected"},
+            "rl": {"conversations", "gt"}, "agent": {"conversations", "gt"},
+        }  # fmt: skip
+        assert set(row) == keys[stage]
+        assert all(isinstance(one, str) and one for one in row.get("gt", ()))
+        for turns in conversations(row):
+            roles = [turn["role"] for turn in turns]
+            assert roles[-1] == "assistant"
+            assert set(roles) <= {"system", "user", "assistant", "tool"}
+            for before, turn in zip([None, *turns], turns, strict=False):
+                if turn["role"] == "system":
+                    assert before is None
+                    assert all(tool["type"] == "function" for tool in json.loads(turn["tools"]))
+                if turn["role"] == "tool":
+                    (call,) = json.loads(before["tool_calls"])
+                    assert "error" not in json.loads(turn["content"])
+                    if call["name"] not in ("get_current_time", "random_number"):
+                        assert turn["content"] == tools.call(call["name"], call["arguments"])
+            if stage in ("rl", "agent"):
+                assert turns[-1]["content"] == ""
+        if stage == "dpo":
+            assert row["chosen"][:-1] == row["rejected"][:-1]
+            assert row["chosen"][-1] != row["rejected"][-1]
+
+
+def test_rl_answers_are_right(folder: Path) -> None:
+    for file in ("rl.jsonl", "rl_valid.jsonl"):
+        for row in rows(folder / file):
+            expression = re.search(r"\d+(?: [+-] \d+)+", row["conversations"][0]["content"])
+            assert expression is not None
+            assert json.loads(tools.call("calculate_math", {"expression": expression[0]}))["result"] == row["gt"][0]
+
+
+def test_every_question_wording_is_distinct() -> None:
+    for language in LANGUAGES:
+        wordings = [one for attribute in ATTRIBUTES for one in QUESTIONS[language][attribute]]
+        assert len(set(wordings)) == len(wordings) == 20
