@@ -114,6 +114,8 @@ def _texts(file: Path, raw: BinaryIO) -> Iterator[str]:
 
 def _fields(row: dict[str, Any]) -> Iterator[str]:
     if "text" in row:
+        if not isinstance(row["text"], str):
+            raise TypeError("text is no string")
         yield row["text"]
         return
     for turn in row["conversations"] if "conversations" in row else row["messages"]:

@@ -1,0 +1,47 @@
+"""Training: the fixed ids, any size, the same text always the same tokenizer."""
+
+import json
+import random
+
+import pytest
+
+from minimind.errors import UserError
+from minimind.tokenizer import Tokenizer
+from minimind.tokenizer.train import ADDED, train_tokenizer
+
+WORDS = random.Random(0)
+TEXTS = [
+    " ".join("".join(WORDS.choices("abcdefghij", k=WORDS.randint(1, 6))) for _ in range(30)) + "，你好世界。今天天气"
+    for _ in range(200)
+]
+
+
+def test_the_same_text_gives_the_same_tokenizer(tmp_path):
+    first, second = train_tokenizer(TEXTS, 600), train_tokenizer(iter(TEXTS), 600)
+    assert first.files == second.files
+    assert first.vocab_size == 600
+    assert first.is_fast
+    assert [first.control_id(content) for content in ADDED] == list(range(36))
+    assert sorted(first.token_bytes(id) for id in range(36, 292)) == [bytes([byte]) for byte in range(256)]
+    first.save(tmp_path)
+    loaded = Tokenizer.load(tmp_path)
+    assert loaded.fingerprint == first.fingerprint
+    assert loaded.decode(loaded.encode(TEXTS[0])) == TEXTS[0]
+    assert len(loaded.encode(TEXTS[0])) < 0.6 * len(TEXTS[0].encode())
+    assert "chat_template" in json.loads(loaded.files["tokenizer_config.json"])
+
+
+def test_digits_stand_alone():
+    assert len(train_tokenizer(["2024 2024 2024 "] * 50, 292).encode("2024")) == 4
+    with pytest.raises(UserError, match="fill only"):
+        train_tokenizer(["2024 2024 2024 "] * 50, 300)
+
+
+def test_tokens_can_be_kept_short():
+    tokenizer = train_tokenizer(TEXTS, 400, max_token_bytes=3)
+    assert max(len(tokenizer.token_bytes(id)) for id in range(36, 400)) == 3
+
+
+def test_too_small_a_vocabulary_is_one_sentence():
+    with pytest.raises(UserError, match="--vocab-size 200: 292 or more"):
+        train_tokenizer(TEXTS, 200)
