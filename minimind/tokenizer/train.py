@@ -54,7 +54,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 6400, max_token_byte
         vocab_size=vocab_size,
         special_tokens=list(ADDED),
         initial_alphabet=sorted(BYTE_OF_CHAR),
-        max_token_length=max_token_bytes,  # a character of the byte alphabet is a byte
+        max_token_length=max_token_bytes and max_token_bytes + 1,  # the library's bound is exclusive
         show_progress=False,
     )
     library.train_from_iterator(texts, trainer)
