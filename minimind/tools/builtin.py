@@ -65,7 +65,7 @@ def _number(value: float) -> int | float:
 def calculate_math(expression: str) -> dict:
     """Calculate a math expression.
 
-    expression: The expression, such as 12 * 3
+    expression: Such as 12 * 3
     """
     if len(expression) > MAX_EXPRESSION:
         raise ValueError(f"the expression is longer than {MAX_EXPRESSION} characters")
@@ -84,7 +84,7 @@ def calculate_math(expression: str) -> dict:
 def get_current_time(timezone: str = "Asia/Shanghai", *, context: Context) -> dict:
     """Get the current date and time.
 
-    timezone: Time zone, such as Asia/Shanghai
+    timezone: Such as Asia/Shanghai
     """
     return {"datetime": context.now().astimezone(_zone(timezone)).strftime("%Y-%m-%d %H:%M:%S"), "timezone": timezone}
 
@@ -116,7 +116,7 @@ def random_number(min: int = 0, max: int = 100, *, context: Context) -> dict:
 def text_length(text: str) -> dict:
     """Count the characters and words of a text.
 
-    text: The text to count
+    text: Text to count
     """
     return {"characters": len(text), "words": len(text.split())}
 
@@ -125,9 +125,9 @@ def text_length(text: str) -> dict:
 def unit_converter(value: float, from_unit: str, to_unit: str) -> dict:
     """Convert a value between units.
 
-    value: The value to convert
-    from_unit: Unit of the value
-    to_unit: Unit of the result
+    value: Value to convert
+    from_unit: Its unit
+    to_unit: Wanted unit
     """
     source, target = _unit(from_unit), _unit(to_unit)
     if source in tables.TEMPERATURES and target in tables.TEMPERATURES:
@@ -172,8 +172,8 @@ def get_current_weather(location: str) -> dict:
 def get_exchange_rate(from_currency: str, to_currency: str) -> dict:
     """Get the exchange rate of two currencies.
 
-    from_currency: Source currency, such as USD
-    to_currency: Target currency, such as CNY
+    from_currency: Such as USD
+    to_currency: Such as CNY
     """
     for code in (from_currency, to_currency):
         if code.strip().upper() not in tables.US_DOLLARS:
@@ -187,7 +187,7 @@ def get_exchange_rate(from_currency: str, to_currency: str) -> dict:
 def translate_text(text: str, target_language: str) -> dict:
     """Translate a text into Chinese or English.
 
-    text: The text to translate
+    text: Text to translate
     target_language: zh or en
     """
     language = tables.LANGUAGES.get(target_language.strip().lower())

@@ -4,7 +4,7 @@
     def text_length(text: str) -> dict:
         '''Count the characters and words of a text.
 
-        text: The text to count
+        text: Text to count
         '''
 
 The schema is the OpenAI form that chat templates expect. `call` never raises: a model's mistake (an unknown

@@ -49,7 +49,7 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
     held_out, draw = tool_requests(seed)
     talk = rng("sft tools")
     training = conversations.training(world, sums, scale, rng("sft"))
-    training += [tooltalk.dialogue(draw(*pair), talk) for pair in _tool_pairs(30 * scale, tools.BUILTIN)]
+    training += [tooltalk.dialogue(draw(*pair), talk) for pair in _tool_pairs(24 * scale, tools.BUILTIN)]
     write("sft.jsonl", chats(rng("sft order").sample(training, len(training))))
     asked = [turns for _, turns in held_out_conversations(world, sums)]
     write("sft_valid.jsonl", chats(asked + held_out_dialogues(seed)))
