@@ -1,0 +1,162 @@
+"""Conversations: both ways of writing them become one form, are checked, varied a little and cut to fit a row.
+
+MiniMind writes `{"conversations": [...]}` with `tools` and `tool_calls` as JSON strings, OpenAI
+`{"messages": [...], "tools": [...]}` with lists. What chance decides about a conversation (a system prompt, an empty
+think block) is decided by a hash of its content, so that it is the same in every build.
+"""
+
+import json
+import re
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Any
+
+from minimind.errors import UserError
+from minimind.tokenizer import chat
+from minimind.tokenizer.bpe import Tokenizer
+
+SYSTEM_PROMPTS = {
+    "en": (
+        "You are a helpful assistant.",
+        "You are MiniMind, a small but useful language model.",
+        "You are a friendly and reliable AI assistant.",
+        "Answer the user's questions clearly and accurately.",
+        "You are MiniMind, a careful assistant. Say so when you do not know.",
+        "You are a knowledgeable assistant who explains things simply.",
+    ),
+    "zh": (
+        "你是一个乐于助人的助手。",
+        "你是MiniMind，一个小巧但有用的语言模型。",
+        "你是一个友好可靠的AI助手。",
+        "请清楚、准确地回答用户的问题。",
+        "你是MiniMind，一个严谨的助手，不知道时请如实说明。",
+        "你是一个知识丰富的助手，善于用简单的话解释问题。",
+    ),
+}
+_HAN = re.compile("[\u4e00-\u9fff]")
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Turns in the form that `tokenizer.chat.render` takes, and the function schemas offered to the assistant."""
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]]
+
+
+def read_conversation(row: Mapping[str, Any]) -> Conversation:
+    """Read `{"conversations": [...]}` or `{"messages": [...], "tools"?: [...]}`.
+
+    Raises:
+        UserError: what is wrong with it: a field, a role, their order, no assistant turn.
+    """
+    name = next((key for key in ("conversations", "messages") if key in row), None)
+    if name is None:
+        raise UserError(f"no field 'conversations' or 'messages' (it has {', '.join(map(repr, list(row)[:5]))})")
+    turns = row[name]
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise UserError(f"{name!r} must be a list of objects with role and content")
+    if not turns:
+        raise UserError(f"{name!r} is empty")
+    tools = _tools(row.get("tools"))
+    messages = []
+    for index, turn in enumerate(turns):
+        if turn.get("tools") and not tools:
+            tools = _tools(turn["tools"])
+        try:
+            messages.append(chat.normalize(turn))
+        except UserError as error:
+            raise UserError(f"turn {index + 1}: {error}") from None
+    _check_order(messages)
+    return Conversation(messages, tools)
+
+
+def _tools(value: Any) -> list[dict[str, Any]]:
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"'tools' is not valid JSON ({error})") from None
+    if not value:
+        return []
+    if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
+        raise UserError("'tools' must be a list of function schemas")
+    return value
+
+
+def _check_order(messages: list[dict[str, Any]]) -> None:
+    """Refuse what no chat produces: a late system prompt, a beginning without the user, an answer to no call."""
+    roles = [message["role"] for message in messages]
+    if "system" in roles[1:]:
+        raise UserError(f"turn {roles.index('system', 1) + 1}: a system turn can only be the first")
+    spoken = roles[1:] if roles[0] == "system" else roles
+    if spoken and spoken[0] != "user":
+        raise UserError(f"the first turn after the system's is the {spoken[0]}'s, not the user's")
+    if "assistant" not in roles:
+        raise UserError("it has no assistant turn to learn from")
+    for index in range(1, len(roles)):
+        if roles[index] == "tool" and roles[index - 1] not in ("assistant", "tool"):
+            raise UserError(f"turn {index + 1}: a tool turn follows a {roles[index - 1]} turn, not an assistant's call")
+
+
+def check_answers(conversation: Conversation) -> None:
+    """Refuse a conversation whose assistant never says anything: nothing could be learned from it.
+
+    Raises:
+        UserError: every assistant turn is empty.
+    """
+    said = ("content", "reasoning_content", "tool_calls")
+    if not any(turn.get(key) for turn in conversation.messages if turn["role"] == "assistant" for key in said):
+        raise UserError("every assistant turn is empty")
+
+
+def chance(key: int, what: str) -> float:
+    """A number in [0, 1) that depends on a document's content hash and on what it decides, and on nothing else."""
+    digest = blake2b(f"{what} {key}".encode(), digest_size=7).digest()
+    return int.from_bytes(digest, "little") / 2**56
+
+
+def with_system_prompt(conversation: Conversation, key: int, fraction: float) -> Conversation:
+    """Give `fraction` of the conversations without system prompt and tools a general one, in their language."""
+    first = conversation.messages[0]
+    if first["role"] == "system" or conversation.tools or chance(key, "system prompt") >= fraction:
+        return conversation
+    prompts = SYSTEM_PROMPTS["zh" if _HAN.search(first["content"]) else "en"]
+    prompt = prompts[int(chance(key, "which prompt") * len(prompts))]
+    return replace(conversation, messages=[{"role": "system", "content": prompt}, *conversation.messages])
+
+
+def encode(
+    conversation: Conversation,
+    tokenizer: Tokenizer,
+    max_length: int | None = None,
+    drop_oldest: bool = True,
+    keep_empty_think: bool = True,
+) -> tuple[list[int], list[bool], int] | None:
+    """Ids, mask of the supervised ones, and how many of the oldest turns were dropped to fit `max_length`.
+
+    Turns go in whole exchanges (a user turn and everything up to the next one); the system turn stays. None where
+    nothing fits, where `drop_oldest` is False and it is too long, or where nothing supervised would be left.
+    """
+    messages = conversation.messages
+    has_system = messages[0]["role"] == "system"
+    head = messages[:1] if has_system else []
+    starts = [index for index, turn in enumerate(messages) if turn["role"] == "user"]
+
+    def rendered(exchange: int) -> tuple[list[int], list[bool]]:
+        kept = head + messages[starts[exchange] :]
+        return chat.render(kept, tokenizer, conversation.tools, keep_empty_think=keep_empty_think)
+
+    exchange = 0
+    ids, mask = rendered(0)
+    if max_length is not None and len(ids) > max_length:
+        if not drop_oldest:
+            return None
+        # The fewer exchanges, the shorter: so the first that fits is found by bisection.
+        exchange = bisect_left(range(len(starts)), True, key=lambda start: len(rendered(start)[0]) <= max_length)
+        if exchange == len(starts):
+            return None
+        ids, mask = rendered(exchange)
+    return (ids, mask, starts[exchange] - starts[0]) if any(mask[1:]) else None

@@ -1,0 +1,254 @@
+"""Corpora as streams: JSON Lines files (`.gz`, `.zst` too), globs, and Hugging Face datasets.
+
+Nothing here holds more than one batch of lines, so a corpus may be larger than memory. A line is read as bytes and
+parsed later (by a worker, many at once); what is wrong with it is said with its file and line number.
+"""
+
+import gzip
+import io
+import json
+import re
+from collections.abc import Iterator, Sequence
+from glob import glob
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias
+
+from minimind.data import datasets_hub
+from minimind.data.conversations import Conversation, read_conversation
+from minimind.errors import UserError
+
+Kind: TypeAlias = Literal["text", "sft"]
+Document: TypeAlias = str | Conversation
+BATCH_BYTES = 1 << 20
+LONGEST_LINE = 64 << 20
+_HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+_LETTER = re.compile(r"[^\W\d_]")
+
+
+class Position(NamedTuple):
+    """Where the next line begins: which file, after how many of its lines and (decompressed) bytes."""
+
+    file: int = 0
+    line: int = 0
+    offset: int = 0
+
+
+BEGINNING = Position()
+
+
+class Batch(NamedTuple):
+    """Neighbouring lines of one file."""
+
+    file: str
+    lines: list[tuple[int, bytes]]
+    """Line number, counted from 1, and content."""
+    end: Position
+    disk_bytes: int
+    """How far the batch moved through the file on disk, for progress bars."""
+
+
+class BadLine(ValueError):
+    """What is wrong with one line."""
+
+
+def expand(files: Sequence[str | Path]) -> list[str]:
+    """Resolve globs, in sorted order; `hf:NAME` and directories stay as they are.
+
+    Raises:
+        UserError: no file, a file that is missing or empty, a glob that fits nothing.
+    """
+    found: list[str] = []
+    for name in map(str, files):
+        matches = (
+            [name] if datasets_hub.is_dataset(name) or Path(name).is_file() else sorted(glob(name, recursive=True))
+        )
+        if not matches:
+            raise UserError(f"{name}: there is no such file; name JSON Lines files, a glob, or hf:DATASET")
+        found += matches
+    if not found:
+        raise UserError("no data is named; name JSON Lines files, a glob, or hf:DATASET")
+    for name in found:
+        if not datasets_hub.is_dataset(name) and Path(name).stat().st_size == 0:
+            raise UserError(f'{name} is empty; it needs one JSON object a line, like {{"text": "..."}}')
+    return found
+
+
+def read_batches(files: Sequence[str], start: Position = BEGINNING, batch_bytes: int = BATCH_BYTES) -> Iterator[Batch]:
+    """Read the non-blank lines of expanded `files` from `start` on, about `batch_bytes` at a time.
+
+    Batches depend on nothing but the files and `start`, so reading on from a batch's `end` gives the same ones.
+
+    Raises:
+        UserError: a file cannot be read or decompressed.
+    """
+    for index in range(start.file, len(files)):
+        here = start if index == start.file else Position(index)
+        try:
+            yield from _batches_of(files[index], here, batch_bytes)
+        except (OSError, EOFError, gzip.BadGzipFile) as error:
+            raise UserError(f"{files[index]}: cannot be read ({error}); fetch the file again") from error
+
+
+def _batches_of(file: str, start: Position, batch_bytes: int) -> Iterator[Batch]:
+    if datasets_hub.is_dataset(file):
+        yield from _cut(file, datasets_hub.read_lines(file, start.line), start, batch_bytes)
+        return
+    with Path(file).open("rb") as raw:
+        stream = _decompressed(file, raw)
+        if stream is raw:
+            raw.seek(start.offset)
+        else:
+            left = start.offset
+            while left and (skipped := stream.read(min(left, 1 << 20))):
+                left -= len(skipped)
+        yield from _cut(file, _lines(stream), start, batch_bytes, raw)
+
+
+def _cut(
+    file: str, lines: Iterator[tuple[bytes, int]], start: Position, batch_bytes: int, raw: BinaryIO | None = None
+) -> Iterator[Batch]:
+    number, offset, size = start.line, start.offset, 0
+    on_disk = raw.tell() if raw and start.offset else 0
+    batch: list[tuple[int, bytes]] = []
+    for line, length in lines:
+        number += 1
+        offset += length
+        size += len(line)
+        if line.strip():
+            batch.append((number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line))
+        if size >= batch_bytes:
+            now = raw.tell() if raw else 0
+            yield Batch(file, batch, Position(start.file, number, offset), now - on_disk)
+            batch, size, on_disk = [], 0, now
+    yield Batch(file, batch, Position(start.file + 1), (raw.tell() if raw else 0) - on_disk)
+
+
+def _lines(stream: BinaryIO | gzip.GzipFile) -> Iterator[tuple[bytes, int]]:
+    """Lines and their lengths; of one longer than memory should bear only the beginning, which `parse` refuses."""
+    while line := stream.readline(LONGEST_LINE + 1):
+        length, rest = len(line), line
+        while len(line) > LONGEST_LINE and not rest.endswith(b"\n"):
+            if not (rest := stream.readline(1 << 20)):
+                break
+            length += len(rest)
+        yield line, length
+
+
+def _decompressed(file: str, raw: BinaryIO) -> BinaryIO | gzip.GzipFile:
+    if file.endswith(".gz"):
+        return gzip.GzipFile(fileobj=raw)
+    if file.endswith(".zst"):
+        try:
+            import zstandard
+        except ImportError:
+            raise UserError(f"{file}: reading .zst needs a library; pip install 'minimind[data]'") from None
+        reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+        return _Zstd(reader, zstandard.ZstdError)
+    return raw
+
+
+class _Zstd(io.BufferedReader):
+    """A `.zst` file whose errors are OSErrors, as those of all other files are."""
+
+    def __init__(self, reader: Any, error: type[Exception]) -> None:
+        super().__init__(reader, 1 << 20)
+        self._error = error
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        try:
+            return super().readline(size)
+        except self._error as error:
+            raise OSError(str(error)) from error
+
+
+def parse(line: bytes, kind: Kind) -> Document:
+    """Turn one line into its document.
+
+    Raises:
+        BadLine: what is wrong with it.
+    """
+    if len(line) > LONGEST_LINE:
+        raise BadLine(f"it is longer than {LONGEST_LINE >> 20} MB")
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise BadLine(f"byte {error.start} is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise BadLine(f"not valid JSON ({error.msg} at character {error.pos})") from None
+    except (ValueError, RecursionError) as error:
+        raise BadLine(f"not valid JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise BadLine(f"not a JSON object but {type(row).__name__}")
+    if kind == "text":
+        return _text(row)
+    try:
+        return read_conversation(row)
+    except UserError as error:
+        raise BadLine(str(error)) from None
+
+
+def _text(row: dict[str, Any]) -> str:
+    if "text" not in row:
+        raise BadLine(f"no field 'text' (it has {', '.join(map(repr, list(row)[:5])) or 'no fields'})")
+    text = row["text"]
+    if not isinstance(text, str):
+        raise BadLine(f"'text' is {type(text).__name__}, not a string")
+    if not text.strip():
+        raise BadLine("'text' is empty")
+    return text
+
+
+def bad_line(file: str, number: int, what: str) -> str:
+    """The sentence about one bad line."""
+    return f"{file} line {number}: {what}"
+
+
+def read_documents(
+    files: Sequence[str | Path], kind: Kind = "text", on_bad_line: Literal["stop", "skip"] = "stop"
+) -> Iterator[Document]:
+    """Stream the documents of `files`: texts, or conversations for `kind="sft"`.
+
+    Raises:
+        UserError: a file that is missing, empty or unreadable; a bad line, unless `on_bad_line` is "skip".
+    """
+    for batch in read_batches(expand(files)):
+        for number, line in batch.lines:
+            try:
+                yield parse(line, kind)
+            except BadLine as error:
+                if on_bad_line == "stop":
+                    raise stopped_at(bad_line(batch.file, number, str(error))) from None
+
+
+def stopped_at(sentence: str) -> UserError:
+    """The error that a bad line raises when it is not skipped."""
+    return UserError(f"{sentence}; correct the line, or leave such lines out with --on-bad-line skip")
+
+
+def content(document: Document) -> str:
+    """What identifies a document: its text, or its turns and tools as JSON."""
+    if isinstance(document, str):
+        return document
+    return json.dumps([document.messages, document.tools], ensure_ascii=False, sort_keys=True)
+
+
+def content_hash(document: Document) -> int:
+    """64 bits of the document's content, equal for equal documents wherever and whenever they are read."""
+    data = content(document).encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "little")
+
+
+def is_held_out(hashes: Any, fraction: float) -> Any:
+    """Whether documents with these content hashes (an int or an array) belong to the validation split.
+
+    The hash alone decides: a document never changes sides when files grow, and its duplicates are on the same side.
+    """
+    return hashes < min(int(fraction * 2**64), 2**64 - 1)
+
+
+def language(text: str) -> Literal["zh", "en", "mixed"]:
+    """`zh` where over half of the letters are Han, `en` (or any other) where under 2 % are, else `mixed`."""
+    letters = len(_LETTER.findall(text))
+    share = len(_HAN.findall(text)) / max(1, letters)
+    return "zh" if share > 0.5 else "en" if share < 0.02 else "mixed"

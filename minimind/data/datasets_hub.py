@@ -1,0 +1,52 @@
+"""Hugging Face `datasets` as one more source of JSON lines: `hf:NAME`, or a directory (extra `data`)."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from minimind.errors import UserError
+
+PREFIX = "hf:"
+
+
+def is_dataset(name: str) -> bool:
+    """Whether `name` means a dataset, not a JSON Lines file."""
+    return name.startswith(PREFIX) or Path(name).is_dir()
+
+
+def read_lines(name: str, skip: int = 0) -> Iterator[tuple[bytes, int]]:
+    """Stream the rows of the split `train` after the first `skip`, each as a JSON line with its length.
+
+    Raises:
+        UserError: `datasets` is not installed, or cannot open `name`.
+    """
+    for row in _open(name).skip(skip):
+        line = json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        yield line, len(line)
+
+
+def local_files(name: str) -> list[Path]:
+    """The files of a dataset directory; none for a dataset on the hub."""
+    return sorted(path for path in _folder(name).rglob("*") if path.is_file()) if _folder(name).is_dir() else []
+
+
+def _folder(name: str) -> Path:
+    return Path(name.removeprefix(PREFIX))
+
+
+def _open(name: str) -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise UserError(f"{name}: reading datasets needs a library; pip install 'minimind[data]'") from None
+    folder = _folder(name)
+    try:
+        if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
+            saved = datasets.load_from_disk(str(folder))
+            return (saved["train"] if isinstance(saved, datasets.DatasetDict) else saved).to_iterable_dataset()
+        return datasets.load_dataset(
+            str(folder) if folder.is_dir() else folder.as_posix(), split="train", streaming=True
+        )
+    except Exception as error:  # the library raises many kinds, all meaning that this name cannot be read
+        raise UserError(f"{name}: cannot be opened as a dataset ({error})") from error

@@ -1,0 +1,197 @@
+"""From lines to token ids: what every worker of a shard build does to one batch. No torch in here."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from typing import Literal
+
+import numpy as np
+
+from minimind.data.conversations import Conversation, chance, check_answers, encode, with_system_prompt
+from minimind.data.corpus import BadLine, Batch, Document, Kind, bad_line, content, content_hash, parse
+from minimind.errors import UserError
+from minimind.tokenizer.bpe import Tokenizer
+
+DOCUMENT = np.dtype([("hash", "<u8"), ("bytes", "<u4"), ("length", "<u4")])
+"""What is kept of each document: content hash, UTF-8 bytes of its content, tokens."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What decides, besides corpus and tokenizer, which tokens a corpus becomes (fields as in recipes)."""
+
+    kind: Kind = "text"
+    on_bad_line: Literal["stop", "skip"] = "stop"
+    max_length: int | None = None
+    """Longest conversation in tokens; texts are never too long."""
+    too_long: Literal["drop_oldest", "skip"] = "drop_oldest"
+    random_system_prompt: float = 0.0
+    drop_empty_think: float = 0.0
+
+
+@dataclass
+class Counts:
+    """What a build has seen; counts of two batches add up with `+=`."""
+
+    documents: int = 0
+    tokens: int = 0
+    supervised: int = 0
+    bytes: int = 0
+    bad_lines: int = 0
+    shortened: int = 0
+    """Conversations that lost their oldest turns."""
+    dropped_turns: int = 0
+    dropped: int = 0
+    """Conversations left out: too long, or nothing supervised left."""
+    first_bad: list[str] = field(default_factory=list)
+
+    def __iadd__(self, other: "Counts") -> "Counts":
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+        del self.first_bad[5:]
+        return self
+
+
+@dataclass
+class Encoded:
+    """One batch as arrays: tokens [n], supervised mask [n] (conversations only), documents [d] of DOCUMENT."""
+
+    tokens: np.ndarray
+    mask: np.ndarray | None
+    documents: np.ndarray
+    counts: Counts
+
+
+class Encoder:
+    """Encodes batches of lines with one tokenizer and one set of options."""
+
+    def __init__(self, tokenizer: Tokenizer, options: Options) -> None:
+        self.tokenizer = tokenizer
+        self.options = options
+        self.dtype = token_dtype(tokenizer)
+
+    def __call__(self, batch: Batch) -> Encoded:
+        """Encode the documents of a batch.
+
+        Bad lines are counted and described in `counts.first_bad`; whether they stop the build is the caller's affair.
+        """
+        counts = Counts()
+        documents: list[Document] = []
+        for number, line in batch.lines:
+            try:
+                document = parse(line, self.options.kind)
+                if isinstance(document, Conversation):
+                    check_answers(document)
+                documents.append(document)
+            except (BadLine, UserError) as error:
+                counts.bad_lines += 1
+                counts.first_bad.append(bad_line(batch.file, number, str(error)))
+        del counts.first_bad[5:]
+        hashes = np.array([content_hash(document) for document in documents], dtype="<u8")
+        sizes = np.array([_utf8_size(document) for document in documents], dtype="<u4")
+        if self.options.kind == "text":
+            pieces = self._texts([document for document in documents if isinstance(document, str)])
+            masks, kept = None, list(range(len(documents)))
+        else:
+            conversations = [document for document in documents if isinstance(document, Conversation)]
+            pieces, masks, kept = self._conversations(conversations, hashes, counts)
+        table = np.zeros(len(pieces), dtype=DOCUMENT)
+        table["hash"], table["bytes"] = hashes[kept], sizes[kept]
+        table["length"] = [len(piece) for piece in pieces]
+        counts.documents, counts.tokens = len(table), int(table["length"].sum())
+        counts.bytes = int(table["bytes"].sum())
+        mask = None if masks is None else _joined(masks, np.uint8)
+        counts.supervised = counts.tokens if mask is None else int(mask.sum())
+        return Encoded(_joined(pieces, self.dtype), mask, table, counts)
+
+    def _texts(self, texts: list[str]) -> list[np.ndarray]:
+        """bos + text + eos, each once a document; a tokenizer without one of them leaves it out."""
+        before, after = (
+            np.array([] if id is None else [id], dtype=self.dtype)
+            for id in (self.tokenizer.bos_id, self.tokenizer.eos_id)
+        )
+        encoded = self.tokenizer.encode_batch(texts)
+        return [np.concatenate([before, np.asarray(ids, self.dtype), after]) for ids in encoded]
+
+    def _conversations(
+        self, conversations: list[Conversation], hashes: np.ndarray, counts: Counts
+    ) -> tuple[list[np.ndarray], list[np.ndarray], list[int]]:
+        """Ids and masks of those that fit, and which those are."""
+        options = self.options
+        pieces, masks, kept = [], [], []
+        for index, (conversation, key) in enumerate(zip(conversations, hashes.tolist(), strict=True)):
+            result = encode(
+                with_system_prompt(conversation, key, options.random_system_prompt),
+                self.tokenizer,
+                options.max_length,
+                drop_oldest=options.too_long == "drop_oldest",
+                keep_empty_think=chance(key, "empty think") >= options.drop_empty_think,
+            )
+            if result is None:
+                counts.dropped += 1
+                continue
+            ids, mask, dropped_turns = result
+            counts.shortened += dropped_turns > 0
+            counts.dropped_turns += dropped_turns
+            pieces.append(np.array(ids, self.dtype))
+            masks.append(np.array(mask, np.uint8))
+            kept.append(index)
+        return pieces, masks, kept
+
+
+def in_process(batches: Iterable[Batch], encoder: Encoder) -> Iterator[tuple[Batch, Encoded]]:
+    """Encode batches one by one here."""
+    for batch in batches:
+        yield batch, encoder(batch)
+
+
+_encoder: Encoder
+
+
+def _start_worker(tokenizer: Tokenizer, options: Options) -> None:
+    global _encoder
+    _encoder = Encoder(tokenizer, options)
+
+
+def _work(batch: Batch) -> Encoded:
+    return _encoder(batch)
+
+
+def in_pool(
+    batches: Iterable[Batch], tokenizer: Tokenizer, options: Options, workers: int
+) -> Iterator[tuple[Batch, Encoded]]:
+    """Encode batches in `workers` processes, in order, with a bounded number of them on their way."""
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (tokenizer, options))
+    waiting: deque[tuple[Batch, Future[Encoded]]] = deque()
+    try:
+        for batch in batches:
+            waiting.append((batch, pool.submit(_work, batch)))
+            if len(waiting) > 2 * workers:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        for first, future in waiting:
+            yield first, future.result()
+    except BrokenProcessPool:
+        raise UserError("a tokenizing process was killed, probably for lack of memory; run the command again") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def token_dtype(tokenizer: Tokenizer) -> np.dtype:
+    """Two bytes a token where every id fits, else four."""
+    return np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
+
+
+def _joined(arrays: list[np.ndarray], dtype: np.dtype | type) -> np.ndarray:
+    return np.concatenate(arrays) if arrays else np.zeros(0, dtype)
+
+
+def _utf8_size(document: Document) -> int:
+    """UTF-8 bytes of the text, or of everything that is said in a conversation."""
+    if isinstance(document, str):
+        return len(content(document).encode("utf-8", "surrogatepass"))
+    said = (turn.get(key, "") for turn in document.messages for key in ("content", "reasoning_content"))
+    return sum(len(text.encode("utf-8", "surrogatepass")) for text in said)

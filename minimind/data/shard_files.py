@@ -1,0 +1,120 @@
+"""Files of token shards: written under another name, flushed to the disk, renamed; so each is whole or absent."""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from minimind.data.encoding import Encoded
+from minimind.errors import UserError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+PROGRESS = "progress.json"
+UNFINISHED = ".unfinished"
+
+
+class ShardWriter:
+    """Appends encoded batches to one shard: tokens, documents and, of conversations, the supervised mask."""
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self.folder = folder
+        self.number = number
+        self.tokens = 0
+        self.documents = 0
+        self._files: dict[str, BinaryIO] = {}
+        self._hashes: dict[str, Any] = {}
+
+    def add(self, batch: Encoded) -> None:
+        """Append one batch."""
+        self._write("tokens", batch.tokens)
+        self._write("documents", batch.documents)
+        if batch.mask is not None:
+            self._write("mask", batch.mask)
+        self.tokens += len(batch.tokens)
+        self.documents += len(batch.documents)
+
+    def _write(self, part: str, array: Any) -> None:
+        if part not in self._files:
+            self._files[part] = (self.folder / f"{self._name(part)}{UNFINISHED}").open("wb")
+            self._hashes[part] = hashlib.sha256()
+        data = memoryview(array).cast("B") if array.size else b""
+        self._files[part].write(data)
+        self._hashes[part].update(data)
+
+    def _name(self, part: str) -> str:
+        return f"{part}-{self.number:05d}.bin"
+
+    def finish(self) -> dict[str, Any]:
+        """Make the shard durable and return its manifest entry."""
+        entry: dict[str, Any] = {"tokens": self.tokens, "documents": self.documents, "files": {}}
+        for part, file in self._files.items():
+            file.flush()
+            os.fsync(file.fileno())
+            size = file.tell()
+            file.close()
+            target = self.folder / self._name(part)
+            target.with_name(target.name + UNFINISHED).replace(target)
+            entry["files"][part] = {"name": target.name, "bytes": size, "sha256": self._hashes[part].hexdigest()}
+        return entry
+
+    def abandon(self) -> None:
+        """Close and remove what is unfinished."""
+        for part, file in self._files.items():
+            with suppress(OSError):  # closing flushes: on a full disk that fails once more
+                file.close()
+            (self.folder / f"{self._name(part)}{UNFINISHED}").unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON file that is complete after any crash."""
+    unfinished = path.with_name(path.name + UNFINISHED)
+    with unfinished.open("w", encoding="utf-8", newline="\n") as file:
+        json.dump(value, file, ensure_ascii=False, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None where there is no such file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise damaged(path, str(error)) from None
+    if not isinstance(value, dict):
+        raise damaged(path, "not a JSON object")
+    return value
+
+
+def damaged(path: Path, what: str) -> UserError:
+    """The error about a file that is not as it was written."""
+    return UserError(f"{path} is damaged ({what}); delete the folder {path.parent} and it is built again")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Turn what the system says about a full disk or a read-only folder into one sentence about `folder`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise UserError(f"{folder}: the disk is full; free some space and run the same command again") from None
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error}); choose another folder") from None

@@ -1,0 +1,251 @@
+"""Token shards: a corpus as memory-mapped token ids, built once in parallel and read by every later run.
+
+    manifest.json          what it was built from and what it holds; written last, so with it the shards are complete
+    tokens-00000.bin       token ids, uint16 or uint32, little-endian, document after document
+    documents-00000.bin    of each document: content hash, UTF-8 bytes, tokens
+    mask-00000.bin         conversations only: 1 where a token is supervised
+
+The main process reads lines and writes shards, workers parse and encode. A shard ends with a batch of lines, and after
+each the place where the next begins is recorded: a killed build goes on from there and gives the same bytes.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from minimind import runtime
+from minimind.console import progress, warn
+from minimind.data import datasets_hub
+from minimind.data.corpus import Batch, Position, expand, read_batches, stopped_at
+from minimind.data.encoding import Counts, Encoded, Encoder, Options, in_pool, in_process, token_dtype
+from minimind.data.shard_files import (
+    FORMAT,
+    MANIFEST,
+    PROGRESS,
+    UNFINISHED,
+    ShardWriter,
+    read_json,
+    sha256_of,
+    write_json,
+    writing_to,
+)
+from minimind.data.shard_reader import Shards
+from minimind.errors import UserError
+from minimind.tokenizer.bpe import Tokenizer
+
+__all__ = ["Options", "Shards", "build", "ensure"]
+
+TEXT = Options()
+SHARD_TOKENS = 1 << 25
+MOST_WORKERS = 3
+"""Each worker holds some 100 MB; more of them would take a build over 500 MB."""
+WORTH_WORKERS = 8 << 20
+"""Bytes of corpus below which starting processes takes longer than encoding."""
+
+
+def ensure(
+    files: Sequence[str | Path],
+    tokenizer: Tokenizer,
+    kind: Literal["text", "sft"] = "text",
+    *,
+    split: Literal["train", "valid"] | None = None,
+    valid_fraction: float = 0.0,
+    cache: Path | None = None,
+    **options: Any,
+) -> Shards:
+    """Open the shards of a corpus, building them in `cache` unless they are there; `options` are `Options`' fields.
+
+    A single folder that `minimind data prepare` made is opened as it is. With `split` only that side is given: both
+    come from the same shards. Processes that ask at the same time wait for the one that builds.
+
+    Raises:
+        UserError: as `build` and `Shards.open`; prepared shards of another tokenizer or kind.
+    """
+    if len(files) == 1 and (Path(files[0]) / MANIFEST).is_file():
+        shards = Shards.open(files[0])
+        _check_prepared(shards, tokenizer, kind)
+    else:
+        shards = _cached(files, tokenizer, Options(kind=kind, **options), cache or runtime.cache_dir() / "shards")
+    if split is None:
+        return shards
+    part = shards.split(split, valid_fraction)
+    if split == "train" and not part.documents:
+        raise UserError(f"{files[0]}: all documents fell into the validation split; add documents or name --valid FILE")
+    return part
+
+
+def _cached(files: Sequence[str | Path], tokenizer: Tokenizer, options: Options, cache: Path) -> Shards:
+    from filelock import FileLock
+
+    key = _key(expand(files), tokenizer, options)
+    folder = cache / key[:32]
+    if not (folder / MANIFEST).is_file():
+        with writing_to(folder):
+            cache.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(cache / f"{key[:32]}.lock")
+            lock.acquire()
+        try:
+            return build(files, tokenizer, folder, options)
+        finally:
+            lock.release()
+    return Shards.open(folder)
+
+
+def _check_prepared(shards: Shards, tokenizer: Tokenizer, kind: str) -> None:
+    if shards.manifest["tokenizer"] != tokenizer.fingerprint:
+        raise UserError(f"{shards.folder} was prepared with another tokenizer; prepare it again with this one")
+    if shards.manifest["options"]["kind"] != kind:
+        raise UserError(
+            f"{shards.folder} holds {shards.manifest['options']['kind']} documents, but {kind} ones are needed"
+        )
+
+
+def build(
+    files: Sequence[str | Path],
+    tokenizer: Tokenizer,
+    out: Path,
+    options: Options = TEXT,
+    *,
+    workers: int | None = None,
+    shard_tokens: int = SHARD_TOKENS,
+) -> Shards:
+    """Encode a corpus into token shards in `out`, or open them where they are already; a killed build goes on.
+
+    workers: processes beside this one; 0 encodes in this one. By default as many as cores and 500 MB allow.
+
+    Raises:
+        UserError: a missing or empty file, a bad line (unless skipped), no document at all, other shards in `out`,
+            a full disk, a folder that cannot be written.
+    """
+    names = expand(files)
+    key = _key(names, tokenizer, options)
+    found = read_json(out / MANIFEST)
+    if found is not None:
+        if found.get("key") != key:
+            raise UserError(f"{out} holds the shards of other data, options or tokenizer; delete it or choose another")
+        return Shards.open(out)
+    if workers is None:
+        size = sum(Path(name).stat().st_size for name in names if not datasets_hub.is_dataset(name))
+        workers = min(runtime.cpu_count(), MOST_WORKERS) if size > WORTH_WORKERS or not size else 0
+    with writing_to(out):
+        created = not out.exists()
+        out.mkdir(parents=True, exist_ok=True)
+    try:
+        return _Build(names, tokenizer, out, options, key, shard_tokens).run(workers)
+    finally:
+        if created and not any(out.iterdir()):
+            out.rmdir()
+
+
+class _Build:
+    """One build: what is finished so far, and the loop that goes on from there."""
+
+    def __init__(
+        self, names: list[str], tokenizer: Tokenizer, out: Path, options: Options, key: str, shard_tokens: int
+    ) -> None:
+        self.names, self.tokenizer, self.out, self.options = names, tokenizer, out, options
+        self.shard_tokens = shard_tokens
+        self.identity = {"format": FORMAT, "key": key, "shard_tokens": shard_tokens}
+        for leftover in out.glob(f"*{UNFINISHED}"):
+            leftover.unlink()
+        done = read_json(out / PROGRESS) or {}
+        if any(done.get(name) != value for name, value in self.identity.items()):
+            done = {}
+        self.shards: list[dict[str, Any]] = done.get("shards", [])
+        self.counts = Counts(**done.get("counts", {}))
+        self.position = Position(*done.get("position", ()))
+
+    def run(self, workers: int) -> Shards:
+        writer = ShardWriter(self.out, len(self.shards))
+        try:
+            for batch, encoded in self._encoded(workers):
+                self._refuse(encoded.counts)
+                self.counts += encoded.counts
+                with writing_to(self.out):
+                    writer.add(encoded)
+                    self.position = batch.end
+                    if writer.tokens >= self.shard_tokens:
+                        self._finish(writer)
+                        writer = ShardWriter(self.out, len(self.shards))
+            self._refuse_nothing()
+            with writing_to(self.out):
+                if writer.documents or not self.shards:
+                    self._finish(writer)
+                write_json(self.out / MANIFEST, self._manifest())
+                (self.out / PROGRESS).unlink()
+        except BaseException:
+            writer.abandon()
+            raise
+        if self.counts.bad_lines:
+            warn(f"{self.counts.bad_lines:,} bad lines left out; the first: {self.counts.first_bad[0]}")
+        if self.counts.dropped or self.counts.shortened:
+            warn(
+                f"of {self.counts.documents + self.counts.dropped:,} conversations {self.counts.dropped:,} did not fit "
+                f"and were left out, {self.counts.shortened:,} lost their oldest turns ({self.counts.dropped_turns:,})"
+            )
+        return Shards.open(self.out)
+
+    def _encoded(self, workers: int) -> Iterator[tuple[Batch, Encoded]]:
+        """Batches in the order of the corpus, with a bounded number of them on their way."""
+        on_disk = [Path(name).stat().st_size for name in self.names if not datasets_hub.is_dataset(name)]
+        left = None if self.position != (0, 0, 0) else sum(on_disk)
+        batches = read_batches(self.names, self.position)
+        with progress("tokenizing", left) as bar:
+            pairs = in_process(batches, Encoder(self.tokenizer, self.options))
+            if workers:
+                pairs = in_pool(batches, self.tokenizer, self.options, workers)
+            for batch, encoded in pairs:
+                yield batch, encoded
+                bar.advance(batch.disk_bytes, f"{self.counts.tokens:,} tokens")
+
+    def _finish(self, writer: ShardWriter) -> None:
+        self.shards.append(writer.finish())
+        done = {"shards": self.shards, "counts": asdict(self.counts), "position": self.position}
+        write_json(self.out / PROGRESS, self.identity | done)
+
+    def _refuse(self, counts: Counts) -> None:
+        if counts.bad_lines and self.options.on_bad_line == "stop":
+            raise stopped_at(counts.first_bad[0])
+
+    def _refuse_nothing(self) -> None:
+        if not self.counts.documents:
+            bad = f"; the first bad line: {self.counts.first_bad[0]}" if self.counts.first_bad else ""
+            too_long = f"; {self.counts.dropped} conversations are too long" if self.counts.dropped else ""
+            raise UserError(f"{', '.join(self.names[:3])}: no document to learn from{bad}{too_long}")
+
+    def _manifest(self) -> dict[str, Any]:
+        return {
+            **self.identity,
+            "tokenizer": self.tokenizer.fingerprint,
+            "vocab_size": self.tokenizer.vocab_size,
+            "dtype": token_dtype(self.tokenizer).str,
+            "options": asdict(self.options),
+            "sources": self.names,
+            **asdict(self.counts),
+            "shards": self.shards,
+        }
+
+
+def _key(names: list[str], tokenizer: Tokenizer, options: Options) -> str:
+    """What the shards depend on: format, tokenizer, options and the content of every file, not its name."""
+    contents = []
+    for name in names:
+        paths = datasets_hub.local_files(name) if datasets_hub.is_dataset(name) else [Path(name)]
+        contents.append([_content_hash(str(path), *_stamp(path)) for path in paths] or [name])
+    identity = json.dumps([FORMAT, tokenizer.fingerprint, asdict(options), contents])
+    return hashlib.sha256(identity.encode()).hexdigest()
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns
+
+
+@lru_cache(maxsize=4096)
+def _content_hash(path: str, size: int, modified: int) -> str:
+    """Hash a file once in a process, as long as its size and date stay."""
+    return sha256_of(Path(path))
