@@ -70,6 +70,14 @@ class ShardWriter:
             (self.folder / f"{self._name(part)}{UNFINISHED}").unlink(missing_ok=True)
 
 
+def remove_unfinished_build(folder: Path) -> None:
+    """Remove what a build that cannot go on has left."""
+    for part in ("tokens", "documents", "mask"):
+        for path in folder.glob(f"{part}-*.bin*"):
+            path.unlink()
+    (folder / PROGRESS).unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a JSON file that is complete after any crash."""
     unfinished = path.with_name(path.name + UNFINISHED)
@@ -89,7 +97,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise damaged(path, str(error)) from None

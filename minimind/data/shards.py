@@ -11,7 +11,8 @@ each the place where the next begins is recorded: a killed build goes on from th
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -26,9 +27,9 @@ from minimind.data.shard_files import (
     FORMAT,
     MANIFEST,
     PROGRESS,
-    UNFINISHED,
     ShardWriter,
     read_json,
+    remove_unfinished_build,
     sha256_of,
     write_json,
     writing_to,
@@ -150,10 +151,9 @@ class _Build:
         self.names, self.tokenizer, self.out, self.options = names, tokenizer, out, options
         self.shard_tokens = shard_tokens
         self.identity = {"format": FORMAT, "key": key, "shard_tokens": shard_tokens}
-        for leftover in out.glob(f"*{UNFINISHED}"):
-            leftover.unlink()
         done = read_json(out / PROGRESS) or {}
         if any(done.get(name) != value for name, value in self.identity.items()):
+            remove_unfinished_build(out)
             done = {}
         self.shards: list[dict[str, Any]] = done.get("shards", [])
         self.counts = Counts(**done.get("counts", {}))
@@ -162,16 +162,19 @@ class _Build:
     def run(self, workers: int) -> Shards:
         writer = ShardWriter(self.out, len(self.shards))
         try:
-            for batch, encoded in self._encoded(workers):
-                self._refuse(encoded.counts)
-                self.counts += encoded.counts
-                with writing_to(self.out):
-                    writer.add(encoded)
-                    self.position = batch.end
-                    if writer.tokens >= self.shard_tokens:
-                        self._finish(writer)
-                        writer = ShardWriter(self.out, len(self.shards))
-            self._refuse_nothing()
+            with closing(self._encoded(workers)) as pairs:
+                for batch, encoded in pairs:
+                    if encoded.counts.bad_lines and self.options.on_bad_line == "stop":
+                        raise self._hopeless(writer, stopped_at(encoded.counts.first_bad[0]))
+                    self.counts += encoded.counts
+                    with writing_to(self.out):
+                        writer.add(encoded)
+                        self.position = batch.end
+                        if writer.tokens >= self.shard_tokens:
+                            self._finish(writer)
+                            writer = ShardWriter(self.out, len(self.shards))
+            if not self.counts.documents:
+                raise self._hopeless(writer, self._nothing())
             with writing_to(self.out):
                 if writer.documents or not self.shards:
                     self._finish(writer)
@@ -189,7 +192,7 @@ class _Build:
             )
         return Shards.open(self.out)
 
-    def _encoded(self, workers: int) -> Iterator[tuple[Batch, Encoded]]:
+    def _encoded(self, workers: int) -> Generator[tuple[Batch, Encoded], None, None]:
         """Batches in the order of the corpus, with a bounded number of them on their way."""
         on_disk = [Path(name).stat().st_size for name in self.names if not datasets_hub.is_dataset(name)]
         left = None if self.position != (0, 0, 0) else sum(on_disk)
@@ -207,15 +210,16 @@ class _Build:
         done = {"shards": self.shards, "counts": asdict(self.counts), "position": self.position}
         write_json(self.out / PROGRESS, self.identity | done)
 
-    def _refuse(self, counts: Counts) -> None:
-        if counts.bad_lines and self.options.on_bad_line == "stop":
-            raise stopped_at(counts.first_bad[0])
+    def _hopeless(self, writer: ShardWriter, error: UserError) -> UserError:
+        """Leave nothing behind: with this corpus and these options no build ends well."""
+        writer.abandon()
+        remove_unfinished_build(self.out)
+        return error
 
-    def _refuse_nothing(self) -> None:
-        if not self.counts.documents:
-            bad = f"; the first bad line: {self.counts.first_bad[0]}" if self.counts.first_bad else ""
-            too_long = f"; {self.counts.dropped} conversations are too long" if self.counts.dropped else ""
-            raise UserError(f"{', '.join(self.names[:3])}: no document to learn from{bad}{too_long}")
+    def _nothing(self) -> UserError:
+        bad = f"; the first bad line: {self.counts.first_bad[0]}" if self.counts.first_bad else ""
+        too_long = f"; {self.counts.dropped} conversations do not fit" if self.counts.dropped else ""
+        return UserError(f"{', '.join(self.names[:3])}: no document to learn from{bad}{too_long}")
 
     def _manifest(self) -> dict[str, Any]:
         return {
