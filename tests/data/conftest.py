@@ -31,7 +31,7 @@ def make_shards(tmp_path_factory):
     return make
 
 
-@pytest.fixture()
+@pytest.fixture
 def write_jsonl(tmp_path):
     def write(name, rows):
         path = tmp_path / name

@@ -26,7 +26,7 @@ def tokenizer():
     return Tokenizer.load("default")
 
 
-@pytest.fixture()
+@pytest.fixture
 def corpus(write_jsonl):
     return write_jsonl("corpus.jsonl", [{"text": text} for text in TEXTS])
 
