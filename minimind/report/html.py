@@ -1,0 +1,231 @@
+"""`report.html`: one file that says what was trained, how well it does, and how to talk to it.
+
+The words and the layout are in `page.html`, the looks in `page.css`; here are the figures. Text from outside
+(questions, answers, paths, names) reaches the page through `safe` only.
+"""
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from minimind.errors import UserError
+from minimind.report import plots
+from minimind.report.plots import safe
+from minimind.train import metrics
+
+HERE = Path(__file__).parent
+ABILITIES = {
+    "facts_en": ("facts, English", "英文事实"),
+    "facts_zh": ("facts, Chinese", "中文事实"),
+    "arithmetic": ("arithmetic", "算术"),
+    "tools": ("tools", "工具调用"),
+}
+NOTHING = '<p class="none">Nothing was recorded here. <span lang="zh">没有记录。</span></p>'
+QUICK = (
+    '<div class="banner" role="note"><p><b>A quick run: its scores mean nothing.</b> Everything was shrunk to show in '
+    "a minute that the pipeline works; run <code>minimind demo</code> for a model that answers.</p>"
+    '<p lang="zh"><b>这是快速运行，分数没有意义。</b>'
+    "所有规模都被缩小，只为在一分钟内证明流程可用；要得到会回答的模型，请运行 <code>minimind demo</code>。</p></div>"
+)
+HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
+
+
+def write_report(
+    out: Path,
+    report: Mapping[str, Any],
+    runs: Mapping[str, Path],
+    samples: Sequence[Mapping[str, Any]],
+    notes: Sequence[str] = (),
+) -> Path:
+    """Write `out/report.html`, one self-contained page; it appears whole or not at all.
+
+    Args:
+        out: an existing folder or one to make.
+        report: `report.json`'s content: `{"stages": {name: {"seconds", "tokens", "bpb", "scores", "model"}}, "model"}`,
+            and `"quick"` and `"parameters"` where known. Whatever is missing, null or not finite is shown as a dash.
+        runs: stage -> run directory, whose `metrics.jsonl` gives the curves.
+        samples: `{"question": str, "answers": {stage: str}, "expected": str | None}`.
+        notes: sentences for the reader, shown at the top.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        UserError: `out` cannot be written.
+    """
+    records = {stage: metrics.read(run / "metrics.jsonl") for stage, run in runs.items()}
+    stages, model = report.get("stages", {}), str(report.get("model", "MODEL"))
+    page = Template((HERE / "page.html").read_text(encoding="utf-8")).substitute(
+        style=(HERE / "page.css").read_text(encoding="utf-8"),
+        banner=QUICK if report.get("quick") else "",
+        tiles=_tiles(report),
+        notes=_notes(notes),
+        table=_table(stages),
+        bars=plots.bars(_by_ability(stages)) or NOTHING,
+        samples="\n".join(_sample(sample) for sample in samples) or NOTHING,
+        loss=_curves(records, "loss", "nats per token", smoothed=True),
+        valid_bpb=_curves(records, "valid_bpb", "bits per byte"),
+        lr=_curves(records, "lr", "learning rate", zero=True),
+        tokens_per_second=_curves(records, "tokens_per_second", "tokens per second", zero=True),
+        chat=safe("minimind chat " + (f'"{model}"' if re.search(r"\s", model) else model)),
+        python=safe(
+            f'import minimind\n\nlm = minimind.load({model!r})\nlm.chat([{{"role": "user", "content": "..."}}])'
+        ),
+    )
+    return _write(Path(out) / "report.html", page)
+
+
+def _tiles(report: Mapping[str, Any]) -> str:
+    """The four figures that a reader asks for first."""
+    stages = list(report.get("stages", {}).values())
+    figures = (
+        ("parameters", "参数", _count(report.get("parameters"))),
+        ("tokens trained on", "训练 token", _count(sum(_number(stage.get("tokens")) or 0 for stage in stages))),
+        ("time", "用时", _duration(sum(_number(stage.get("seconds")) or 0 for stage in stages))),
+        ("bits per byte", "每字节比特数", _decimal(stages[-1].get("bpb") if stages else None)),
+    )
+    return "\n".join(
+        f'<div><dt>{english} <span lang="zh">{chinese}</span></dt><dd>{figure}</dd></div>'
+        for english, chinese, figure in figures
+    )
+
+
+def _notes(notes: Sequence[str]) -> str:
+    return f'<ul class="notes">{"".join(f"<li>{safe(note)}</li>" for note in notes)}</ul>' if notes else ""
+
+
+def _table(stages: Mapping[str, Mapping[str, Any]]) -> str:
+    """Stages down, figures across."""
+    if not stages:
+        return NOTHING
+    abilities = _abilities(stages)
+    columns = [("stage", "阶段"), ("time", "用时"), ("tokens", "token 数"), ("bits per byte", "每字节比特数")]
+    columns += [ABILITIES.get(ability, (ability, "")) for ability in abilities]
+    head = "".join(f'<th scope="col">{safe(en)}<small lang="zh">{zh}</small></th>' for en, zh in columns)
+    rows = []
+    for name, stage in stages.items():
+        cells = [_duration(stage.get("seconds")), _count(stage.get("tokens")), _decimal(stage.get("bpb"))]
+        cells += [_percent(_scores(stage).get(ability)) for ability in abilities]
+        rows.append(f'<tr><th scope="row">{safe(name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
+    return (
+        f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _by_ability(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """Turn stage -> ability -> score round, for the bars."""
+    return {
+        " ".join(ABILITIES.get(ability, (ability, ""))).strip(): {
+            name: _number(_scores(stage).get(ability)) for name, stage in stages.items()
+        }
+        for ability in _abilities(stages)
+    }
+
+
+def _abilities(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(ability for stage in stages.values() for ability in _scores(stage)))
+
+
+def _scores(stage: Mapping[str, Any]) -> Mapping[str, Any]:
+    return stage.get("scores") or {}
+
+
+def _sample(sample: Mapping[str, Any]) -> str:
+    """One question, and what each stage's model said to it."""
+    expected = sample.get("expected")
+    parts = [f'<p class="question"{_language(sample["question"])}>{safe(sample["question"])}</p>']
+    if expected is not None:
+        parts.append(
+            f'<p class="expected">expected <span lang="zh">期望</span>: '
+            f"<span{_language(expected)}>{safe(expected)}</span></p>"
+        )
+    rows = []
+    for stage, answer in sample["answers"].items():
+        kind, mark = "", ""
+        if expected is not None:
+            kind, mark = ("right", "✓") if answer.strip() == expected.strip() else ("wrong", "✗")
+        said = f"<span{_language(answer)}>{safe(answer)}</span>"
+        if not answer.strip():
+            said = '<span class="empty">said nothing <span lang="zh">没有回答</span></span>'
+        label = f' aria-label="{kind}"' if kind else ""
+        rows.append(f'<li class="{kind}"><b>{safe(stage)}</b><i{label}>{mark}</i>{said}</li>')
+    return f'<div class="talk">{"".join(parts)}<ul>{"".join(rows)}</ul></div>'
+
+
+def _curves(
+    records: Mapping[str, Sequence[Mapping[str, Any]]], key: str, unit: str, zero: bool = False, smoothed: bool = False
+) -> str:
+    """One small plot of `key` over the tokens for each stage that recorded it."""
+    parts = []
+    for stage, record in records.items():
+        lines = [line for line in record if isinstance(line.get(key), int | float)]
+        points = [(float(line.get("tokens", line["step"])), float(line[key])) for line in lines]
+        series = [plots.Series(stage, points)]
+        if smoothed and len(points) >= 24:
+            series = [
+                plots.Series("as logged", points, faint=True),
+                plots.Series("running mean", plots.smooth(points)),
+            ]
+        if drawing := plots.lines(series, "tokens", unit, zero):
+            last = f"{points[-1][1]:.4g}" if points[-1][1] < 1000 else _count(points[-1][1])
+            parts.append(f"<div><h3>{safe(stage)}<span>last {last}</span></h3>{drawing}</div>")
+    return f'<div class="plots">{"".join(parts)}</div>' if parts else NOTHING
+
+
+def _language(text: str) -> str:
+    """The attribute that lets the browser choose Chinese glyphs; direction follows the text itself."""
+    return ' lang="zh" dir="auto"' if HAN.search(text) else ' dir="auto"'
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _count(value: Any) -> str:
+    number = _number(value)
+    if number is None:
+        return "–"
+    for size, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {suffix}"
+    return f"{number:.0f}"
+
+
+def _duration(value: Any) -> str:
+    seconds = _number(value)
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _decimal(value: Any) -> str:
+    number = _number(value)
+    return "–" if number is None else f"{number:.3f}"
+
+
+def _percent(value: Any) -> str:
+    number = _number(value)
+    return "–" if number is None else f"{number:.0%}"
+
+
+def _write(path: Path, page: str) -> Path:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # a lone surrogate cannot be UTF-8: it becomes a question mark
+            temporary.write_text(page, encoding="utf-8", errors="replace", newline="\n")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another folder") from None
+    return path
