@@ -1,6 +1,7 @@
 """Reading token shards: memory-mapped, so a corpus larger than memory is read like a small one."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
@@ -27,19 +28,35 @@ class Shards:
         self._tokens = [_mapped(folder / entry["files"]["tokens"]["name"], dtype) for entry in entries]
         self._masks = [_mapped(folder / e["files"]["mask"]["name"], np.uint8) for e in entries] if self.has_mask else []
         self._shard_starts = np.array([0, *accumulate(entry["tokens"] for entry in entries)])
-        tables = [_mapped(folder / entry["files"]["documents"]["name"], DOCUMENT) for entry in entries]
-        self.hashes = np.concatenate([table["hash"] for table in tables])
-        """Content hash of each document, uint64 [documents]."""
-        self.bytes = np.concatenate([table["bytes"] for table in tables])
-        """UTF-8 bytes of each document's content, uint32 [documents]."""
-        self.lengths = np.concatenate([table["length"] for table in tables])
-        """Tokens of each document, uint32 [documents]."""
-        self.starts = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
-        """Where each document begins in the corpus of all tokens, int64 [documents]."""
-        if chosen is not None:
-            self.hashes, self.bytes, self.lengths, self.starts = (
-                array[chosen] for array in (self.hashes, self.bytes, self.lengths, self.starts)
-            )
+        self._tables = [_mapped(folder / entry["files"]["documents"]["name"], DOCUMENT) for entry in entries]
+        self._chosen = chosen
+
+    def _column(self, name: str) -> np.ndarray:
+        return np.concatenate([table[name] for table in self._tables])
+
+    def _of_split(self, array: np.ndarray) -> np.ndarray:
+        return array if self._chosen is None else array[self._chosen]
+
+    @cached_property
+    def hashes(self) -> np.ndarray:
+        """Content hash of each document, uint64 `[documents]`."""
+        return self._of_split(self._column("hash"))
+
+    @cached_property
+    def bytes(self) -> np.ndarray:
+        """UTF-8 bytes of each document's content, uint32 `[documents]`."""
+        return self._of_split(self._column("bytes"))
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each document, uint32 `[documents]`."""
+        return self._of_split(self._column("length"))
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """Where each document begins in the row of all tokens, int64 `[documents]`."""
+        lengths = self._column("length")
+        return self._of_split(np.cumsum(lengths, dtype=np.int64) - lengths)
 
     @classmethod
     def open(cls, folder: str | Path) -> "Shards":
@@ -79,7 +96,7 @@ class Shards:
     @property
     def documents(self) -> int:
         """How many documents."""
-        return len(self.lengths)
+        return sum(map(len, self._tables)) if self._chosen is None else len(self._chosen)
 
     @property
     def tokens(self) -> int:

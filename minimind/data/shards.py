@@ -42,8 +42,8 @@ __all__ = ["Options", "Shards", "build", "ensure"]
 
 TEXT = Options()
 SHARD_TOKENS = 1 << 25
-MOST_WORKERS = 3
-"""Each worker holds some 100 MB; more of them would take a build over 500 MB."""
+MOST_WORKERS = 4
+"""Each holds some 70 MB, with a large vocabulary 100: more of them could take a build over 500 MB."""
 WORTH_WORKERS = 8 << 20
 """Bytes of corpus below which starting processes takes longer than encoding."""
 
