@@ -235,7 +235,10 @@ class _Build:
 
 
 def _key(names: list[str], tokenizer: Tokenizer, options: Options) -> str:
-    """What the shards depend on: format, tokenizer, options and the content of every file, not its name."""
+    """What the shards depend on: format, tokenizer, options and the content of every file, not its name.
+
+    A dataset that is streamed from the hub is known by its name alone.
+    """
     contents = []
     for name in names:
         paths = datasets_hub.local_files(name) if datasets_hub.is_dataset(name) else [Path(name)]

@@ -140,6 +140,24 @@ def test_built_once_and_keyed_by_content(corpus, write_jsonl, tokenizer, tmp_pat
     assert ensure([corpus], tokenizer, on_bad_line="skip", cache=cache).folder != first.folder
 
 
+ASKING = """
+import sys
+from pathlib import Path
+from minimind.data.shards import ensure
+from minimind.tokenizer.bpe import Tokenizer
+print(ensure([sys.argv[1]], Tokenizer.load("default"), cache=Path(sys.argv[2])).tokens)
+"""
+
+
+def test_processes_that_ask_at_once_share_one_build(corpus, tmp_path):
+    command = [sys.executable, "-c", ASKING, str(corpus), str(tmp_path / "cache")]
+    asking = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    answers = {process.communicate(timeout=60)[0] for process in asking}
+    assert [process.returncode for process in asking] == [0, 0, 0]
+    assert len(answers) == 1
+    assert len(list((tmp_path / "cache").glob("*/manifest.json"))) == 1
+
+
 def test_the_split_is_a_partition_that_growth_does_not_change(corpus, write_jsonl, tokenizer, tmp_path):
     def sides(file):
         both = (
@@ -236,6 +254,11 @@ def test_output_that_cannot_be_written(corpus, tokenizer, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot be written"):
         build([corpus], tokenizer, tmp_path / "file" / "out")
+
+
+def test_workers_load_no_torch():
+    code = "import sys, minimind.data.shards, minimind.data.stats; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_large_vocabularies_take_four_bytes(corpus, tokenizer, tmp_path, monkeypatch):
