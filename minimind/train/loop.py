@@ -14,7 +14,7 @@ counted over all micro-batches before the first backward pass, never a mean of m
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -40,7 +40,8 @@ class Loss(NamedTuple):
     total: Tensor
     """Scalar to differentiate: a sum over the supervised tokens."""
     figures: dict[str, Tensor]
-    """Sums to log, divided by the number of supervised tokens; `loss` is one of them."""
+    """What to log: scalars are sums, to be divided by the number of supervised tokens (`loss` is one of them);
+    a matrix holds counts, of which the shares in each row are logged (tokens of each expert)."""
 
 
 class Stream(Protocol):
@@ -69,6 +70,7 @@ class Job:
     write_model: Callable[[Path], None]
     validate: Callable[[], dict[str, float]]
     sample: Callable[[], list[str]]
+    compile: Callable[[], None]
 
 
 @dataclass
@@ -97,7 +99,7 @@ def run(job: Job, recipe: Recipe, out: Path, resume: bool = True) -> Progress:
     checkpoints = out / "checkpoints"
     at = _start(job, recipe, checkpoints, device, dtype, resume)
     if at.compiled:
-        _compile(job.model)
+        job.compile()
     metrics = Metrics(out / "metrics.jsonl", at.step)
     peak = runtime.peak_flops(device, dtype)
     rows = max(1, train.tokens_per_step // recipe.data.sequence_length)
@@ -173,16 +175,6 @@ def _worth_compiling(job: Job, recipe: Recipe, device: torch.device, dtype: torc
     return flops / (0.2 * runtime.peak_flops(device, dtype)) > 60
 
 
-def _compile(model: nn.Module) -> None:
-    """Compile each layer, not the whole model: all layers share one compiled function, ready in seconds."""
-    import torch._dynamo
-
-    torch._dynamo.config.suppress_errors = True  # a broken compiler makes a run slower, not impossible
-    layers = next(module for module in model.modules() if isinstance(module, nn.ModuleList))
-    for layer in layers:
-        layer.compile()
-
-
 def _backward(
     job: Job, batch: Any, micro_rows: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[dict[str, Tensor], int, int]:
@@ -200,15 +192,13 @@ def _backward(
 
 
 def _split(batch: Any, rows: int) -> Iterator[Any]:
-    """Cut a batch of tensors [rows, time] into micro-batches."""
-    names = [field.name for field in fields(batch)]
-    for start in range(0, len(getattr(batch, names[0])), rows):
-        yield replace(batch, **{name: getattr(batch, name)[start : start + rows] for name in names})
+    """Cut a batch (a named tuple of tensors [rows, time]) into micro-batches."""
+    for start in range(0, len(batch[0]), rows):
+        yield type(batch)(*(tensor[start : start + rows] for tensor in batch))
 
 
 def _to(batch: Any, device: torch.device) -> Any:
-    moved = {field.name: getattr(batch, field.name).to(device, non_blocking=True) for field in fields(batch)}
-    return replace(batch, **moved)
+    return type(batch)(*(tensor.to(device, non_blocking=True) for tensor in batch))
 
 
 def _update(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
@@ -275,10 +265,13 @@ class _Window:
         self.tokens += tokens
         self.supervised += supervised
 
-    def close(self, peak: float, flops_per_token: float) -> dict[str, float]:
+    def close(self, peak: float, flops_per_token: float) -> dict[str, Any]:
         now = time.monotonic()
         speed = self.tokens / max(now - self.since, 1e-9)
-        line = {name: float(value) / max(1, self.supervised) for name, value in self.sums.items()}
+        line: dict[str, Any] = {}
+        for name, value in self.sums.items():
+            share = value / (value.sum(-1, keepdim=True) if value.ndim else max(1, self.supervised))
+            line[name] = share.tolist()
         line |= {"tokens_per_second": round(speed, 1), "mfu": round(speed * flops_per_token / peak, 4)}
         self.restart()
         return line

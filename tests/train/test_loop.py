@@ -1,5 +1,6 @@
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -26,8 +27,7 @@ SHAPE = ModelConfig(
 WALL_CLOCK = {"tokens_per_second", "mfu"}
 
 
-@dataclass
-class Batch:
+class Batch(NamedTuple):
     input_ids: torch.Tensor
     labels: torch.Tensor
     positions: torch.Tensor
@@ -70,7 +70,7 @@ def make(fail_at=None, steps=6, loss=lm_loss, config=SHAPE, optim="muon"):
     optimizers = make_optimizers(model, OptimConfig(matrices=optim))
     figures = {"bpb": 2.0}
     write = lambda path: (path / "model.txt").write_text("model", encoding="utf-8")  # noqa: E731
-    return Job(model, optimizers, Counting(fail_at), loss, steps, 1e6, write, lambda: figures, list)
+    return Job(model, optimizers, Counting(fail_at), loss, steps, 1e6, write, lambda: figures, list, lambda: None)
 
 
 def recipe(**train):
@@ -187,7 +187,7 @@ def test_a_time_budget_stops_with_a_checkpoint(tmp_path):
 
 def test_it_learns(tmp_path):
     def one_answer(model, batch):
-        return lm_loss(model, replace(batch, labels=torch.where(batch.labels == -100, -100, 7)))
+        return lm_loss(model, batch._replace(labels=torch.where(batch.labels == -100, -100, 7)))
 
     run(make(steps=60, loss=one_answer), recipe(save_every=0), tmp_path)
     lines = [line["loss"] for line in metrics.read(tmp_path / "metrics.jsonl") if "loss" in line]

@@ -1,0 +1,108 @@
+"""`minimind train STAGE RECIPE`: run one stage."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from minimind import console
+from minimind.commands.arguments import call, split_settings
+from minimind.errors import UsageError, did_you_mean
+from minimind.recipe import Recipe, find, load
+
+STAGES = {
+    "pretrain": "predict the next token of text",
+    "sft": "learn to answer from conversations",
+}
+
+
+def main(argv: list[str]) -> int:
+    """Read the stage and the `--set` flags, then the others."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: minimind train STAGE RECIPE [options]\n")
+        for name, what in STAGES.items():
+            print(f"  {name:<10} {what}")
+        print("\nminimind train STAGE --help says more.")
+        return 0 if argv else 2
+    stage = argv[0]
+    if stage not in STAGES:
+        raise UsageError(f"train: no stage {stage!r}{did_you_mean(stage, STAGES)}")
+    rest, settings = split_settings(argv[1:])
+
+    def train(
+        recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]],
+        data: tuple[str, ...] = (),
+        valid: tuple[str, ...] = (),
+        init: str = "",
+        out: str = "",
+        tokenizer: str = "",
+        preset: str = "",
+        max_steps: int = 0,
+        max_minutes: float = 0.0,
+        save_every: int = 0,
+        seed: int = -1,
+        device: str = "",
+        on_bad_line: str = "",
+        resume: str = "auto",
+        json: bool = False,
+    ) -> int:
+        """Train one stage of a recipe; any other field of it is changed by --set.SECTION.FIELD VALUE.
+
+        Examples:
+            minimind train pretrain laptop --data corpus.jsonl --out runs/laptop
+            minimind train sft laptop --data chats.jsonl --init runs/laptop/model --set.optim.lr 5e-4
+
+        Args:
+            recipe: name (`laptop`) or path of a recipe.
+            data: JSON Lines files (.gz, .zst too) or globs; replaces the recipe's.
+            valid: held-out files; without them a part of the data is held out.
+            init: model directory to start from (needed by all stages after pretraining).
+            out: run directory; the result is RUN_DIR/model. Default: runs/RECIPE-STAGE.
+            tokenizer: model or tokenizer directory, or `default`.
+            preset: another architecture than the recipe's.
+            max_steps: optimizer steps instead of epochs.
+            max_minutes: stop after this long, saved; the result then depends on the machine's speed.
+            save_every: steps between checkpoints.
+            seed: of weights and data order.
+            device: auto, cpu, cuda or mps.
+            on_bad_line: stop (default) at a malformed line, or skip it and count.
+            resume: auto continues what is in RUN_DIR; never starts anew.
+            json: print one line of JSON at the end.
+        """
+        if resume not in ("auto", "never"):
+            raise UsageError(f"--resume {resume}: choose auto or never")
+        changes = {
+            "data.files": list(data),
+            "data.valid": list(valid),
+            "data.on_bad_line": on_bad_line,
+            "init": init,
+            "tokenizer": tokenizer,
+            "preset": preset,
+            "train.max_steps": max_steps,
+            "train.max_minutes": max_minutes,
+            "train.save_every": save_every,
+            "train.device": device,
+        }
+        given: dict[str, Any] = {name: value for name, value in changes.items() if value}
+        if seed >= 0:
+            given["train.seed"] = seed
+        path = find(recipe, stage)
+        return _run(stage, load(Recipe, path, given | settings), path, out, resume, json)
+
+    return call(train, rest, f"minimind train {stage}")
+
+
+def _run(stage: str, recipe: Recipe, path: Path, out: str, resume: str, json: bool) -> int:
+    if recipe.stage != stage:
+        raise UsageError(f"{path} is a recipe for {recipe.stage}, not for {stage}")
+    if not recipe.data.files:
+        raise UsageError(f"train {stage}: name the training text with --data FILE (or data.files in {path})")
+    from minimind.stages import pretrain, sft
+
+    folder = Path(out or f"runs/{path.parent.name}-{stage}")
+    model = {"pretrain": pretrain.run, "sft": sft.run}[stage](recipe, folder, resume == "auto")
+    if json:
+        console.print_json({"model": str(model), "run": str(folder)})
+    else:
+        console.say(f"Done: [bold]{model}[/bold]\nTalk to it:  minimind chat {model}")
+    return 0

@@ -1,0 +1,65 @@
+"""Asking a model questions whose answers are known: the share that it answers exactly right."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from minimind.console import track
+from minimind.data.smallworld import Question
+from minimind.engine.generate import complete
+from minimind.engine.sampling import GREEDY
+from minimind.model.transformer import Transformer
+from minimind.tokenizer.bpe import Tokenizer
+from minimind.tokenizer.chat import render
+from minimind.tokenizer.parse import parse
+
+LONGEST_ANSWER = 96
+BATCH = 64
+
+
+def score(
+    model: Transformer, tokenizer: Tokenizer, questions: Mapping[str, Sequence[Question]], dtype: torch.dtype
+) -> tuple[dict[str, float], dict[str, list[dict[str, Any]]]]:
+    """Answer every question greedily.
+
+    Returns:
+        The fraction right of each ability, and each answer as `{"question", "expected", "answer", "ok"}`.
+    """
+    asked = [(ability, question) for ability, items in questions.items() for question in items]
+    answers: dict[str, list[dict[str, Any]]] = {ability: [] for ability in questions}
+    device, stop = model.output_weight.device.type, [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    batches = [asked[start : start + BATCH] for start in range(0, len(asked), BATCH)]
+    for batch in track(batches, "asking held-out questions"):
+        prompts = [
+            render(question.messages, tokenizer, tools=question.tools, add_generation_prompt=True)[0]
+            for _, question in batch
+        ]
+        with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
+            replies = complete(model, prompts, GREEDY, stop, LONGEST_ANSWER, BATCH)
+        for (ability, question), ids in zip(batch, replies, strict=True):
+            message = parse(ids, tokenizer)
+            answers[ability].append(
+                {
+                    "question": question.messages[-1]["content"],
+                    "expected": question.answer,
+                    "answer": message["content"],
+                    "ok": is_right(question, message),
+                }
+            )
+    return {ability: sum(a["ok"] for a in given) / max(1, len(given)) for ability, given in answers.items()}, answers
+
+
+def is_right(question: Question, message: Mapping[str, Any]) -> bool:
+    """Whether a message is exactly the expected answer, or makes exactly the expected call."""
+    if question.call is None:
+        return message["content"].strip() == question.answer
+    calls = message.get("tool_calls", [])
+    if len(calls) != 1:
+        return False
+    function = calls[0]["function"]
+    arguments = function["arguments"]
+    if isinstance(arguments, str):
+        arguments = json.loads(arguments)
+    return {"name": function["name"], "arguments": arguments} == question.call

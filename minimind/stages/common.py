@@ -1,0 +1,192 @@
+"""What the language-model stages share: from a recipe to a running loop and a finished model directory."""
+
+import json
+import math
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minimind import recipe as recipes
+from minimind import runtime
+from minimind.console import say
+from minimind.data.packing import Batch, PackedStream
+from minimind.data.shard_reader import Shards
+from minimind.data.shards import ensure
+from minimind.engine.generate import complete
+from minimind.engine.sampling import GREEDY
+from minimind.errors import UserError
+from minimind.eval.bpb import Document, bits_per_byte
+from minimind.losses.lm import linear_cross_entropy
+from minimind.model.store import load_model, save_model
+from minimind.model.transformer import Segments, Transformer
+from minimind.optim.groups import make_optimizers
+from minimind.recipe import Recipe
+from minimind.tokenizer.bpe import Tokenizer
+from minimind.train import loop
+
+VALID_TOKENS = 200_000
+"""Validation during training reads about this much; `minimind eval bpb` reads everything."""
+
+
+def load_tokenizer(recipe: Recipe) -> Tokenizer:
+    """The tokenizer of the model that the run starts from, else the recipe's."""
+    return Tokenizer.load(recipe.init or recipe.tokenizer)
+
+
+def open_run(recipe: Recipe, out: Path) -> None:
+    """Make the run's folder and write down what runs, on what.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "recipe.toml").write_text(recipes.dump(recipe), encoding="utf-8")
+        (out / "environment.json").write_text(json.dumps(runtime.environment(), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({error.strerror}); choose another folder") from None
+
+
+def make_model(recipe: Recipe, tokenizer: Tokenizer) -> Transformer:
+    """The model to train, in float32 on the run's device: read from `init`, or drawn from the seed.
+
+    Raises:
+        UserError: `init` is no model directory, or its vocabulary is smaller than the tokenizer's.
+    """
+    device = runtime.device(recipe.train.device)
+    runtime.seed_everything(recipe.train.seed)
+    if recipe.init:
+        model = load_model(recipe.init, device=device)
+    else:
+        ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_id") for name in ("bos", "eos", "pad")}
+        model = Transformer(recipes.model_config(recipe, tokenizer.vocab_size, **ids)).to(device)
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocab_size} entries but the model only {model.config.vocab_size}; "
+            f"use the tokenizer that the model was trained with"
+        )
+    model.activation_checkpointing = recipe.train.activation_checkpointing
+    return model.train()
+
+
+def write_model(model: Transformer, tokenizer: Tokenizer, directory: Path) -> None:
+    """Write a complete model directory."""
+    save_model(model, directory)
+    tokenizer.save(directory)
+
+
+class LanguageModelLoss:
+    """Next-token loss; for a mixture of experts plus `router_aux_loss_coef` times the load-balancing loss."""
+
+    def __init__(self) -> None:
+        self.compiled = False
+
+    def __call__(self, model: Transformer, batch: Batch) -> loop.Loss:
+        """Sum the loss over the supervised tokens of `batch` (labels [B, T], -100 = not supervised)."""
+        hidden = model(batch.input_ids, Segments(batch.document_ids, batch.positions))
+        nll = linear_cross_entropy(hidden.states, model.output_weight, batch.labels, compiled=self.compiled)
+        if hidden.router is None:
+            return loop.Loss(nll, {"loss": nll})
+        # The balancing loss is a mean; times the supervised tokens it weighs as much as they do in any batch.
+        balance = hidden.router.load_balancing_loss() * (batch.labels != loop.IGNORED).sum()
+        figures = {"loss": nll, "balance_loss": balance, "expert_load": hidden.router.counts}
+        return loop.Loss(nll + model.config.router_aux_loss_coef * balance, figures)
+
+
+def train(
+    recipe: Recipe,
+    out: Path,
+    model: Transformer,
+    tokenizer: Tokenizer,
+    training: Shards,
+    validation: Shards | None,
+    resume: bool,
+) -> Path:
+    """Run the loop over packed `training` rows and write the finished model to `out`/model."""
+    length = recipe.data.sequence_length
+    stream = PackedStream(training, length, seed=recipe.train.seed)
+    rows_per_step = max(1, recipe.train.tokens_per_step // length)
+    steps = recipe.train.max_steps or max(1, math.ceil(recipe.train.epochs * stream.rows_per_epoch / rows_per_step))
+    loss = LanguageModelLoss()
+
+    def compile_model() -> None:
+        model.compile_blocks()
+        loss.compiled = True
+
+    job = loop.Job(
+        model=model,
+        optimizers=make_optimizers(model, recipe.optim),
+        stream=stream,
+        loss=loss,
+        steps=steps,
+        flops_per_token=model.config.flops_per_token(context=min(length, training.mean_length) / 2),
+        write_model=partial(write_model, model, tokenizer),
+        validate=partial(_validate, recipe, model, tokenizer, validation),
+        sample=partial(_sample, recipe, model, tokenizer),
+        compile=compile_model,
+    )
+    say(
+        f"{recipe.stage}: {model.config.parameters() / 1e6:.2f} M parameters on {model.output_weight.device.type}, "
+        f"{training.documents:,} documents, {training.tokens:,} tokens; {steps:,} steps of {rows_per_step * length:,}"
+    )
+    at = loop.run(job, recipe, out, resume)
+    if at.step >= steps or recipe.train.max_minutes:
+        write_model(model, tokenizer, out / "model")
+    else:
+        raise UserError(f"{out}: stopped before the end; run the same command again to continue")
+    return out / "model"
+
+
+def shards(recipe: Recipe, tokenizer: Tokenizer, kind: str) -> tuple[Shards, Shards | None]:
+    """Token shards of the training and the validation documents, built unless they are there already."""
+    data = recipe.data
+    options: dict[str, Any] = {"kind": kind, "on_bad_line": data.on_bad_line}
+    if kind == "sft":
+        options |= {"max_length": data.sequence_length, "too_long": data.too_long}
+        options |= {"random_system_prompt": data.random_system_prompt, "drop_empty_think": data.drop_empty_think}
+    if data.valid:
+        return ensure(data.files, tokenizer, **options), ensure(data.valid, tokenizer, **options)
+    if not data.valid_fraction:
+        return ensure(data.files, tokenizer, **options), None
+    options["valid_fraction"] = data.valid_fraction
+    return (
+        ensure(data.files, tokenizer, split="train", **options),
+        ensure(data.files, tokenizer, split="valid", **options),
+    )
+
+
+def _validate(recipe: Recipe, model: Transformer, tokenizer: Tokenizer, validation: Shards | None) -> dict[str, float]:
+    """Bits per byte of held-out documents; of conversations, only what the assistant says is scored."""
+    if validation is None or not validation.documents:
+        return {}
+    dtype = runtime.compute_dtype(model.output_weight.device)
+    documents = _documents(validation, tokenizer)
+    return {"bpb": bits_per_byte(model, documents, recipe.data.sequence_length, dtype)["bpb"]}
+
+
+def _documents(validation: Shards, tokenizer: Tokenizer) -> Iterator[Document]:
+    """Held-out documents, up to VALID_TOKENS; special tokens stand for no byte of the text and are not scored."""
+    sizes = np.array(
+        [0 if tokenizer.is_special(id) else len(tokenizer.token_bytes(id)) for id in range(tokenizer.vocab_size)]
+    )
+    read = 0
+    for ids, supervised in validation:
+        scored = supervised & (sizes[ids] > 0)
+        scored[0] = False
+        yield Document(ids.astype(np.int64), scored, int(sizes[ids[scored]].sum()))
+        read += len(ids)
+        if read > VALID_TOKENS:
+            return
+
+
+def _sample(recipe: Recipe, model: Transformer, tokenizer: Tokenizer) -> list[str]:
+    """Continue the recipe's prompts greedily, to see in words what the loss says in numbers."""
+    start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    prompts = [start + tokenizer.encode(text) for text in recipe.prompts]
+    stop = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    answers = complete(model.eval(), prompts, GREEDY, stop, max_new_tokens=40)
+    model.train()
+    return [text + tokenizer.decode(ids, skip_special=True) for text, ids in zip(recipe.prompts, answers, strict=True)]
