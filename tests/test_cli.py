@@ -38,7 +38,9 @@ def test_a_mistyped_flag_is_a_usage_error_in_one_sentence():
 
 
 def test_plan_prints_json():
-    result = run("plan", "laptop", "--tokens", "1e6", "--tokens-per-second", "1000", "--price-per-hour", "3.6", "--json")
+    result = run(
+        "plan", "laptop", "--tokens", "1e6", "--tokens-per-second", "1000", "--price-per-hour", "3.6", "--json"
+    )
     assert result.returncode == 0, result.stderr
     figures = json.loads(result.stdout.splitlines()[-1])
     assert figures["parameters"] == 6_066_176

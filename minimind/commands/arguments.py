@@ -72,6 +72,7 @@ def split_settings(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
 
 def _deferred(function: Callable[..., int]) -> Callable[..., Callable[[], int]]:
     """The same signature, but calling it only remembers the arguments: so parsing errors stay apart from others."""
+
     @functools.wraps(function)
     def remember(*args: Any, **kwargs: Any) -> Callable[[], int]:
         return functools.partial(function, *args, **kwargs)
@@ -81,7 +82,7 @@ def _deferred(function: Callable[..., int]) -> Callable[..., Callable[[], int]]:
 
 def _plain(box: str) -> str:
     """The sentence inside tyro's drawn box, without its title and its repetition of the help page."""
-    words = []
+    words: list[str] = []
     for line in box.splitlines():
         line = line.strip("│ ")
         if line.startswith(("─", "Argument helptext", "Missing from", "For full helptext")):

@@ -1,5 +1,7 @@
 """Which optimizer updates which parameter."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -22,7 +24,7 @@ def make_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.O
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     matrices = [p for name, p in trainable if is_matrix(name, p)]
     others = [p for name, p in trainable if not is_matrix(name, p)]
-    adamw = {"lr": config.lr, "betas": (config.beta1, config.beta2), "fused": True}
+    adamw: dict[str, Any] = {"lr": config.lr, "betas": (config.beta1, config.beta2), "fused": True}
     optimizers: list[torch.optim.Optimizer] = []
     if others:
         optimizers.append(torch.optim.AdamW(others, weight_decay=0.0, **adamw))

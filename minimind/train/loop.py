@@ -64,7 +64,7 @@ class Job:
     model: nn.Module
     optimizers: list[torch.optim.Optimizer]
     stream: Stream
-    loss: Callable[[nn.Module, Any], Loss]
+    loss: Callable[[Any, Any], Loss]
     steps: int
     flops_per_token: float
     write_model: Callable[[Path], None]

@@ -70,6 +70,7 @@ def test_without_bos_the_first_token_is_not_scored(tokenizer):
         encode = staticmethod(tokenizer.encode)
 
     document = text_document("hello there", NoBos())
-    assert not document.scored[0] and not document.scored[-1]
+    assert not document.scored[0]
+    assert not document.scored[-1]
     assert document.scored[1:-1].all()
     assert document.bytes == 11
