@@ -1,0 +1,81 @@
+"""MiniMind from Python: `lm = minimind.load("model")`, then `lm.chat(...)`, `lm.generate(...)`, `lm.logits(...)`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minimind import runtime
+from minimind.engine.generate import complete, generate
+from minimind.engine.sampling import GREEDY, Sampling
+from minimind.errors import UserError
+from minimind.model.store import load_model
+from minimind.model.transformer import Segments, Transformer
+from minimind.tokenizer.bpe import Tokenizer
+from minimind.tokenizer.chat import render
+from minimind.tokenizer.parse import Delta, MessageParser, parse
+
+
+class LanguageModel:
+    """A model with its tokenizer, ready to use. `model` is an `nn.Module`, `tokenizer` has `encode` and `decode`."""
+
+    def __init__(self, model: Transformer, tokenizer: Tokenizer) -> None:
+        if tokenizer.vocab_size > model.config.vocab_size:
+            raise UserError(
+                f"the tokenizer has {tokenizer.vocab_size} entries but the model only {model.config.vocab_size}; "
+                f"use the tokenizer that the model was trained with"
+            )
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self._stop = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+
+    def generate(self, prompt: str, max_new_tokens: int = 256, sampling: Sampling = GREEDY) -> str:
+        """Continue a text as in pretraining (bos + prompt); returns the continuation without special tokens."""
+        ids = [] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]
+        ids += self.tokenizer.encode(prompt)
+        (new,) = complete(self.model, [ids], sampling, self._stop, max_new_tokens)
+        return self.tokenizer.decode(new, skip_special=True)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        open_thinking: bool = False,
+        max_new_tokens: int = 512,
+        sampling: Sampling = GREEDY,
+    ) -> dict[str, Any]:
+        """Answer a conversation: a message with `content` and, if any, `reasoning_content` and `tool_calls`."""
+        prompt, _ = render(messages, self.tokenizer, tools, open_thinking, add_generation_prompt=True)
+        (new,) = complete(self.model, [prompt], sampling, self._stop, max_new_tokens)
+        return parse(new, self.tokenizer, open_thinking)
+
+    def stream(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        open_thinking: bool = False,
+        max_new_tokens: int = 512,
+        sampling: Sampling = GREEDY,
+    ) -> Iterator[Delta]:
+        """Answer a conversation piece by piece: deltas of `content`, `reasoning_content` or `tool_calls`."""
+        prompt, _ = render(messages, self.tokenizer, tools, open_thinking, add_generation_prompt=True)
+        parser = MessageParser(self.tokenizer, open_thinking)
+        for token in generate(self.model, [prompt], sampling, self._stop, max_new_tokens):
+            yield from parser.feed(token.token_id)
+        yield from parser.finish()
+
+    @torch.inference_mode()
+    def logits(self, ids: Sequence[int]) -> torch.Tensor:
+        """Scores of every next token: float32 [len(ids), vocab]."""
+        ids_BT = torch.tensor([list(ids)], device=self.model.output_weight.device)
+        return self.model.logits(self.model(ids_BT, Segments.whole(ids_BT)).states)[0].float()
+
+
+def load(directory: str | Path, device: str = "auto") -> LanguageModel:
+    """Load a model directory, in float32.
+
+    Raises:
+        UserError: it is no model directory, or a file in it is missing or broken.
+    """
+    on = runtime.device(device)
+    return LanguageModel(load_model(directory, device=on), Tokenizer.load(directory))
