@@ -17,7 +17,7 @@ Supervision starts right after it and includes `<|im_end|>`, but not the newline
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minimind.errors import UserError
@@ -147,7 +147,7 @@ def normalize(message: Message) -> dict[str, Any]:
     role = message.get("role")
     if role not in ROLES:
         raise UserError(f"message role {role!r} is none of {', '.join(ROLES)}")
-    turn: dict[str, Any] = {"role": role, "content": _plain_text(message.get("content"), role)}
+    turn: dict[str, Any] = {"role": role, "content": plain_text(message.get("content"))}
     if role != "assistant":
         return turn
     reasoning = message.get("reasoning_content") or ""
@@ -184,14 +184,19 @@ def _calls_in(content: str) -> tuple[str, list[dict[str, Any]]]:
     return _CALL_BLOCK.sub(cut, content), calls
 
 
-def _plain_text(content: Any, role: str) -> str:
+def plain_text(content: Any) -> str:
+    """The text of a message's content: a string, a list of text parts, or None.
+
+    Raises:
+        UserError: it is something else.
+    """
     if content is None or isinstance(content, str):
         return content or ""
-    if isinstance(content, Iterable) and all(
-        isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in content
-    ):
-        return "".join(part["text"] for part in content)
-    raise UserError(f"a {role} message's content must be a string or a list of text parts")
+    if isinstance(content, list | tuple):
+        texts = [part["text"] for part in content if isinstance(part, Mapping) and isinstance(part.get("text"), str)]
+        if len(texts) == len(content):
+            return "".join(texts)
+    raise UserError("a message's content must be a string or a list of text parts")
 
 
 def _as_list(calls: Any) -> list[Any]:

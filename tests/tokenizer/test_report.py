@@ -6,7 +6,7 @@ import json
 import pytest
 
 from minimind.commands.tokenizer import main
-from minimind.errors import UsageError, UserError
+from minimind.errors import UserError
 from minimind.tokenizer import Tokenizer
 from minimind.tokenizer.report import han_share, measure
 
@@ -60,7 +60,8 @@ def test_train_then_report(tmp_path, capsys):
         (b'{"text": 3}', "a.jsonl line 1"),
         (b'{"text": "x"}\n{', "a.jsonl line 2"),
         (b'{"other": 1}', "line 1"),
-        (b"", "no text"),
+        (b"", "is empty"),
+        (b"\n\n", "no text"),
     ],
 )
 def test_bad_data_is_one_sentence(tmp_path, content, message):
@@ -70,7 +71,7 @@ def test_bad_data_is_one_sentence(tmp_path, content, message):
 
 
 def test_a_missing_file_and_a_missing_tokenizer(tmp_path):
-    with pytest.raises(UsageError, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         main(["report", "--tokenizer", "default", "--data", str(tmp_path / "none.jsonl")])
     (tmp_path / "a.txt").write_text("x", encoding="utf-8")
     with pytest.raises(UserError, match=r"no tokenizer\.json"):
