@@ -12,8 +12,8 @@ FLOORS = [
     {"data", "engine", "train"},
     {"eval", "convert", "rl"},
     {"stages"},
-    {"report", "serve"},
-    {"commands", "api"},
+    {"report", "serve", "api"},
+    {"commands"},
     {"cli"},
     {"__main__", "__init__"},
 ]
