@@ -1,7 +1,7 @@
 """Packing: rows of exactly `sequence_length` positions, filled with whole documents, hardly any of it padding.
 
 An epoch is a seeded permutation of the documents, read window by window. Inside a window the longest document goes
-first, each into the fullest row that still has room ("best-fit decreasing"; for language models: Ding et al. 2024,
+first and every row is filled with what fits it best (`best_fit`; why it matters: Ding et al. 2024,
 https://arxiv.org/abs/2404.10830), then the rows are shuffled. A text longer than a row is cut into row-long pieces,
 each a document of its own; a conversation is never cut. Every document attends to itself alone: its positions start at
 0 and `document_ids` tell it from its neighbours.
@@ -126,7 +126,7 @@ class PackedStream:
             yield self._packed.start[pieces].tolist(), self._packed.length[pieces].tolist()
 
     def _pack(self, window: int, documents: np.ndarray, epoch: int = 0) -> _Rows:
-        """Best-fit decreasing of the documents' pieces; the rows in an order drawn from seed, epoch and window."""
+        """Rows of the documents' pieces; the rows in an order drawn from seed, epoch and window."""
         size = self.sequence_length
         start, length = self.shards.starts[documents], self.shards.lengths[documents].astype(np.int64)
         whole = length // size  # row-long pieces of each document: rows of their own
@@ -134,7 +134,6 @@ class PackedStream:
         full_start = np.repeat(start, whole) + nth * size
         rest = length - whole * size
         left = np.flatnonzero(rest)
-        left = left[np.argsort(-rest[left], kind="stable")]
         row_of = np.concatenate([np.arange(len(full_start)), len(full_start) + best_fit(rest[left].tolist(), size)])
         start = np.concatenate([full_start, (start + whole * size)[left]])
         length = np.concatenate([np.full(len(full_start), size), rest[left]])
@@ -168,26 +167,41 @@ class PackedStream:
 
 
 def best_fit(lengths: list[int], size: int) -> np.ndarray:
-    """Row of each piece: the fullest row that has room for it, else a new one. `lengths` descend, none over `size`.
+    """Row of each piece, `[pieces]`; no length is over `size`.
 
-    Rows are kept by free space, and the free spaces that occur as bits of one integer: the smallest that is large
-    enough is then the lowest bit above a shift.
+    A row takes the longest piece that still fits, again and again; but where two pieces fill what is left exactly, it
+    takes those. The lengths that are left are the bits of one integer, so a look-up costs a few shifts: `mirror` has
+    them in reverse, so that shifted by what the row already holds, its bit n says that a piece of `space - n` is left.
     """
-    rows_with: list[list[int]] = [[] for _ in range(size + 1)]
-    spaces, rows = 0, 0
-    row_of = np.empty(len(lengths), np.int64)
+    pieces_of: list[list[int]] = [[] for _ in range(size + 1)]
+    present = mirror = 0
     for piece, length in enumerate(lengths):
-        fitting = spaces >> length
-        if fitting:
-            space = length + (fitting & -fitting).bit_length() - 1
-            row = rows_with[space].pop()
-            if not rows_with[space]:
-                spaces ^= 1 << space
-        else:
-            space, row = size, rows
-            rows += 1
-        row_of[piece] = row
-        space -= length
-        rows_with[space].append(row)
-        spaces |= 1 << space
+        pieces_of[length].append(piece)
+        present |= 1 << length
+        mirror |= 1 << (size - length)
+    row_of = np.empty(len(lengths), np.int64)
+
+    def take(length: int) -> None:
+        nonlocal present, mirror
+        row_of[pieces_of[length].pop()] = row
+        if not pieces_of[length]:
+            present ^= 1 << length
+            mirror ^= 1 << (size - length)
+
+    row = 0
+    while present:
+        space = size
+        while fitting := present & ((1 << (space + 1)) - 1):
+            longest = fitting.bit_length() - 1
+            exact = fitting & (mirror >> (size - space)) if longest < space else 0
+            if space % 2 == 0 and len(pieces_of[space // 2]) == 1:
+                exact &= ~(1 << (space // 2))  # its partner would be itself
+            if exact:
+                longer = exact.bit_length() - 1
+                take(longer)
+                take(space - longer)
+                break
+            take(longest)
+            space -= longest
+        row += 1
     return row_of

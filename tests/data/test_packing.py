@@ -125,17 +125,21 @@ def test_rows_per_epoch_is_estimated_within_two_percent(make_shards):
 
 @quick
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=60), st.integers(30, 50))
-def test_best_fit_never_overfills_and_opens_no_needless_row(sizes, size):
-    sizes.sort(reverse=True)
-    free: dict[int, int] = {}
-    for length, row in zip(sizes, best_fit(sizes, size).tolist(), strict=True):
-        room = [space for space in free.values() if space >= length]
-        if room:
-            assert free[row] == min(room)
-        else:
-            assert row not in free
-        free[row] = free.get(row, size) - length
-        assert free[row] >= 0
+def test_no_row_is_overfilled_and_none_could_take_a_later_piece(sizes, size):
+    row_of = best_fit(sizes, size)
+    rows = [
+        sorted(length for length, row in zip(sizes, row_of, strict=True) if row == n) for n in range(max(row_of) + 1)
+    ]
+    assert all(0 < sum(row) <= size for row in rows)
+    for n, row in enumerate(rows):
+        assert all(length > size - sum(row) for later in rows[n + 1 :] for length in later)
+
+
+def test_two_pieces_that_fill_a_row_exactly_are_found():
+    sizes = [6, 5, 3, 4]  # longest first alone: 6 + 3 of 10, then 5 + 4
+    assert sorted(best_fit(sizes, 10).tolist()) == [0, 0, 1, 1]
+    assert best_fit(sizes, 10)[0] == best_fit(sizes, 10)[3]
+    assert len(set(best_fit([5, 3, 4], 10).tolist())) == 2  # a piece is not its own partner
 
 
 def test_a_conversation_longer_than_a_row_is_refused(make_shards):
