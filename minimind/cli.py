@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 import minimind
+from minimind import runtime
 from minimind.errors import UserError, did_you_mean
 
 COMMANDS = {
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if argv[0] not in COMMANDS:
         return _complain(f"no command {argv[0]!r}{did_you_mean(argv[0], COMMANDS)}", 2)
+    runtime.share_cores()
     try:
         return importlib.import_module(f"minimind.commands.{argv[0]}").main(argv[1:])
     except UserError as error:
