@@ -1,6 +1,5 @@
 """What the language-model stages share: from a recipe to a running loop and a finished model directory."""
 
-import json
 import math
 from collections.abc import Iterator
 from functools import partial
@@ -17,9 +16,10 @@ from minimind.data.shard_reader import Shards
 from minimind.data.shards import ensure
 from minimind.engine.generate import complete
 from minimind.engine.sampling import GREEDY
-from minimind.errors import UserError
+from minimind.errors import UsageError, UserError
 from minimind.eval.bpb import Document, bits_per_byte
 from minimind.losses.lm import linear_cross_entropy
+from minimind.model.rope import context_length
 from minimind.model.store import load_model, save_model
 from minimind.model.transformer import Segments, Transformer
 from minimind.optim.groups import make_optimizers
@@ -36,25 +36,12 @@ def load_tokenizer(recipe: Recipe) -> Tokenizer:
     return Tokenizer.load(recipe.init or recipe.tokenizer)
 
 
-def open_run(recipe: Recipe, out: Path) -> None:
-    """Make the run's folder and write down what runs, on what.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "recipe.toml").write_text(recipes.dump(recipe), encoding="utf-8")
-        (out / "environment.json").write_text(json.dumps(runtime.environment(), indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror}); choose another folder") from None
-
-
 def make_model(recipe: Recipe, tokenizer: Tokenizer) -> Transformer:
     """The model to train, in float32 on the run's device: read from `init`, or drawn from the seed.
 
     Raises:
-        UserError: `init` is no model directory, or its vocabulary is smaller than the tokenizer's.
+        UserError: `init` is no model directory, its vocabulary is smaller than the tokenizer's, or rows are longer
+            than its context.
     """
     device = runtime.device(recipe.train.device)
     runtime.seed_everything(recipe.train.seed)
@@ -67,6 +54,11 @@ def make_model(recipe: Recipe, tokenizer: Tokenizer) -> Transformer:
         raise UserError(
             f"the tokenizer has {tokenizer.vocab_size} entries but the model only {model.config.vocab_size}; "
             f"use the tokenizer that the model was trained with"
+        )
+    if recipe.data.sequence_length > (context := context_length(model.config)):
+        raise UsageError(
+            f"recipe: data.sequence_length = {recipe.data.sequence_length} must be at most the model's context of "
+            f"{context}; shorten the rows or raise model.max_position_embeddings"
         )
     model.activation_checkpointing = recipe.train.activation_checkpointing
     return model.train()

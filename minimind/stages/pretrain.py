@@ -10,6 +10,7 @@ from pathlib import Path
 
 from minimind.recipe import Recipe
 from minimind.stages import common
+from minimind.train.folder import check_writable
 
 
 def run(recipe: Recipe, out: Path, resume: bool = True) -> Path:
@@ -18,10 +19,10 @@ def run(recipe: Recipe, out: Path, resume: bool = True) -> Path:
     Raises:
         UserError: bad data, recipe or checkpoint; a full disk.
     """
+    check_writable(out)
     tokenizer = common.load_tokenizer(recipe)
-    common.open_run(recipe, out)
+    model = common.make_model(recipe, tokenizer)
 
     # text -> token ids in memory-mapped shards, once -> rows of packed documents
     training, validation = common.shards(recipe, tokenizer, kind="text")
-    model = common.make_model(recipe, tokenizer)
     return common.train(recipe, out, model, tokenizer, training, validation, resume)

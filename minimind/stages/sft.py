@@ -12,6 +12,7 @@ from pathlib import Path
 from minimind.errors import UsageError
 from minimind.recipe import Recipe
 from minimind.stages import common
+from minimind.train.folder import check_writable
 
 
 def run(recipe: Recipe, out: Path, resume: bool = True) -> Path:
@@ -22,10 +23,10 @@ def run(recipe: Recipe, out: Path, resume: bool = True) -> Path:
     """
     if not recipe.init:
         raise UsageError("train sft: name the pretrained model to start from with --init MODEL_DIR")
+    check_writable(out)
     tokenizer = common.load_tokenizer(recipe)
-    common.open_run(recipe, out)
+    model = common.make_model(recipe, tokenizer)
 
     # conversations -> ids and the mask of what is supervised -> rows of whole conversations
     training, validation = common.shards(recipe, tokenizer, kind="sft")
-    model = common.make_model(recipe, tokenizer)
     return common.train(recipe, out, model, tokenizer, training, validation, resume)

@@ -12,6 +12,7 @@ counted over all micro-batches before the first backward pass, never a mean of m
 """
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from minimind.console import Bar, progress, say, warn
 from minimind.errors import UserError
 from minimind.optim.schedule import learning_rate
 from minimind.recipe import Recipe
-from minimind.train import checkpoint
+from minimind.train import checkpoint, folder
 from minimind.train.metrics import Metrics
 from minimind.train.stop import stop_signals
 
@@ -92,12 +93,12 @@ def run(job: Job, recipe: Recipe, out: Path, resume: bool = True) -> Progress:
     Raises:
         UserError: the loss stays NaN or infinite, the disk is full, or a checkpoint belongs to another model.
     """
-    out.mkdir(parents=True, exist_ok=True)
     train = recipe.train
     device = next(job.model.parameters()).device
     dtype = runtime.compute_dtype(device) if train.dtype == "auto" else getattr(torch, train.dtype)
     checkpoints = out / "checkpoints"
     at = _start(job, recipe, checkpoints, device, dtype, resume)
+    folder.describe(recipe, out)
     if at.compiled:
         job.compile()
     metrics = Metrics(out / "metrics.jsonl", at.step)
@@ -153,15 +154,23 @@ def run(job: Job, recipe: Recipe, out: Path, resume: bool = True) -> Progress:
 def _start(
     job: Job, recipe: Recipe, checkpoints: Path, device: torch.device, dtype: torch.dtype, resume: bool
 ) -> Progress:
-    """Load the newest whole checkpoint, or decide what is decided once per run."""
-    found = checkpoint.newest(checkpoints) if resume else None
+    """Load the newest whole checkpoint, or decide what is decided once per run.
+
+    A run that starts anew deletes the old one's checkpoints, or it might be continued from those later.
+    """
+    if not resume:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    found = checkpoint.newest(checkpoints)
     if found is None:
         return Progress(compiled=_worth_compiling(job, recipe, device, dtype))
-    folder, state = found
-    checkpoint.load(folder, job.model, job.optimizers, state)
-    job.stream.load_state_dict(state["stream"])
+    source, state = found
+    checkpoint.load(source, job.model, job.optimizers, state)
+    try:
+        job.stream.load_state_dict(state["stream"])
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
     torch.set_rng_state(torch.tensor(state["rng"], dtype=torch.uint8))
-    say(f"Continuing {folder} at step {state['step']:,} of {job.steps:,}.")
+    say(f"Continuing {source} at step {state['step']:,} of {job.steps:,}.")
     return Progress(**state["progress"])
 
 

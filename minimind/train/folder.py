@@ -1,0 +1,41 @@
+"""The folder of a run: whether it can be written, and what says in it what ran, on what."""
+
+import json
+import os
+from pathlib import Path
+
+from minimind import recipe as recipes
+from minimind import runtime
+from minimind.errors import UserError
+from minimind.recipe import Recipe
+
+
+def check_writable(out: Path) -> None:
+    """Refuse an `out` that could not be written, without creating anything: asked before the long work begins.
+
+    Raises:
+        UserError: it is, or would lie below, a regular file or a read-only folder.
+    """
+    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise _unwritable(out, f"{existing} is a file")
+    if not os.access(existing, os.W_OK):
+        raise _unwritable(out, f"{existing} is read-only")
+
+
+def describe(recipe: Recipe, out: Path) -> None:
+    """Make the folder and write `recipe.toml` and `environment.json`.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "recipe.toml").write_text(recipes.dump(recipe), encoding="utf-8")
+        (out / "environment.json").write_text(json.dumps(runtime.environment(), indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise _unwritable(out, error.strerror or str(error)) from None
+
+
+def _unwritable(out: Path, why: str) -> UserError:
+    return UserError(f"--out {out}: cannot be written ({why}); choose another folder")
