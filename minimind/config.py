@@ -6,6 +6,8 @@ A preset is architecture only; how it is trained is a recipe (`minimind/recipe.p
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from minimind.errors import UsageError
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -39,6 +41,26 @@ class ModelConfig:
     bos_token_id: int | None = 1
     eos_token_id: int | None = 2
     pad_token_id: int | None = 0
+
+    def check(self) -> None:
+        """Refuse a shape that cannot be built.
+
+        Raises:
+            UsageError: a size is below 1, or two of them do not go together.
+        """
+        sizes = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]
+        sizes += ["num_key_value_heads", "head_dim", "max_position_embeddings", "num_experts_per_tok"]
+        wrong = {name: "at least 1" for name in sizes if getattr(self, name) < 1}
+        if not wrong and self.num_attention_heads % self.num_key_value_heads:
+            wrong["num_key_value_heads"] = f"a divisor of num_attention_heads ({self.num_attention_heads})"
+        if self.head_dim % 2:
+            wrong["head_dim"] = "even"
+        if self.num_experts < 0:
+            wrong["num_experts"] = "at least 0"
+        elif 0 < self.num_experts < self.num_experts_per_tok:
+            wrong["num_experts_per_tok"] = f"at most num_experts ({self.num_experts})"
+        for name, must in wrong.items():
+            raise UsageError(f"recipe: model.{name} = {getattr(self, name)} must be {must}")
 
     def is_sparse(self, layer: int) -> bool:
         """Whether `layer` (from 0) has experts instead of one feed-forward network, as Qwen3-MoE decides it."""

@@ -8,7 +8,7 @@ import json
 import tomllib
 import types
 import typing
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -173,14 +173,23 @@ def parse_value(text: str) -> Any:
 
 
 def model_config(recipe: Recipe, vocab_size: int, **ids: Any) -> ModelConfig:
-    """The preset with the recipe's changes, its vocabulary the tokenizer's."""
+    """The preset with the recipe's changes, its vocabulary the tokenizer's.
+
+    Raises:
+        UsageError: no such preset or field, a value of the wrong type, or a shape that cannot be built.
+    """
     if recipe.preset not in PRESETS:
         raise UsageError(f"preset {recipe.preset!r} does not exist{did_you_mean(recipe.preset, PRESETS)}")
-    known = {f.name for f in fields(ModelConfig)}
-    for name in recipe.model:
-        if name not in known:
-            raise UsageError(f"recipe: [model] has no field {name!r}{did_you_mean(name, known)}")
-    return PRESETS[recipe.preset].with_(**{"vocab_size": vocab_size, **ids, **recipe.model})
+    hints = typing.get_type_hints(ModelConfig)
+    changes = {}
+    for name, value in recipe.model.items():
+        if name not in hints:
+            raise UsageError(f"recipe: [model] has no field {name!r}{did_you_mean(name, hints)}")
+        plain = hints[name] in (int, float, bool)
+        changes[name] = _coerce(value, hints[name], "recipe", f"model.{name}") if plain else value
+    config = PRESETS[recipe.preset].with_(**{"vocab_size": vocab_size, **ids, **changes})
+    config.check()
+    return config
 
 
 def dump(recipe: Recipe) -> str:
