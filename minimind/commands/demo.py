@@ -35,8 +35,10 @@ def demo(out: str = "runs/demo", quick: bool = False, fresh: bool = False, devic
         fresh: delete OUT's demo and start over.
         device: auto, cpu, cuda or mps.
     """
+    from minimind import runtime
     from minimind.report.html import write_report
 
+    runtime.device(device)  # a wrong name is said now, not after the data
     folder = Path(out)
     pipeline = Pipeline(folder, quick, device)
     if fresh:
@@ -243,4 +245,6 @@ def _show(results: dict[str, dict[str, Any]], samples: list[dict[str, Any]]) -> 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8", newline="\n")
+    draft = path.with_name(f"{path.name}.tmp")  # a marker that a crash cut short must not count as finished
+    draft.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8", newline="\n")
+    draft.replace(path)
