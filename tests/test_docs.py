@@ -1,0 +1,97 @@
+"""The concept pages: every snippet runs, prints what the page says, and every link points at what it names."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from itertools import zip_longest
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted((DOCS / "en").glob("*.md"))
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]+)(?:#L(\d+))?\)")
+
+# Runs the blocks of one page in order: Python in one namespace, `minimind` lines as commands of their own.
+RUNNER = """
+import contextlib, io, json, shlex, subprocess, sys
+space = {"__name__": "page"}
+for language, code, expected in json.loads(sys.stdin.read()):
+    if language == "bash":
+        for line in filter(None, code.splitlines()):
+            assert line.startswith("minimind "), line
+            subprocess.run([sys.executable, "-m", *shlex.split(line)], check=True, stdout=sys.stderr)
+        continue
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "page", "exec"), space)
+    assert expected is None or printed.getvalue() == expected, f"printed:\\n{printed.getvalue()}page:\\n{expected}"
+"""
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+def steps(page: Path) -> list[tuple[str, str, str | None]]:
+    """Blocks to run, each with the output that directly follows it on the page, if any."""
+    text = page.read_text(encoding="utf-8")
+    found = list(BLOCK.finditer(text))
+    result = []
+    for block, after in zip_longest(found, found[1:]):
+        if block[1] in ("python", "bash"):
+            follows = after is not None and after[1] == "text" and not text[block.end() : after.start()].strip()
+            result.append((block[1], block[2], after[2] if after and follows else None))
+    return result
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if steps(page)], ids=lambda page: page.stem)
+def test_the_snippets_run_and_print_what_the_page_says(page: Path, tmp_path: Path) -> None:
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUTF8": "1",
+        "OMP_NUM_THREADS": "1",
+        "MINIMIND_CACHE": str(tmp_path / "cache"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNER],
+        input=json.dumps(steps(page)),
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*/*.md")), ids=lambda page: f"{page.parent.name}/{page.stem}")
+def test_links_point_at_what_they_name(page: Path) -> None:
+    for label, target, line in LINK.findall(re.sub(BLOCK, "", page.read_text(encoding="utf-8"))):
+        if "://" in target:
+            continue
+        file = (page.parent / target).resolve()
+        assert file.is_file(), f"{page.name}: {target} does not exist"
+        if label.startswith("`") and not label.endswith(".py`"):
+            name = label.strip("`")
+            lines = file.read_text(encoding="utf-8").splitlines()
+            assert line, f"{page.name}: {label} needs a line"
+            places = [number for number, text in enumerate(lines, 1) if re.search(rf"\b{name}\b", text)]
+            assert int(line) in places, f"{page.name}: {name} is not in {target} line {line}, but in {places}"
+
+
+@pytest.mark.xfail(strict=True, reason="the Chinese pages are still to be written")
+def test_both_languages_have_the_same_pages_headings_and_code() -> None:
+    assert PAGES
+    assert [page.name for page in PAGES] == sorted(page.name for page in (DOCS / "zh").glob("*.md"))
+    for page in PAGES:
+        other = DOCS / "zh" / page.name
+        assert [b for b in blocks(page) if b[0] != "text"] == [b for b in blocks(other) if b[0] != "text"], page.name
+        levels = [
+            re.findall(r"^#+(?= )", re.sub(BLOCK, "", p.read_text(encoding="utf-8")), re.MULTILINE)
+            for p in (page, other)
+        ]
+        assert levels[0] == levels[1], page.name
