@@ -64,39 +64,16 @@ def world(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def pretrain_flags(world) -> list[str]:
     """A pretraining of eight steps; add `--out`."""
-    return [
-        "train",
-        "pretrain",
-        "tiny",
-        "--data",
-        str(world / "pretrain.jsonl"),
-        "--max-steps",
-        "8",
-        *SMALL,
-        *TWO_LAYERS,
-        "--save-every",
-        "4",
-    ]
+    flags = ["--data", str(world / "pretrain.jsonl"), "--max-steps", "8", "--save-every", "4"]
+    return ["train", "pretrain", "tiny", *SMALL, *TWO_LAYERS, *flags]
 
 
 @pytest.fixture(scope="session")
 def sft_flags(world) -> list[str]:
     """A fine-tuning of four steps; add `--init` and `--out`."""
-    # the flag given last wins: conversations are longer than 64 tokens
-    longer = ["--set.data.sequence_length", "512", "--set.train.tokens_per_step", "1024"]
-    return [
-        "train",
-        "sft",
-        "tiny",
-        "--data",
-        str(world / "few_sft.jsonl"),
-        "--max-steps",
-        "4",
-        *SMALL,
-        *longer,
-        "--set.train.micro_batch_tokens",
-        "512",
-    ]
+    longer = ["--set.data.sequence_length", "512", "--set.train.tokens_per_step", "1024"]  # than 64: the last flag wins
+    longer += ["--set.train.micro_batch_tokens", "512"]
+    return ["train", "sft", "tiny", "--data", str(world / "few_sft.jsonl"), "--max-steps", "4", *SMALL, *longer]
 
 
 @pytest.fixture(scope="session")

@@ -85,6 +85,7 @@ def test_a_bad_line_can_be_skipped(minimind, pretrain_flags, here):
     assert "1 bad lines left out" in " ".join(ended.err.split())
 
 
+MICRO = ["--set.train.micro_batch_tokens", "4096"]
 USAGE = {
     "stage": (["train", "pretrian", "tiny"], ["pretrian", "did you mean 'pretrain'"]),
     "recipe": (["train", "pretrain", "tinny"], ["tinny", "did you mean 'tiny'"]),
@@ -109,12 +110,7 @@ USAGE = {
     "no value": ([..., "--set.optim.lr"], ["--set.optim.lr", "needs a value"]),
     "rows too short": ([..., "--set.data.sequence_length", "2"], ["data.sequence_length = 2", "at least 8"]),
     "rows too long": (
-        [
-            ...,
-            *("--set.data.sequence_length", "4096", "--set.train.tokens_per_step", "4096"),
-            "--set.train.micro_batch_tokens",
-            "4096",
-        ],
+        [..., "--set.data.sequence_length", "4096", "--set.train.tokens_per_step", "4096", *MICRO],
         ["data.sequence_length", "4096", "2048", "max_position_embeddings"],
     ),
     "step too small": ([..., "--set.train.tokens_per_step", "32"], ["train.tokens_per_step = 32", "at least"]),

@@ -1,0 +1,221 @@
+"""`chat`, `eval`, `plan` and `demo` as a user calls them."""
+
+import json
+import math
+import shutil
+import sys
+import time
+
+import pytest
+
+from minimind import cli, recipe
+from minimind.commands import demo
+from minimind.config import PRESETS
+
+
+def last_json(ended):
+    assert ended.code == 0, ended.err
+    return json.loads(ended.out.splitlines()[-1])
+
+
+@pytest.fixture
+def typed(monkeypatch):
+    """Feed lines to the command as a pipe, or as a terminal would."""
+
+    def feed(text, terminal=False):
+        import io
+
+        stream = io.StringIO(text)
+        stream.isatty = lambda: terminal
+        monkeypatch.setattr(sys, "stdin", stream)
+
+    return feed
+
+
+CPU = ("--device", "cpu", "--max-new-tokens", "6")
+
+
+def test_chat_answers_one_prompt(minimind, tuned, typed):
+    typed("")
+    ended = minimind("chat", tuned / "model", "--prompt", "Who are you?", *CPU)
+    assert ended.code == 0, ended.err
+    assert ended.out.endswith("\n")
+    assert "<|im_" not in ended.out
+    assert ended == minimind("chat", tuned / "model", "--prompt", "Who are you?", *CPU), "greedy is deterministic"
+
+
+def test_chat_through_a_pipe_answers_every_line_and_remembers(minimind, tuned, typed, monkeypatch):
+    from minimind.api import LanguageModel
+
+    asked = []
+
+    def stream(self, messages, *rest):
+        asked.append(list(messages))
+        yield {"content": f"answer {len(asked)}"}
+
+    monkeypatch.setattr(LanguageModel, "stream", stream)
+    typed("first\n\n  second  \n")
+    ended = minimind("chat", tuned / "model", "--system", "Be brief.", *CPU)
+    assert ended.code == 0, ended.err
+    assert ended.out == "answer 1\nanswer 2\n"
+    system = {"role": "system", "content": "Be brief."}
+    first = [system, {"role": "user", "content": "first"}]
+    assert asked[0] == first
+    answer = {"role": "assistant", "content": "answer 1"}
+    assert asked[1] == [*first, answer, {"role": "user", "content": "second"}]
+
+
+def test_chat_in_a_terminal(minimind, tuned, typed):
+    typed("/help\nhi\n/think\n/reset\nhi\n/exit\nnever read\n", terminal=True)
+    ended = minimind("chat", tuned / "model", *CPU)
+    assert ended.code == 0, ended.err
+    assert "/reset forgets" in ended.err
+    assert "thinking is on" in ended.err
+    assert sys.stdin.read() == "never read\n"
+
+
+def test_chat_in_a_terminal_survives_a_question_that_is_too_long(minimind, tuned, typed):
+    typed("hi " * 3000 + "\nhi\n", terminal=True)
+    ended = minimind("chat", tuned / "model", *CPU)
+    assert ended.code == 0, ended.err
+    assert "/reset starts a new conversation" in " ".join(ended.err.split())
+
+
+def test_eval_bpb(minimind, pretrained, world):
+    data = world / "few_pretrain_valid.jsonl"
+    figures = last_json(minimind("eval", "bpb", pretrained / "model", "--data", data, "--device", "cpu", "--json"))
+    texts = [json.loads(line)["text"] for line in data.read_text(encoding="utf-8").splitlines()]
+    assert figures["bytes"] == sum(len(text.encode("utf-8")) for text in texts)
+    assert figures["bpb"] == pytest.approx(
+        figures["loss"] * figures["tokens"] / figures["bytes"] / math.log(2), rel=1e-6
+    )
+    ended = minimind("eval", "bpb", pretrained / "model", "--data", data, "--device", "cpu")
+    assert ended.code == 0
+    assert "bpb" in ended.out
+
+
+def test_eval_generate(minimind, pretrained, tuned):
+    argv = ["eval", "generate", pretrained / "model", "--prompts", "Once upon", "从前", *CPU]
+    texts = last_json(minimind(*argv, "--json"))["texts"]
+    assert [text["prompt"] for text in texts] == ["Once upon", "从前"]
+    assert f"Once upon | {texts[0]['text']}" in minimind(*argv).out
+    warm = [*argv, "--temperature", "2", "--json"]
+    assert last_json(minimind(*warm)) == last_json(minimind(*warm)), "the seed decides"
+    assert last_json(minimind(*warm)) != last_json(minimind(*warm, "--seed", "1"))
+    answer = last_json(minimind("eval", "generate", tuned / "model", "--chat", "--prompts", "hi", *CPU, "--json"))
+    assert set(answer["texts"][0]) == {"prompt", "text"}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_plan_knows_every_recipe(minimind, preset):
+    argv = ["plan", preset, "--tokens", "1e6", "--tokens-per-second", "2000", "--price-per-hour", "7.2", "--json"]
+    figures = last_json(minimind(*argv))
+    config = recipe.model_config(recipe.load(recipe.Recipe, recipe.find(preset, "pretrain")), 6400)
+    assert figures["parameters"] == config.parameters() >= figures["active_parameters"]
+    assert figures["flops_per_token"] > 5 * figures["active_parameters"]
+    assert figures["memory_bytes"] > 12 * figures["parameters"]
+    assert figures["seconds"] == 500
+    assert figures["price"] == 1.0
+
+
+def test_plan_follows_the_recipe_and_its_changes(minimind):
+    fixed = ["--tokens-per-second", "4096", "--json"]
+    plain = last_json(minimind("plan", "tiny", *fixed))
+    assert plain["tokens"] == 1000 * 4096
+    assert plain["seconds"] == 1000
+    deep = last_json(minimind("plan", "tiny", *fixed, "--set.model.num_hidden_layers", "12"))
+    assert deep["parameters"] > plain["parameters"]
+    assert deep["memory_bytes"] > plain["memory_bytes"]
+    ended = minimind("plan", "tiny", "--stage", "sft", "--device", "cpu")
+    assert ended.code == 0, ended.err
+    assert "active parameters" in ended.out
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory, minimind):
+    """A quick demo, and how long it took in this process's own time, however busy the machine is."""
+    folder = tmp_path_factory.mktemp("demo") / "demo"
+    start = time.process_time()
+    ended = minimind("demo", "--quick", "--out", folder, "--device", "cpu")
+    assert ended.code == 0, ended.err
+    return folder, ended, time.process_time() - start
+
+
+def files(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_quick_demo_takes_under_a_minute_and_says_what_it_is_worth(quick):
+    folder, ended, seconds = quick
+    assert seconds < 60
+    assert "scores mean nothing" in " ".join(ended.err.split())
+    unwrapped = "".join(ended.err.split())
+    assert f"minimindchat{folder / 'sft' / 'model'}" in unwrapped, "the command to go on with"
+    assert ended.out.count("\n> ") == 5, "five sample exchanges"
+
+
+def test_the_demo_writes_its_report(quick):
+    folder, _, _ = quick
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert list(report["stages"]) == ["random", "pretrain", "sft"]
+    for name, stage in report["stages"].items():
+        assert {"seconds", "tokens", "bpb", "scores", "model"} <= set(stage)
+        assert {"facts_en", "facts_zh", "arithmetic", "tools"} <= set(stage["scores"])
+        assert all(0 <= score <= 1 for score in stage["scores"].values())
+        assert (folder / name / "model" / "model.safetensors").is_file()
+        assert stage["seconds"] > 0 or name == "random"
+    assert report["model"] == report["stages"]["sft"]["model"] == str(folder / "sft" / "model")
+    assert report["stages"]["pretrain"]["bpb"] < report["stages"]["random"]["bpb"] - 0.5
+    assert report["stages"]["random"]["tokens"] == 0 < report["stages"]["pretrain"]["tokens"]
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "pretrain" in page
+    assert "<svg" in page
+
+
+def test_the_demos_model_chats(quick, minimind):
+    ended = minimind("chat", quick[0] / "sft" / "model", "--prompt", "hi", *CPU)
+    assert ended.code == 0, ended.err
+
+
+def test_a_second_demo_reuses_everything(quick, minimind, monkeypatch):
+    folder, first, _ = quick
+    report, before = (folder / "report.json").read_bytes(), files(folder)
+    ended = minimind("demo", "--quick", "--out", folder, "--device", "cpu")
+    assert ended.code == 0, ended.err
+    assert ended.err.count("finished before") == 5
+    assert ended.out == first.out
+    assert (folder / "report.json").read_bytes() == report
+    changed = {path.name for path, when in files(folder).items() if before.get(path) != when}
+    assert changed <= {"demo.json", "report.json", "report.html"}
+
+
+def test_a_demo_that_was_stopped_goes_on_with_the_stage_it_was_in(quick, minimind, tmp_path, monkeypatch):
+    folder = shutil.copytree(quick[0], tmp_path / "demo")
+    finished = folder / "sft" / "finished.json"
+    measured = json.loads(finished.read_text(encoding="utf-8"))
+    weights = (folder / "sft" / "model" / "model.safetensors").read_bytes()
+    shutil.rmtree(folder / "sft" / "model")
+    for path in (finished, folder / "report.json"):
+        path.unlink()
+    monkeypatch.setattr(demo.Pipeline, "_pretrain", None)  # calling it would fail
+    monkeypatch.setattr(demo.Pipeline, "_measure", lambda self, model: measured)
+    ended = minimind("demo", "--quick", "--out", folder, "--device", "cpu")
+    assert ended.code == 0, ended.err
+    assert "step 12 of 12" in " ".join(ended.err.split()), "from its checkpoint"
+    assert (folder / "sft" / "model" / "model.safetensors").read_bytes() == weights
+    assert finished.is_file()
+    assert (folder / "report.json").is_file()
+
+
+def test_a_fresh_demo_deletes_its_own_files_only(quick, minimind, tmp_path, monkeypatch):
+    folder = shutil.copytree(quick[0], tmp_path / "demo")
+    (folder / "notes.txt").write_text("mine", encoding="utf-8")
+    monkeypatch.setattr(demo.Pipeline, "data", lambda self: sys.exit(9))  # stop where the work would begin
+    with pytest.raises(SystemExit):
+        minimind("demo", "--fresh", "--out", folder, "--device", "cpu")
+    assert sorted(path.name for path in folder.iterdir()) == ["demo.json", "notes.txt"]
+    assert json.loads((folder / "demo.json").read_text(encoding="utf-8")) == {"quick": False}
+
+
+def test_every_command_is_there():
+    assert {"demo", "data", "tokenizer", "train", "chat", "eval", "plan"} <= set(cli.COMMANDS)

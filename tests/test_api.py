@@ -1,0 +1,101 @@
+"""MiniMind from Python."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import minimind as package
+from minimind.engine.sampling import Sampling
+from minimind.errors import UserError
+from minimind.tokenizer.bpe import Tokenizer
+from minimind.tokenizer.chat import render
+from minimind.tokenizer.parse import parse
+
+HI = [{"role": "user", "content": "Who are you?"}]
+
+
+@pytest.fixture(scope="module")
+def lm(tuned):
+    return package.load(tuned / "model", device="cpu")
+
+
+def greedy(lm, ids, count):
+    """The definition: take the likeliest next token, again and again, without any cache."""
+    new = []
+    for _ in range(count):
+        new.append(int(lm.logits(ids + new)[-1].argmax()))
+        if new[-1] == lm.tokenizer.eos_id:
+            break
+    return new
+
+
+def test_generate_continues_a_text_greedily(lm):
+    ids = [lm.tokenizer.bos_id, *lm.tokenizer.encode("Once upon a time")]
+    expected = lm.tokenizer.decode(greedy(lm, ids, 12), skip_special=True)
+    assert lm.generate("Once upon a time", max_new_tokens=12) == expected
+
+
+def test_chat_answers_greedily_after_the_generation_prompt(lm):
+    prompt, _ = render(HI, lm.tokenizer, add_generation_prompt=True)
+    reply = lm.chat(HI, max_new_tokens=12)
+    assert reply == parse(greedy(lm, prompt, 12), lm.tokenizer)
+    assert reply["role"] == "assistant"
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+def test_a_stream_adds_up_to_the_answer(lm, thinking):
+    pieces = list(lm.stream(HI, open_thinking=thinking, max_new_tokens=20))
+    reply = lm.chat(HI, open_thinking=thinking, max_new_tokens=20)
+    for field in ("content", "reasoning_content"):
+        assert "".join(piece.get(field, "") for piece in pieces) == (reply.get(field) or "")
+
+
+def test_tools_and_system_prompt_reach_the_model(lm, monkeypatch):
+    from minimind import api
+
+    seen = []
+    monkeypatch.setattr(api, "complete", lambda model, prompts, *rest: seen.append(prompts[0]) or [[]])
+    tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
+    lm.chat([{"role": "system", "content": "Be brief."}, *HI], tools=[tool])
+    text = lm.tokenizer.decode(seen[0])
+    assert "Be brief." in text
+    assert '"name": "add"' in text
+
+
+def test_logits_are_float32_scores_of_every_next_token(lm):
+    ids = lm.tokenizer.encode("春眠不觉晓")
+    logits = lm.logits(ids)
+    assert logits.shape == (len(ids), lm.model.config.vocab_size)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(lm.logits(ids[:3]), logits[:3])  # nobody sees the future
+
+
+def test_sampling_with_a_seed_repeats(lm):
+    draw = lambda seed: lm.generate("One", 12, Sampling(temperature=2.0, seed=seed))  # noqa: E731
+    assert draw(1) == draw(1) != draw(2)
+
+
+def test_it_is_a_module_and_a_tokenizer(lm):
+    assert isinstance(lm, package.LanguageModel)
+    assert isinstance(lm.model, torch.nn.Module)
+    assert not lm.model.training
+    assert lm.tokenizer.decode(lm.tokenizer.encode("abc 你好")) == "abc 你好"
+
+
+def test_mistakes_are_user_errors(lm, tmp_path):
+    with pytest.raises(UserError, match=r"config\.json"):
+        package.load(tmp_path)
+    with pytest.raises(UserError, match="2048"):
+        lm.generate("hi " * 3000)
+    small = type(lm.model)(package.PRESETS["tiny"].with_(num_hidden_layers=1))
+    with pytest.raises(UserError, match="6400 entries but the model only 2048"):
+        package.LanguageModel(small, Tokenizer.load("default"))
+
+
+def test_importing_is_cheap_and_misspelt_names_are_told():
+    code = "import minimind, sys; minimind.PRESETS; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    with pytest.raises(AttributeError, match="laod"):
+        package.laod  # noqa: B018
