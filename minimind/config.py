@@ -50,11 +50,19 @@ class ModelConfig:
         """
         sizes = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]
         sizes += ["num_key_value_heads", "head_dim", "max_position_embeddings", "num_experts_per_tok"]
+        sizes += ["moe_intermediate_size", "decoder_sparse_step"]
         wrong = {name: "at least 1" for name in sizes if getattr(self, name) < 1}
         if not wrong and self.num_attention_heads % self.num_key_value_heads:
             wrong["num_key_value_heads"] = f"a divisor of num_attention_heads ({self.num_attention_heads})"
         if self.head_dim % 2:
             wrong["head_dim"] = "even"
+        for name in ("rms_norm_eps", "rope_theta", "initializer_range"):
+            if not getattr(self, name) > 0:
+                wrong[name] = "above 0"
+        if not isinstance(self.rope_scaling, dict | None):
+            wrong["rope_scaling"] = 'a table such as { rope_type = "yarn", factor = 4.0 }'
+        if not isinstance(self.mlp_only_layers, list | tuple):
+            wrong["mlp_only_layers"] = "a list of layers"
         if self.num_experts < 0:
             wrong["num_experts"] = "at least 0"
         elif 0 < self.num_experts < self.num_experts_per_tok:

@@ -5,9 +5,11 @@ recipe (file, then command-line flags) is saved with the run as `recipe.toml`.
 """
 
 import json
+import math
 import tomllib
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -250,37 +252,26 @@ def _coerce(value: Any, hint: Any, where: str, name: str) -> Any:
 
 def _check(recipe: Recipe) -> None:
     """Refuse values that cannot work, before anything is read or written."""
-    data, optim, train = recipe.data, recipe.optim, recipe.train
-    rules = [
-        (data.sequence_length >= 8, "data.sequence_length", data.sequence_length, "at least 8"),
-        (0 <= data.valid_fraction < 1, "data.valid_fraction", data.valid_fraction, "in [0, 1)"),
+    length = recipe.data.sequence_length
+    fractions = ["data.random_system_prompt", "data.drop_empty_think", "optim.decay", "optim.final_lr"]
+    shares = ["data.valid_fraction", "optim.warmup", "optim.beta1", "optim.beta2", "optim.momentum"]
+    counts = [f"train.{name}" for name in ("max_steps", "max_minutes", "valid_every", "sample_every", "save_every")]
+    rules: list[tuple[list[str], Callable[[Any], bool], str]] = [
+        (["data.sequence_length"], lambda x: x >= 8, "at least 8"),
+        (fractions, lambda x: 0 <= x <= 1, "in [0, 1]"),
+        (shares, lambda x: 0 <= x < 1, "in [0, 1)"),
+        (["optim.lr", "train.epochs"], lambda x: 0 < x < math.inf, "above 0"),
+        (["optim.clip", "optim.weight_decay", "train.seed", *counts], lambda x: x >= 0, "at least 0"),
+        (["train.keep", "train.log_every"], lambda x: x >= 1, "at least 1"),
         (
-            0 <= data.random_system_prompt <= 1,
-            "data.random_system_prompt",
-            data.random_system_prompt,
-            "in [0, 1]",
-        ),
-        (0 <= data.drop_empty_think <= 1, "data.drop_empty_think", data.drop_empty_think, "in [0, 1]"),
-        (optim.lr > 0, "optim.lr", optim.lr, "above 0"),
-        (0 <= optim.warmup < 1, "optim.warmup", optim.warmup, "in [0, 1)"),
-        (0 <= optim.decay <= 1, "optim.decay", optim.decay, "in [0, 1]"),
-        (train.epochs > 0, "train.epochs", train.epochs, "above 0"),
-        (train.max_steps >= 0, "train.max_steps", train.max_steps, "at least 0"),
-        (train.keep >= 1, "train.keep", train.keep, "at least 1"),
-        (train.log_every >= 1, "train.log_every", train.log_every, "at least 1"),
-        (
-            train.tokens_per_step >= data.sequence_length,
-            "train.tokens_per_step",
-            train.tokens_per_step,
-            f"at least data.sequence_length ({data.sequence_length})",
-        ),
-        (
-            train.micro_batch_tokens >= data.sequence_length,
-            "train.micro_batch_tokens",
-            train.micro_batch_tokens,
-            f"at least data.sequence_length ({data.sequence_length})",
+            ["train.tokens_per_step", "train.micro_batch_tokens"],
+            lambda x: x >= length,
+            f"at least data.sequence_length ({length})",
         ),
     ]
-    for fine, name, value, must in rules:
-        if not fine:
-            raise UsageError(f"recipe: {name} = {value} must be {must}")
+    for names, fine, must in rules:
+        for name in names:
+            section, key = name.split(".")
+            value = getattr(getattr(recipe, section), key)
+            if not fine(value):
+                raise UsageError(f"recipe: {name} = {value} must be {must}")

@@ -114,6 +114,14 @@ USAGE = {
         ["data.sequence_length", "4096", "2048", "max_position_embeddings"],
     ),
     "step too small": ([..., "--set.train.tokens_per_step", "32"], ["train.tokens_per_step = 32", "at least"]),
+    "rate": ([..., "--set.optim.lr", "inf"], ["optim.lr = inf", "above 0"]),
+    "beta": ([..., "--set.optim.beta1", "1.5"], ["optim.beta1 = 1.5", "[0, 1)"]),
+    "clip": ([..., "--set.optim.clip", "-1"], ["optim.clip = -1.0", "at least 0"]),
+    "seed": ([..., "--seed", "-5"], ["train.seed = -5", "at least 0"]),
+    "save": ([..., "--save-every", "-5"], ["train.save_every = -5", "at least 0"]),
+    "rope": ([..., "--set.model.rope_scaling", "3"], ["model.rope_scaling = 3", "yarn"]),
+    "odd heads": ([..., "--set.model.head_dim", "5"], ["model.head_dim = 5", "even"]),
+    "norm": ([..., "--set.model.rms_norm_eps", "-1"], ["model.rms_norm_eps = -1.0", "above 0"]),
     "negative steps": ([..., "--max-steps", "-3"], ["train.max_steps = -3", "at least 0"]),
     "no vocabulary": ([..., "--set.model.vocab_size", "100"], ["6400", "100", "tokenizer"]),
     "no data": (["train", "pretrain", "tiny"], ["--data FILE"]),
@@ -124,6 +132,15 @@ USAGE = {
     "plan's preset": (["plan", "tiny", "--set.preset", "tinny"], ["tinny", "did you mean 'tiny'"]),
     "plan's tokens": (["plan", "tiny", "--set.train.max_steps", "0"], ["--tokens N"]),
     "chat's device": (["chat", "MODEL", "--device", "gpu", "--prompt", "hi"], ["--device gpu", "cuda"]),
+    "chat's length": (["chat", "MODEL", "--max-new-tokens", "0"], ["--max-new-tokens 0", "at least 1"]),
+    "eval's length": (
+        ["eval", "generate", "MODEL", "--prompts", "a", "--max-new-tokens", "0"],
+        ["--max-new-tokens 0", "at least 1"],
+    ),
+    "chat's temperature": (["chat", "MODEL", "--prompt", "a", "--temperature", "-1"], ["temperature", "-1.0"]),
+    "eval's data": (["eval", "bpb", "MODEL"], ["--data"]),
+    "plan's stage": (["plan", "tiny", "--stage", "pretrian"], ["--stage pretrian", "did you mean 'pretrain'"]),
+    "plan's price": (["plan", "tiny", "--price-per-hour", "-1"], ["--price-per-hour -1", "at least 0"]),
     "demo's device": (["demo", "--device", "gpu"], ["device", "gpu", "cuda"]),
 }
 
@@ -233,6 +250,18 @@ def test_output_below_a_file(minimind, pretrain_flags, world, here, command):
 def test_output_in_a_read_only_folder(minimind, pretrain_flags, here):
     (here / "locked").mkdir(mode=0o500)
     refused(minimind(*pretrain_flags, "--out", "locked/run"), 1, "locked/run", "cannot be written", "another")
+
+
+def test_a_disk_that_fills_up_at_the_end(minimind, pretrain_flags, pretrained, here, monkeypatch):
+    from minimind.tokenizer.bpe import Tokenizer
+
+    def full(self, path):
+        raise OSError(28, "No space left on device")
+
+    run = shutil.copytree(pretrained, here / "run")
+    monkeypatch.setattr(Tokenizer, "save", full)
+    refused(minimind(*pretrain_flags, "--out", "run"), 1, "run", "No space left on device", "make room")
+    assert (run / "checkpoints" / "step-00000008" / "complete").is_file(), "the same command goes on from here"
 
 
 def test_an_error_leaves_an_earlier_run_as_it_was(minimind, pretrain_flags, pretrained, here):

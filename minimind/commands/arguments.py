@@ -80,14 +80,30 @@ def _deferred(function: Callable[..., int]) -> Callable[..., Callable[[], int]]:
     return remember
 
 
+def at_least(least: float, **flags: float) -> None:
+    """Refuse flags below `least`.
+
+    Raises:
+        UsageError: naming the flag.
+    """
+    for name, value in flags.items():
+        if not value >= least:
+            raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+
+
 def _plain(box: str) -> str:
-    """The sentence inside tyro's drawn box, without its title and its repetition of the help page."""
+    """The sentence inside tyro's drawn box, without its title and its repetition of the help page.
+
+    Where stdout cannot show the box's lines, it is drawn with hyphens alone and its title stands above the first.
+    """
     words: list[str] = []
+    opened = False
     for line in box.splitlines():
         line = line.strip("│ ")
-        if line.startswith(("─", "Argument helptext", "Missing from", "For full helptext")):
-            if words:
+        if line and (line[0] in "╭╰" or set(line) <= set("─-")):
+            if opened and words:
                 break
-        elif line and not line.startswith(("╭", "╰")):
+            opened, words = True, []
+        elif line and not line.startswith("Missing from"):
             words.append(line)
     return " ".join(words) or "the arguments could not be read"

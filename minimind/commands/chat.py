@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import tyro
 
 from minimind import console
-from minimind.commands.arguments import call
+from minimind.commands.arguments import at_least, call
 from minimind.errors import UserError
 
 HELP = (
@@ -49,6 +49,7 @@ def chat(
     from minimind.api import load
     from minimind.engine.sampling import Sampling
 
+    at_least(1, max_new_tokens=max_new_tokens)
     lm = load(model, device)
     talk = Conversation(lm, system, thinking, max_new_tokens, Sampling(temperature=temperature, top_p=top_p))
     if prompt:

@@ -5,7 +5,7 @@ from typing import Annotated
 import tyro
 
 from minimind import console
-from minimind.commands.arguments import call_one_of
+from minimind.commands.arguments import at_least, call_one_of
 
 Model = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
 
@@ -76,6 +76,7 @@ def generate(
 
     if not prompts:
         raise UsageError('eval generate: give one or more beginnings with --prompts "Once upon a time"')
+    at_least(1, max_new_tokens=max_new_tokens)
     lm = load(model, device)
     sampling = Sampling(temperature=temperature, seed=seed)
     texts = []

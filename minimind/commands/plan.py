@@ -5,7 +5,8 @@ from typing import Annotated
 import tyro
 
 from minimind import console
-from minimind.commands.arguments import call, split_settings
+from minimind.commands.arguments import at_least, call, split_settings
+from minimind.commands.train import STAGES
 
 
 def main(argv: list[str]) -> int:
@@ -52,11 +53,14 @@ def _plan(
     settings: dict[str, object],
 ) -> int:
     from minimind import runtime
-    from minimind.errors import UsageError
+    from minimind.errors import UsageError, did_you_mean
     from minimind.recipe import Recipe, find, load, model_config
     from minimind.tokenizer.bpe import Tokenizer
     from minimind.train.budget import training_memory, training_seconds
 
+    at_least(0, tokens=tokens, price_per_hour=price_per_hour, tokens_per_second=tokens_per_second)
+    if stage not in STAGES:
+        raise UsageError(f"--stage {stage}: no such stage{did_you_mean(stage, STAGES)}")
     path = find(name, stage)
     recipe = load(Recipe, path, settings)
     vocabulary = Tokenizer.load(recipe.tokenizer).vocab_size

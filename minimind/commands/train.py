@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
         max_steps: int = 0,
         max_minutes: float = 0.0,
         save_every: int = 0,
-        seed: int = -1,
+        seed: int | None = None,
         device: str = "",
         on_bad_line: str = "",
         resume: str = "auto",
@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
             "train.device": device,
         }
         given: dict[str, Any] = {name: value for name, value in changes.items() if value}
-        if seed >= 0:
+        if seed is not None:
             given["train.seed"] = seed
         path = find(recipe, stage)
         return _run(stage, load(Recipe, path, given | settings), path, out, resume, json)

@@ -65,9 +65,16 @@ def make_model(recipe: Recipe, tokenizer: Tokenizer) -> Transformer:
 
 
 def write_model(model: Transformer, tokenizer: Tokenizer, directory: Path) -> None:
-    """Write a complete model directory."""
+    """Write a complete model directory.
+
+    Raises:
+        UserError: the disk is full or not writable.
+    """
     save_model(model, directory)
-    tokenizer.save(directory)
+    try:
+        tokenizer.save(directory)
+    except OSError as error:
+        raise UserError(f"cannot write the tokenizer to {directory}: {error.strerror}; make room there") from None
 
 
 class LanguageModelLoss:
