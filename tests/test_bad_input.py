@@ -252,6 +252,26 @@ def test_output_in_a_read_only_folder(minimind, pretrain_flags, here):
     refused(minimind(*pretrain_flags, "--out", "locked/run"), 1, "locked/run", "cannot be written", "another")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files, which stands for a full disk")
+@pytest.mark.parametrize(("room", "file"), [(10, "run"), (200, "metrics.jsonl"), (100_000, "step-00000020")])
+def test_a_full_disk(minimind, pretrain_flags, pretrained, here, room, file):
+    import resource
+
+    run = here / "run"
+    flags = [*pretrain_flags, "--max-steps", "40", "--save-every", "20", "--out", "run"]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    room += (pretrained / "recipe.toml").stat().st_size if room > 10 else 0
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        ended = minimind(*flags)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    refused(ended, 1, file, "be written (", "File too large")
+    assert not (run / "model").exists()
+    assert not list(run.glob("checkpoints/*"))
+    assert minimind(*flags, "--max-steps", "2").code == 0, "with room it works"
+
+
 def test_a_disk_that_fills_up_at_the_end(minimind, pretrain_flags, pretrained, here, monkeypatch):
     from minimind.tokenizer.bpe import Tokenizer
 

@@ -89,7 +89,9 @@ def save_model(model: Transformer, directory: str | Path, dtype: str = "bfloat16
         with _replacing(directory / WEIGHTS) as temporary:
             save_file(tensors, temporary, metadata={"format": "pt"})
     except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write the model to {directory}: {error}") from None
+        raise UserError(
+            f"cannot write the model to {directory} ({error}); make room or choose another folder"
+        ) from None
     (directory / INDEX).unlink(missing_ok=True)  # of a sharded model that was here before
     save_config(model.config, directory, dtype)
 

@@ -61,7 +61,7 @@ def save(
         _flush(draft / "complete")
         shutil.rmtree(final, ignore_errors=True)
         os.replace(draft, final)
-    except (OSError, RuntimeError, dcp.CheckpointException) as error:
+    except (OSError, RuntimeError, UserError, dcp.CheckpointException) as error:
         shutil.rmtree(draft, ignore_errors=True)
         free = shutil.disk_usage(folder).free if folder.exists() else 0
         raise UserError(
