@@ -86,6 +86,17 @@ def test_a_bad_line_can_be_skipped(minimind, pretrain_flags, here):
 
 
 MICRO = ["--set.train.micro_batch_tokens", "4096"]
+
+
+def test_evaluation_names_a_bad_line_and_can_skip_it(minimind, pretrained, here):
+    (here / "bad.jsonl").write_bytes(b'{"text": "some words"}\n{"text": 3}\n')
+    argv = ["eval", "bpb", pretrained / "model", "--data", "bad.jsonl", "--json"]
+    refused(minimind(*argv), 1, "bad.jsonl line 2", "--on-bad-line skip")
+    ended = minimind(*argv, "--on-bad-line", "skip")
+    assert json.loads(ended.out)["bytes"] == len("some words")
+    assert "1 bad lines left out" in " ".join(ended.err.split())
+
+
 USAGE = {
     "stage": (["train", "pretrian", "tiny"], ["pretrian", "did you mean 'pretrain'"]),
     "recipe": (["train", "pretrain", "tinny"], ["tinny", "did you mean 'tiny'"]),

@@ -1,6 +1,6 @@
 """`minimind eval bpb|generate MODEL`: measure a model."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -15,7 +15,13 @@ def main(argv: list[str]) -> int:
     return call_one_of({"bpb": bpb, "generate": generate}, argv, "minimind eval")
 
 
-def bpb(model: Model, data: list[str], device: str = "auto", json: bool = False) -> int:
+def bpb(
+    model: Model,
+    data: list[str],
+    on_bad_line: Literal["stop", "skip"] = "stop",
+    device: str = "auto",
+    json: bool = False,
+) -> int:
     """Bits per byte of text: lower is better, and comparable between any two tokenizers.
 
     Examples:
@@ -24,6 +30,7 @@ def bpb(model: Model, data: list[str], device: str = "auto", json: bool = False)
     Args:
         model: model directory.
         data: JSON Lines files with a `text` field (.gz, .zst too), or globs.
+        on_bad_line: stop (default) at a malformed line, or skip it and count.
         device: auto, cpu, cuda or mps.
         json: print one line of JSON.
     """
@@ -34,7 +41,7 @@ def bpb(model: Model, data: list[str], device: str = "auto", json: bool = False)
 
     lm = load(model, device)
     dtype = runtime.compute_dtype(lm.model.output_weight.device)
-    texts = console.track(read_documents(data), "reading")
+    texts = console.track(read_documents(data, on_bad_line=on_bad_line), "reading")
     documents = (text_document(str(text), lm.tokenizer) for text in texts)
     figures = bits_per_byte(lm.model, documents, lm.model.config.max_position_embeddings, dtype)
     if json:

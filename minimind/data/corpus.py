@@ -14,6 +14,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias
 
+from minimind.console import warn
 from minimind.data import datasets_hub
 from minimind.data.conversations import Conversation, read_conversation
 from minimind.errors import UserError
@@ -207,18 +208,23 @@ def bad_line(file: str, number: int, what: str) -> str:
 def read_documents(
     files: Sequence[str | Path], kind: Kind = "text", on_bad_line: Literal["stop", "skip"] = "stop"
 ) -> Iterator[Document]:
-    """Stream the documents of `files`: texts, or conversations for `kind="sft"`.
+    """Stream the documents of `files`: texts, or conversations for `kind="sft"`; skipped lines are counted at the end.
 
     Raises:
         UserError: a file that is missing, empty or unreadable; a bad line, unless `on_bad_line` is "skip".
     """
+    skipped, first = 0, ""
     for batch in read_batches(expand(files)):
         for number, line in batch.lines:
             try:
                 yield parse(line, kind)
             except BadLine as error:
+                sentence = bad_line(batch.file, number, str(error))
                 if on_bad_line == "stop":
-                    raise stopped_at(bad_line(batch.file, number, str(error))) from None
+                    raise stopped_at(sentence) from None
+                skipped, first = skipped + 1, first or sentence
+    if skipped:
+        warn(f"{skipped:,} bad lines left out; the first: {first}")
 
 
 def stopped_at(sentence: str) -> UserError:

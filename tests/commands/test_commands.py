@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import subprocess
 import sys
 import time
 
@@ -219,3 +220,11 @@ def test_a_fresh_demo_deletes_its_own_files_only(quick, minimind, tmp_path, monk
 
 def test_every_command_is_there():
     assert {"demo", "data", "tokenizer", "train", "chat", "eval", "plan"} <= set(cli.COMMANDS)
+
+
+def test_questions_come_through_a_real_pipe(tuned):
+    command = [sys.executable, "-m", "minimind", "chat", str(tuned / "model"), *CPU]
+    ended = subprocess.run(command, input="hi\n你是谁？\n".encode(), capture_output=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == b"", "only answers, for the next command in the pipe"
+    assert ended.stdout.decode("utf-8").count("\n") >= 2
