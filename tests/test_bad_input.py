@@ -295,6 +295,18 @@ def test_a_disk_that_fills_up_at_the_end(minimind, pretrain_flags, pretrained, h
     assert (run / "checkpoints" / "step-00000008" / "complete").is_file(), "the same command goes on from here"
 
 
+def test_a_log_that_is_none(minimind, pretrain_flags, pretrained, here):
+    run = shutil.copytree(pretrained, here / "run")
+    log = run / "metrics.jsonl"
+    with log.open("ab") as file:
+        file.write(b'{"step": 9, "loss": \xe4')  # cut short by a crash, inside a character
+    assert minimind(*pretrain_flags, "--out", "run").code == 0
+    assert log.read_bytes() == (pretrained / "metrics.jsonl").read_bytes()
+    log.write_text('{"text": "mine"}\n', encoding="utf-8")
+    refused(minimind(*pretrain_flags, "--out", "run"), 1, "metrics.jsonl", "another --out")
+    assert log.read_text(encoding="utf-8") == '{"text": "mine"}\n'
+
+
 def test_an_error_leaves_an_earlier_run_as_it_was(minimind, pretrain_flags, pretrained, here):
     run = shutil.copytree(pretrained, here / "run")
     before = state(run)

@@ -1,6 +1,8 @@
 """`metrics.jsonl`: one JSON object for every logged step of a run."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +20,21 @@ class Metrics:
         self.path = path
         kept = [line for line in read(path) if line["step"] <= step]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
-        self._put(text, "w")
+        draft = path.with_name(f"{path.name}.tmp")  # a crash here must not lose the lines of the whole run
+        with self._complaining():
+            draft.write_text(text, encoding="utf-8", newline="\n")
+            draft.replace(path)
 
     def write(self, step: int, **figures: Any) -> None:
         """Append the figures of `step`."""
         line = json.dumps({"step": step, **figures}, ensure_ascii=False)
-        self._put(line + "\n", "a")
+        with self._complaining(), self.path.open("a", encoding="utf-8", newline="\n") as file:
+            file.write(line + "\n")
 
-    def _put(self, text: str, mode: str) -> None:
+    @contextmanager
+    def _complaining(self) -> Iterator[None]:
         try:
-            with self.path.open(mode, encoding="utf-8", newline="\n") as file:
-                file.write(text)
+            yield
         except OSError as error:
             raise UserError(
                 f"{self.path}: cannot be written ({error.strerror}); make room, then run the same command again"
@@ -36,13 +42,20 @@ class Metrics:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All complete lines of a metrics file; a line that a crash cut short is left out."""
+    """All complete lines of a metrics file; a line that a crash cut short is left out.
+
+    Raises:
+        UserError: it is another kind of file.
+    """
     if not path.exists():
         return []
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            lines.append(json.loads(text))
+            line = json.loads(text)
         except json.JSONDecodeError:
             break
+        if not isinstance(line, dict) or "step" not in line:
+            raise UserError(f"{path} is not the log of a run; delete it or choose another --out")
+        lines.append(line)
     return lines
