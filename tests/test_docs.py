@@ -49,7 +49,7 @@ def steps(page: Path) -> list[tuple[str, str, str | None]]:
     return result
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if steps(page)], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [p for p in [ROOT / "README.md", *PAGES] if steps(p)], ids=lambda page: page.stem)
 def test_the_snippets_run_and_print_what_the_page_says(page: Path, tmp_path: Path) -> None:
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
@@ -68,7 +68,9 @@ def test_the_snippets_run_and_print_what_the_page_says(page: Path, tmp_path: Pat
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.parametrize("page", sorted(DOCS.glob("*/*.md")), ids=lambda page: f"{page.parent.name}/{page.stem}")
+@pytest.mark.parametrize(
+    "page", [*ROOT.glob("*.md"), *sorted(DOCS.glob("*/*.md"))], ids=lambda page: f"{page.parent.name}/{page.stem}"
+)
 def test_links_point_at_what_they_name(page: Path) -> None:
     for label, target, line in LINK.findall(re.sub(BLOCK, "", page.read_text(encoding="utf-8"))):
         if "://" in target:
@@ -86,8 +88,8 @@ def test_links_point_at_what_they_name(page: Path) -> None:
 def test_both_languages_have_the_same_pages_headings_and_code() -> None:
     assert PAGES
     assert [page.name for page in PAGES] == sorted(page.name for page in (DOCS / "zh").glob("*.md"))
-    for page in PAGES:
-        other = DOCS / "zh" / page.name
+    pairs = [(page, DOCS / "zh" / page.name) for page in PAGES]
+    for page, other in [(ROOT / "README.md", ROOT / "README_zh.md"), *pairs]:
         assert [b for b in blocks(page) if b[0] != "text"] == [b for b in blocks(other) if b[0] != "text"], page.name
         levels = [
             re.findall(r"^#+(?= )", re.sub(BLOCK, "", p.read_text(encoding="utf-8")), re.MULTILINE)
