@@ -75,10 +75,11 @@ class _Note(ProgressColumn):
 class Bar:
     """One progress bar. Where stderr is no terminal it prints a plain line every ten seconds instead."""
 
-    def __init__(self, progress: Progress, title: str, total: float | None) -> None:
+    def __init__(self, progress: Progress, title: str, total: float | None, done: int) -> None:
         self._progress = progress
         self._title = title
-        self._task = progress.add_task(title, total=total, note="")
+        self._done_before = done
+        self._task = progress.add_task(title, total=total, completed=done, note="")
         self._start = self._last_line = time.monotonic()
 
     def advance(self, amount: float = 1, note: str | None = None) -> None:
@@ -93,15 +94,16 @@ class Bar:
 
     def _plain_line(self, now: float) -> str:
         task = self._progress.tasks[self._task]
-        if not task.total:
-            return f"{self._title}: {task.completed:,.0f} {task.fields['note']}"
-        left = (now - self._start) / max(task.completed, 1e-9) * (task.total - task.completed)
+        done = task.completed - self._done_before  # the pace is that of this process, not of a resumed run's first part
+        if not task.total or not done:
+            return f"{self._title}: {task.completed:,.0f} done  {task.fields['note']}"
+        left = (now - self._start) / done * (task.total - task.completed)
         return f"{self._title}: {task.completed / task.total:.0%}, {left:.0f} s left  {task.fields['note']}"
 
 
 @contextmanager
-def progress(title: str, total: float | None = None) -> Iterator[Bar]:
-    """Show a progress bar with elapsed and remaining time while the block runs."""
+def progress(title: str, total: float | None = None, done: int = 0) -> Iterator[Bar]:
+    """Show a progress bar with elapsed and remaining time while the block runs; `done` was finished before."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -113,7 +115,7 @@ def progress(title: str, total: float | None = None) -> Iterator[Bar]:
         _Note(),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        yield Bar(bars, title, total)
+        yield Bar(bars, title, total, done)
 
 
 def track(items: Iterable[T], title: str, total: int | None = None) -> Iterator[T]:

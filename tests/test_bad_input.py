@@ -341,3 +341,22 @@ def test_a_demo_of_the_other_size(minimind, here):
     before = state(here)
     refused(minimind("demo", "--quick"), 1, str(Path("runs/demo")), "--fresh", "--out")
     assert state(here) == before
+
+
+@pytest.mark.parametrize(
+    "extra", [["--preset", "laptop"], ["--tokenizer", "default"], ["--set.model.num_hidden_layers", "3"]]
+)
+def test_what_the_initial_model_decides_cannot_be_asked_for(minimind, sft_flags, pretrained, here, extra):
+    ended = minimind(*sft_flags, "--init", pretrained / "model", "--out", "run", *extra)
+    assert ended.code == 2
+    assert extra[0] in ended.err
+    assert "--init" in ended.err
+    assert not (here / "run").exists()
+
+
+def test_several_ranks_are_refused_until_they_work(minimind, pretrain_flags, here, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ended = minimind(*pretrain_flags, "--out", "run")
+    assert ended.code == 2
+    assert "several ranks" in ended.err
+    assert not (here / "run").exists()

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from minimind import console
+from minimind import console, runtime
 from minimind.commands.arguments import call, split_settings
 from minimind.errors import UsageError, did_you_mean
 from minimind.recipe import Recipe, find, load
@@ -86,6 +86,11 @@ def main(argv: list[str]) -> int:
         given: dict[str, Any] = {name: value for name, value in changes.items() if value}
         if seed is not None:
             given["train.seed"] = seed
+        if init:
+            fixed = [f"--{name}" for name in ("preset", "tokenizer") if given.get(name)]
+            fixed += [f"--set.{name}" for name in settings if name.startswith("model.")]
+            if fixed:
+                raise UsageError(f"{fixed[0]} has no effect with --init: {init} brings its own; leave one of them out")
         path = find(recipe, stage)
         return _run(stage, load(Recipe, path, given | settings), path, out, resume, json)
 
@@ -97,6 +102,8 @@ def _run(stage: str, recipe: Recipe, path: Path, out: str, resume: str, json: bo
         raise UsageError(f"{path} is a recipe for {recipe.stage}, not for {stage}")
     if not recipe.data.files:
         raise UsageError(f"train {stage}: name the training text with --data FILE (or data.files in {path})")
+    if runtime.world_size() > 1:
+        raise UsageError("training on several ranks is not built yet; start one process, without torchrun")
     from minimind.stages import pretrain, sft
 
     folder = Path(out or f"runs/{path.parent.name}-{stage}")

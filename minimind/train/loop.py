@@ -108,8 +108,7 @@ def run(job: Job, recipe: Recipe, out: Path, resume: bool = True) -> Progress:
     started, spoiled, saved_at = time.monotonic(), 0, at.step
     window = _Window()
 
-    with progress(recipe.stage, job.steps) as bar, stop_signals() as stopping:
-        bar.advance(at.step)
+    with progress(recipe.stage, job.steps, at.step) as bar, stop_signals() as stopping:
         while at.step < job.steps and not stopping():
             rate = learning_rate(at.step, job.steps, recipe.optim)
             batch = job.stream.next_batch(rows)
@@ -170,7 +169,10 @@ def _start(
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     torch.set_rng_state(torch.tensor(state["rng"], dtype=torch.uint8))
-    say(f"Continuing {source} at step {state['step']:,} of {job.steps:,}.")
+    if state["step"] >= job.steps:
+        say(f"{source} is the end of this run already; --resume never starts it anew.")
+    else:
+        say(f"Continuing {source} at step {state['step']:,} of {job.steps:,}.")
     return Progress(**state["progress"])
 
 
