@@ -44,12 +44,12 @@ def is_main() -> bool:
 
 
 def share_cores() -> None:
-    """Let idle OpenMP threads sleep instead of spinning; call it before torch is imported.
+    """Let idle OpenMP threads fall asleep soon instead of spinning on; call it before torch is imported.
 
-    A spinning thread holds the core that another process (or the thread it waits for) needs: beside one busy
-    process, training on two cores ran at 685 tokens/s spinning and at 8,013 sleeping.
+    A spinning thread holds the core that another process (or the thread it waits for) needs. Beside one busy
+    process, training on two cores ran at 685 tokens/s as it comes and at 5,649 with this; alone at the same speed.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 
 def cpu_count() -> int:
