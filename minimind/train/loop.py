@@ -170,7 +170,7 @@ def _start(
         raise UserError(f"{source}: {error}") from None
     torch.set_rng_state(torch.tensor(state["rng"], dtype=torch.uint8))
     if state["step"] >= job.steps:
-        say(f"{source} is the end of this run already; --resume never starts it anew.")
+        say(f"{source}: finished before, step {state['step']:,} of {job.steps:,}; --resume never starts anew.")
     else:
         say(f"Continuing {source} at step {state['step']:,} of {job.steps:,}.")
     return Progress(**state["progress"])
