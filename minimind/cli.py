@@ -25,7 +25,7 @@ usage: minimind COMMAND [options]        minimind COMMAND --help
 {commands}
 
 Where to begin:
-  minimind demo                          from nothing to a talking model, about eight minutes on two cores
+  minimind demo                          from nothing to a talking model, eight to nine minutes on two cores
   minimind chat runs/demo/sft/model      talk to it
   minimind train pretrain laptop --data corpus.jsonl
 """

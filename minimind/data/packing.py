@@ -16,8 +16,8 @@ import torch
 
 from minimind.data.shards import Shards
 from minimind.errors import UserError
+from minimind.losses.lm import IGNORE
 
-IGNORE = -100
 WINDOW = 8192
 """Documents packed together."""
 

@@ -18,7 +18,7 @@ from minimind.engine.generate import complete
 from minimind.engine.sampling import GREEDY
 from minimind.errors import UsageError, UserError
 from minimind.eval.bpb import Document, bits_per_byte
-from minimind.losses.lm import linear_cross_entropy
+from minimind.losses.lm import IGNORE, linear_cross_entropy
 from minimind.model.rope import context_length
 from minimind.model.store import load_model, save_model
 from minimind.model.transformer import Segments, Transformer
@@ -90,7 +90,7 @@ class LanguageModelLoss:
         if hidden.router is None:
             return loop.Loss(nll, {"loss": nll})
         # The balancing loss is a mean; times the supervised tokens it weighs as much as they do in any batch.
-        balance = hidden.router.load_balancing_loss() * (batch.labels != loop.IGNORED).sum()
+        balance = hidden.router.load_balancing_loss() * (batch.labels != IGNORE).sum()
         figures = {"loss": nll, "balance_loss": balance, "expert_load": hidden.router.counts}
         return loop.Loss(nll + model.config.router_aux_loss_coef * balance, figures)
 

@@ -25,13 +25,13 @@ from torch import Tensor, nn
 from minimind import runtime
 from minimind.console import Bar, progress, say, warn
 from minimind.errors import UserError
+from minimind.losses.lm import IGNORE
 from minimind.optim.schedule import learning_rate
 from minimind.recipe import Recipe
 from minimind.train import checkpoint, folder
 from minimind.train.metrics import Metrics
 from minimind.train.stop import stop_signals
 
-IGNORED = -100  # label of a position that is not supervised
 PATIENCE = 20  # steps in a row without a finite gradient before the run gives up
 
 
@@ -191,7 +191,7 @@ def _backward(
 ) -> tuple[dict[str, Tensor], int, int]:
     """Accumulate the gradient of one step. Returns the summed figures, real tokens and supervised tokens."""
     tokens = int((batch.document_ids >= 0).sum())
-    supervised = int((batch.labels != IGNORED).sum())
+    supervised = int((batch.labels != IGNORE).sum())
     sums: dict[str, Tensor] = {}
     for micro in _split(batch, micro_rows):
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
