@@ -105,6 +105,24 @@ def train(
     resume: bool,
 ) -> Path:
     """Run the loop over packed `training` rows and write the finished model to `out`/model."""
+    job = make_job(recipe, model, tokenizer, training, validation)
+    say(
+        f"{recipe.stage}: {model.config.parameters() / 1e6:.2f} M parameters on {model.output_weight.device.type}, "
+        f"{training.documents:,} documents, {training.tokens:,} tokens; {job.steps:,} steps of "
+        f"{recipe.train.tokens_per_step:,}"
+    )
+    at = loop.run(job, recipe, out, resume)
+    if at.step >= job.steps or recipe.train.max_minutes:
+        write_model(model, tokenizer, out / "model")
+    else:
+        raise UserError(f"{out}: stopped before the end; run the same command again to continue")
+    return out / "model"
+
+
+def make_job(
+    recipe: Recipe, model: Transformer, tokenizer: Tokenizer, training: Shards, validation: Shards | None
+) -> loop.Job:
+    """What the loop needs to train `model` on packed rows of `training`."""
     length = recipe.data.sequence_length
     stream = PackedStream(training, length, seed=recipe.train.seed)
     rows_per_step = max(1, recipe.train.tokens_per_step // length)
@@ -115,7 +133,7 @@ def train(
         model.compile_blocks()
         loss.compiled = True
 
-    job = loop.Job(
+    return loop.Job(
         model=model,
         optimizers=make_optimizers(model, recipe.optim),
         stream=stream,
@@ -127,16 +145,6 @@ def train(
         sample=partial(_sample, recipe, model, tokenizer),
         compile=compile_model,
     )
-    say(
-        f"{recipe.stage}: {model.config.parameters() / 1e6:.2f} M parameters on {model.output_weight.device.type}, "
-        f"{training.documents:,} documents, {training.tokens:,} tokens; {steps:,} steps of {rows_per_step * length:,}"
-    )
-    at = loop.run(job, recipe, out, resume)
-    if at.step >= steps or recipe.train.max_minutes:
-        write_model(model, tokenizer, out / "model")
-    else:
-        raise UserError(f"{out}: stopped before the end; run the same command again to continue")
-    return out / "model"
 
 
 def shards(recipe: Recipe, tokenizer: Tokenizer, kind: str) -> tuple[Shards, Shards | None]:

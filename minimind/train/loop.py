@@ -103,24 +103,14 @@ def run(job: Job, recipe: Recipe, out: Path, resume: bool = True) -> Progress:
         job.compile()
     metrics = Metrics(out / "metrics.jsonl", at.step)
     peak = runtime.peak_flops(device, dtype)
-    rows = max(1, train.tokens_per_step // recipe.data.sequence_length)
-    micro_rows = max(1, min(rows, train.micro_batch_tokens // recipe.data.sequence_length))
     started, spoiled, saved_at = time.monotonic(), 0, at.step
     window = _Window()
 
     with progress(recipe.stage, job.steps, at.step) as bar, stop_signals() as stopping:
         while at.step < job.steps and not stopping():
             rate = learning_rate(at.step, job.steps, recipe.optim)
-            batch = job.stream.next_batch(rows)
-            figures, tokens, supervised = _backward(job, batch, micro_rows, device, dtype)
-            norm = nn.utils.clip_grad_norm_(job.model.parameters(), recipe.optim.clip or math.inf)
-            if math.isfinite(float(norm)):
-                _update(job.optimizers, rate)
-                spoiled = 0
-            else:
-                spoiled = _guard(spoiled, at.step, norm)
-            for optimizer in job.optimizers:
-                optimizer.zero_grad(set_to_none=True)
+            figures, tokens, supervised, norm = train_step(job, recipe, rate, device, dtype)
+            spoiled = 0 if math.isfinite(norm) else _guard(spoiled, at.step, norm)
             at.step += 1
             at.tokens += tokens
             window.add(figures, tokens, supervised)
@@ -128,7 +118,7 @@ def run(job: Job, recipe: Recipe, out: Path, resume: bool = True) -> Progress:
             due = at.step % train.log_every == 0 or at.step in (1, job.steps)
             if due:
                 line = window.close(peak, job.flops_per_token)
-                metrics.write(at.step, tokens=at.tokens, lr=rate, grad_norm=float(norm), **line)
+                metrics.write(at.step, tokens=at.tokens, lr=rate, grad_norm=norm, **line)
                 _show(bar, line)
             bar.advance(1)
             last = at.step == job.steps
@@ -148,6 +138,29 @@ def run(job: Job, recipe: Recipe, out: Path, resume: bool = True) -> Progress:
     if at.step < job.steps:
         say(f"Stopped after step {at.step:,} of {job.steps:,}, saved at {saved_at:,}; the same command continues it.")
     return at
+
+
+class Step(NamedTuple):
+    """Summed figures, real tokens and supervised tokens of one optimizer step, its gradient's norm before clipping."""
+
+    figures: dict[str, Tensor]
+    tokens: int
+    supervised: int
+    norm: float
+
+
+def train_step(job: Job, recipe: Recipe, rate: float, device: torch.device, dtype: torch.dtype) -> Step:
+    """Read the next batch, accumulate its gradient, clip it and update the weights, unless it is NaN or infinite."""
+    length = recipe.data.sequence_length
+    rows = max(1, recipe.train.tokens_per_step // length)
+    micro_rows = max(1, min(rows, recipe.train.micro_batch_tokens // length))
+    figures, tokens, supervised = _backward(job, job.stream.next_batch(rows), micro_rows, device, dtype)
+    norm = float(nn.utils.clip_grad_norm_(job.model.parameters(), recipe.optim.clip or math.inf))
+    if math.isfinite(norm):
+        _update(job.optimizers, rate)
+    for optimizer in job.optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    return Step(figures, tokens, supervised, norm)
 
 
 def _start(
@@ -219,10 +232,10 @@ def _update(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
         optimizer.step()
 
 
-def _guard(spoiled: int, step: int, norm: Tensor) -> int:
+def _guard(spoiled: int, step: int, norm: float) -> int:
     """Leave out an update whose gradient is NaN or infinite; give up when that goes on."""
     spoiled += 1
-    warn(f"step {step + 1}: the gradient is {float(norm)}, the update is left out")
+    warn(f"step {step + 1}: the gradient is {norm}, the update is left out")
     if spoiled >= PATIENCE:
         raise UserError(
             f"the gradient was not finite for {PATIENCE} steps in a row (now step {step + 1}); "
