@@ -1,19 +1,29 @@
-"""From logits to the next token."""
+"""From logits to the next token, each row of a batch by its own rules.
 
-from dataclasses import dataclass
+Letters: B rows of a batch, V vocabulary.
+"""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from minimind.errors import UsageError
 
+MOST_TOP_LOGPROBS = 20
+
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen. The filters apply in the order of the fields, as in `transformers`."""
+    """How the tokens of one request are chosen, and where it ends.
 
-    repetition_penalty: float = 1.0
-    """Above 1: tokens already in the prompt or the answer lose score (CTRL, Keskar et al. 2019)."""
+    Scores pass through `logit_bias`, the three penalties, the grammar, `temperature`, `top_k`, `top_p`, `min_p`, in
+    this order. Penalties look at generated tokens only: a question's words may be repeated freely in its answer.
+    """
+
     temperature: float = 1.0
     """Divides the logits; 0 always takes the likeliest token."""
     top_k: int = 0
@@ -22,17 +32,45 @@ class Sampling:
     """Keep the smallest set of likeliest tokens whose probability reaches p (Holtzman et al. 2020)."""
     min_p: float = 0.0
     """Keep tokens with at least this share of the likeliest one's probability."""
+    repetition_penalty: float = 1.0
+    """Above 1: a token already generated loses score: divides, or multiplies if negative (CTRL, Keskar et al. 2019)."""
+    presence_penalty: float = 0.0
+    """Subtracted from the logit of a token already generated."""
+    frequency_penalty: float = 0.0
+    """Subtracted from the logit of a token for each time that it was generated."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Added to the logits of single tokens."""
     seed: int | None = None
-    """With a seed, a prompt gets the same answer whatever else is in its batch."""
+    """The request's own stream of random numbers; without one, the engine gives it one."""
+    max_new_tokens: int | None = None
+    """None: until the context is full."""
+    stop: Sequence[str] = ()
+    """Strings that end the answer; they are not part of its text."""
+    stop_ids: Sequence[int] = ()
+    """Tokens that end the answer, besides the tokenizer's end of text; they are part of its ids."""
+    ignore_eos: bool = False
+    """Go on after the tokenizer's end of text (but not after `stop_ids`)."""
+    top_logprobs: int = 0
+    """How many of the likeliest tokens to report with each token."""
+    grammar: str | None = None
+    """What the answer must look like, from `engine.grammar`."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check the ranges.
+
+        Raises:
+            UsageError: a value is out of its range.
+        """
+        new = self.max_new_tokens
         rules = {
-            "repetition_penalty": (self.repetition_penalty > 0, "above 0"),
             "temperature": (self.temperature >= 0, "0 (greedy) or above"),
             "top_k": (self.top_k >= 0, "0 (off) or above"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
             "min_p": (0 <= self.min_p <= 1, "between 0 and 1"),
+            "repetition_penalty": (self.repetition_penalty > 0, "above 0"),
+            "max_new_tokens": (new is None or new >= 0, "0 or above"),
+            "stop": (not isinstance(self.stop, str) and all(self.stop), "a list of strings that are not empty"),
+            "top_logprobs": (0 <= self.top_logprobs <= MOST_TOP_LOGPROBS, f"between 0 and {MOST_TOP_LOGPROBS}"),
         }
         for name, (ok, rule) in rules.items():
             if not ok:
@@ -42,47 +80,112 @@ class Sampling:
 GREEDY = Sampling(temperature=0.0)
 
 
+class Draws(NamedTuple):
+    """One chosen token a row: `ids` int64 `[B]` and two log-probabilities of it (nats, float32 `[B]`)."""
+
+    ids: Tensor
+    logprobs: Tensor
+    """Under the model itself, before any rule."""
+    policy_logprobs: Tensor
+    """Under the distribution that it was drawn from, after every rule (0 where that leaves a single token)."""
+    model: Tensor
+    """The model's log-probabilities of every token `[B, V]`."""
+
+
 def sample(
-    logits_BV: Tensor, sampling: Sampling, uniform_B: Tensor, seen_BV: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+    logits_BV: Tensor,
+    samplings: Sequence[Sampling],
+    uniform_B: Tensor,
+    counts_BV: Tensor | None = None,
+    allowed_BV: Tensor | None = None,
+) -> Draws:
     """Choose a token for each row.
 
     Args:
         logits_BV: scores of every token.
-        sampling: the rules.
-        uniform_B: one number in [0, 1) a row, the only randomness there is.
-        seen_BV: True for tokens that the repetition penalty applies to.
-
-    Returns:
-        Token ids, int64 `[B]`, and their log-probabilities under the model itself (before any rule), float32 `[B]`.
+        samplings: each row's rules.
+        uniform_B: one number in [0, 1) a row, float64: the only randomness there is.
+        counts_BV: how often each token was generated, for the penalties; None where no row has any.
+        allowed_BV: True where a grammar lets a token stand; None where no row has one.
     """
-    logits_BV = logits_BV.float()
-    own_BV = logits_BV.log_softmax(-1)
-    if seen_BV is not None:
-        penalty = sampling.repetition_penalty
-        logits_BV = torch.where(
-            seen_BV, torch.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty), logits_BV
-        )
-    if sampling.temperature == 0:
-        ids_B = logits_BV.argmax(-1)
+    model_BV = logits_BV.float().log_softmax(-1)
+    scores_BV = _biased(logits_BV.float(), samplings)
+    if counts_BV is not None:
+        scores_BV = _penalised(scores_BV, samplings, counts_BV)
+    if allowed_BV is not None:
+        scores_BV = scores_BV.masked_fill(~allowed_BV, -torch.inf)
+    likeliest_B = scores_BV.argmax(-1)
+    temperature_B1 = _column(samplings, "temperature", scores_BV)
+    if not temperature_B1.any():
+        ids_B, policy_B = likeliest_B, torch.zeros_like(model_BV[:, 0])
     else:
-        ids_B = _draw((logits_BV / sampling.temperature).softmax(-1), sampling, uniform_B)
-    return ids_B, own_BV.gather(1, ids_B[:, None]).squeeze(1)
+        greedy_B1 = temperature_B1 == 0
+        p_BV = (scores_BV / temperature_B1.masked_fill(greedy_B1, 1)).softmax(-1)
+        ids_B, policy_B = _draw(p_BV, samplings, uniform_B)
+        ids_B = torch.where(greedy_B1[:, 0], likeliest_B, ids_B)
+        policy_B = policy_B.masked_fill(greedy_B1[:, 0], 0)
+    return Draws(ids_B, model_BV.gather(1, ids_B[:, None])[:, 0], policy_B, model_BV)
 
 
-def _draw(p_BV: Tensor, sampling: Sampling, uniform_B: Tensor) -> Tensor:
+def uniforms(seeds: Sequence[int], positions: Sequence[int]) -> np.ndarray:
+    """Random numbers in [0, 1), each a function of a request's seed and the place of its token alone: float64.
+
+    A counter hashed by SplitMix64 (Steele et al. 2014) needs no state, so a request draws the same numbers whoever
+    shares its batch, and after any interruption.
+    """
+    with np.errstate(over="ignore"):
+        x = _mix(np.array(seeds, dtype=np.uint64)) + np.array(positions, dtype=np.uint64)
+        return (_mix(x) >> np.uint64(11)) * 2.0**-53
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _column(samplings: Sequence[Sampling], name: str, like: Tensor) -> Tensor:
+    """One value of each row as `[B, 1]`."""
+    return torch.tensor([[getattr(s, name)] for s in samplings], dtype=like.dtype).to(like.device)
+
+
+def _biased(scores_BV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+    biases = [(row, id, bias) for row, s in enumerate(samplings) for id, bias in s.logit_bias.items()]
+    if not biases:
+        return scores_BV
+    rows, ids, values = zip(*biases, strict=True)
+    index = (torch.tensor(rows, device=scores_BV.device), torch.tensor(ids, device=scores_BV.device))
+    return scores_BV.index_put(index, torch.tensor(values, device=scores_BV.device), accumulate=True)
+
+
+def _penalised(scores_BV: Tensor, samplings: Sequence[Sampling], counts_BV: Tensor) -> Tensor:
+    repetition_B1 = _column(samplings, "repetition_penalty", scores_BV)
+    presence_B1 = _column(samplings, "presence_penalty", scores_BV)
+    frequency_B1 = _column(samplings, "frequency_penalty", scores_BV)
+    seen_BV = counts_BV > 0
+    shrunk_BV = torch.where(scores_BV > 0, scores_BV / repetition_B1, scores_BV * repetition_B1)
+    scores_BV = torch.where(seen_BV, shrunk_BV - presence_B1, scores_BV)
+    return scores_BV - frequency_B1 * counts_BV
+
+
+def _draw(p_BV: Tensor, samplings: Sequence[Sampling], uniform_B: Tensor) -> tuple[Tensor, Tensor]:
     """Draw by inverting the cumulative distribution of the tokens that the filters keep."""
-    filtered = sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p > 0
+    filtered = any(s.top_k or s.top_p < 1 or s.min_p for s in samplings)
     if filtered:
+        vocabulary = p_BV.shape[1]
         p_BV, order_BV = p_BV.sort(-1, descending=True)
-        if sampling.top_k:
-            p_BV[:, sampling.top_k :] = 0
-            p_BV = p_BV / p_BV.sum(-1, keepdim=True)
+        top_k_B1 = torch.tensor([[s.top_k or vocabulary] for s in samplings]).to(p_BV.device)
+        p_BV = p_BV.masked_fill(torch.arange(vocabulary, device=p_BV.device) >= top_k_B1, 0)
+        p_BV = p_BV / p_BV.sum(-1, keepdim=True)
         likelier_BV = p_BV.cumsum(-1) - p_BV  # probability of all tokens before this one
-        keep_BV = (likelier_BV < sampling.top_p) & (p_BV >= sampling.min_p * p_BV[:, :1])
+        nucleus_BV = likelier_BV < _column(samplings, "top_p", p_BV)
+        keep_BV = nucleus_BV & (p_BV >= _column(samplings, "min_p", p_BV) * p_BV[:, :1])
         keep_BV[:, 0] = True
         p_BV = p_BV * keep_BV
-    cumulative_BV = p_BV.double().cumsum(-1) if p_BV.device.type != "mps" else p_BV.cumsum(-1)
-    target_B1 = uniform_B[:, None].to(cumulative_BV.dtype) * cumulative_BV[:, -1:]
+    double = torch.float32 if p_BV.device.type == "mps" else torch.float64
+    cumulative_BV = p_BV.cumsum(-1, dtype=double)
+    target_B1 = uniform_B[:, None].to(p_BV.device, double) * cumulative_BV[:, -1:]
     index_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True).clamp(max=p_BV.shape[-1] - 1)
-    return (order_BV.gather(1, index_B1) if filtered else index_B1).squeeze(1)
+    policy_B1 = p_BV.gather(1, index_B1).log() - cumulative_BV[:, -1:].float().log()
+    return (order_BV.gather(1, index_B1) if filtered else index_B1)[:, 0], policy_B1[:, 0]

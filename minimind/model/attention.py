@@ -49,17 +49,13 @@ class Layout(NamedTuple):
     starts: Tensor | None = None
 
 
-def make_layout(segments: Segments, dtype: torch.dtype, cached_length: int | None = None) -> Layout:
+def make_layout(segments: Segments, dtype: torch.dtype) -> Layout:
     """Describe who sees whom: a token sees its own document up to itself.
 
-    With `cached_length` the keys are the first slots of a cache, whose slot s holds position s: a token sees the
-    slots up to its own position. On CUDA in a 16-bit `dtype` the layout is that of the flash kernel of
-    `torch.nn.attention.varlen`, which skips whatever lies outside a document; it needs a GPU to be exercised.
+    On CUDA in a 16-bit `dtype` the layout is that of the flash kernel of `torch.nn.attention.varlen`, which skips
+    whatever lies outside a document; it needs a GPU to be exercised.
     """
-    document_ids, positions = segments
-    if cached_length is not None:
-        slots = torch.arange(cached_length, device=positions.device)
-        return Layout((slots <= positions[:, :, None])[:, None])
+    document_ids = segments.document_ids
     rows, length = document_ids.shape
     if document_ids.is_cuda and dtype in (torch.bfloat16, torch.float16):
         first = torch.ones(rows, length, dtype=torch.bool, device=document_ids.device)
@@ -78,15 +74,7 @@ def attend(q_BTHD: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, layout: Layout) -> Te
     """
     if layout.starts is not None:
         return _attend_varlen(q_BTHD, k_BSKD, v_BSKD, layout.starts)
-    rows, time, heads, head_dim = q_BTHD.shape
-    k_BKSD, v_BKSD = k_BSKD.transpose(1, 2), v_BSKD.transpose(1, 2)
-    if time == 1:
-        # Decoding: the G query heads of a group become the rows of one product with their keys, which reads each
-        # key once instead of G times.
-        q_BKGD = q_BTHD.view(rows, k_BKSD.shape[1], -1, head_dim)
-        out = F.scaled_dot_product_attention(q_BKGD, k_BKSD, v_BKSD, attn_mask=layout.mask)
-        return out.reshape(rows, 1, heads, head_dim)
-    q_BHTD = q_BTHD.transpose(1, 2)
+    q_BHTD, k_BKSD, v_BKSD = q_BTHD.transpose(1, 2), k_BSKD.transpose(1, 2), v_BSKD.transpose(1, 2)
     out = F.scaled_dot_product_attention(q_BHTD, k_BKSD, v_BKSD, attn_mask=layout.mask, enable_gqa=True)
     return out.transpose(1, 2)
 
@@ -122,16 +110,18 @@ class Attention(nn.Module):
         self,
         x_BTC: Tensor,
         rotation: Rotation,
-        layout: Layout,
-        positions_BT: Tensor | None = None,
+        layout: Layout | None,
         cache: LayerCache | None = None,
     ) -> Tensor:
-        """Return `[B, T, hidden]`; with a cache, write the new keys and values at `positions_BT` and read all."""
+        """Return `[B, T, hidden]`; with a cache (and B = 1), keys and values of earlier passes are seen too."""
         rows, time, _ = x_BTC.shape
         heads = (rows, time, -1, self.head_dim)
         q = rotate(self.q_norm(self.q_proj(x_BTC).view(heads)), rotation)
         k = rotate(self.k_norm(self.k_proj(x_BTC).view(heads)), rotation)
         v = self.v_proj(x_BTC).view(heads)
         if cache is not None:
-            k, v = cache.update(k, v, positions_BT)
-        return self.o_proj(attend(q, k, v, layout).reshape(rows, time, -1))
+            out = cache.attend(q[0], k[0], v[0])
+        else:
+            assert layout is not None
+            out = attend(q, k, v, layout)
+        return self.o_proj(out.reshape(rows, time, -1))

@@ -1,71 +1,123 @@
-"""The key/value cache of generation: what attention would otherwise recompute for every new token."""
+"""The key/value cache of generation: what attention would otherwise recompute for every new token.
+
+One pass through the model takes a flat list of tokens that may belong to many sequences: the newest token of some, a
+stretch of the prompt of others. Nothing is padded. Letters: N tokens of a pass, H query heads, K key/value heads, D
+head_dim, B sequences that attend together, S slots of the cache that they look at.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from minimind.config import ModelConfig
 
 
+class Span(NamedTuple):
+    """The tokens at positions `start` to `end - 1` of the sequence that lives in cache row `row`."""
+
+    row: int
+    start: int
+    end: int
+
+
+class Group(NamedTuple):
+    """Tokens of a pass that attend together: `tokens` of the N, to the first `extent` slots of `rows`."""
+
+    tokens: slice
+    rows: slice
+    extent: int
+    mask: Tensor | None
+    """True = may see: `[rows, 1, 1, extent]` for one token a row, `[tokens, extent]` for a stretch of one row; None
+    where everything (one token) or everything up to itself (a stretch from position 0) is seen."""
+
+
 class LayerCache(NamedTuple):
-    """One layer's share: `keys` and `values` `[rows, slots, kv_heads, head_dim]` (views, head-major in memory)."""
+    """One layer's share in a pass: `keys` and `values` `[rows, K, length, D]`."""
 
     keys: Tensor
     values: Tensor
-    rows: Tensor
-    """`[rows, 1]`: 0, 1, 2 ..., to address (row, slot) pairs."""
-    extent: int
+    cells: tuple[Tensor, Tensor]
+    """Row and slot of each token that is not padding."""
+    groups: list[Group]
 
-    def update(self, k_BTKD: Tensor, v_BTKD: Tensor, positions_BT: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Write each token at its position; return keys and values of the first `extent` slots."""
-        self.keys[self.rows, positions_BT] = k_BTKD.to(self.keys.dtype)
-        self.values[self.rows, positions_BT] = v_BTKD.to(self.values.dtype)
-        keys, values = self.keys[:, : self.extent], self.values[:, : self.extent]
-        return keys.to(k_BTKD.dtype), values.to(k_BTKD.dtype)
+    def attend(self, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor) -> Tensor:
+        """Write keys and values of the pass, then attend to all of each sequence: `[N, H, D]`, 0 for padding."""
+        rows, slots = self.cells
+        self.keys[rows, :, slots] = k_NKD[: len(rows)].to(self.keys.dtype)
+        self.values[rows, :, slots] = v_NKD[: len(rows)].to(self.values.dtype)
+        out_NHD = torch.zeros_like(q_NHD)
+        for group in self.groups:
+            q = q_NHD[group.tokens]
+            k_BKSD, v_BKSD = (x[group.rows, :, : group.extent].to(q.dtype) for x in (self.keys, self.values))
+            if len(q) == len(k_BKSD):
+                # One new token a sequence: the query heads that share a key head become the rows of one product with
+                # its keys, which reads each key once instead of once a head.
+                q_BKGD = q.unflatten(1, (k_BKSD.shape[1], -1))
+                out_BKGD = F.scaled_dot_product_attention(q_BKGD, k_BKSD, v_BKSD, attn_mask=group.mask)
+                out_NHD[group.tokens] = out_BKGD.flatten(1, 2)
+            else:
+                q_1HTD, causal = q.transpose(0, 1)[None], group.mask is None
+                out_1HTD = F.scaled_dot_product_attention(
+                    q_1HTD, k_BKSD, v_BKSD, attn_mask=group.mask, is_causal=causal, enable_gqa=True
+                )
+                out_NHD[group.tokens] = out_1HTD[0].transpose(0, 1)
+        return out_NHD
 
 
 class KVCache:
-    """Preallocated `[layers, rows, kv_heads, length, head_dim]`; slot s of a row holds its position s.
-
-    Padding is at the right: a padded slot lies beyond every real position of its row, so it is never seen, and the
-    next real token overwrites it. `extent` is how many slots attention looks at: raise it to (highest
-    position + 1) before a forward pass; it is a number on the host so that reading it costs no synchronisation.
-    """
+    """Preallocated `[layers, rows, K, length, D]`; slot s of a row holds position s of a sequence."""
 
     def __init__(self, config: ModelConfig, rows: int, length: int, dtype: torch.dtype, device: torch.device | str):
         shape = (config.num_hidden_layers, rows, config.num_key_value_heads, length, config.head_dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
-        self.extent = length
 
-    @property
-    def rows(self) -> int:
-        """How many sequences it holds."""
-        return self.keys.shape[1]
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` positions of row `source` to row `target`."""
+        for store in (self.keys, self.values):
+            store[:, target, :, :length] = store[:, source, :, :length]
 
-    @property
-    def length(self) -> int:
-        """How many positions a row has room for."""
-        return self.keys.shape[3]
+    def layers(self, spans: Sequence[Span], alone: bool = False) -> list[LayerCache]:
+        """Return what each layer reads and writes in a pass over the tokens of `spans`, in this order.
 
-    def layers(self) -> list[LayerCache]:
-        """Return the view that each layer reads and writes."""
-        rows = torch.arange(self.rows, device=self.keys.device)[:, None]
-        pairs = zip(self.keys.transpose(2, 3), self.values.transpose(2, 3), strict=True)
-        return [LayerCache(k, v, rows, self.extent) for k, v in pairs]
-
-    def select(self, rows: Sequence[int]) -> "KVCache":
-        """Keep `rows`, in this order, as a view of the first `len(rows)` rows; the others' memory is reused.
-
-        Only rows that change their place are copied.
+        Newest tokens of sequences in consecutive rows attend together, unless each shall be computed `alone` (so that
+        its bits do not depend on its neighbours).
         """
-        target = [i for i, row in enumerate(rows) if row != i]
-        if target:
-            source = [rows[i] for i in target]
-            self.keys[:, target] = self.keys[:, source]
-            self.values[:, target] = self.values[:, source]
-        kept = object.__new__(KVCache)
-        kept.keys, kept.values, kept.extent = self.keys[:, : len(rows)], self.values[:, : len(rows)], self.extent
-        return kept
+        cells = [(span.row, position) for span in spans for position in range(span.start, span.end)]
+        rows, slots = torch.tensor(cells).to(self.keys.device).unbind(1)
+        groups = self._groups(spans, alone)
+        pairs = zip(self.keys, self.values, strict=True)
+        return [LayerCache(keys, values, (rows, slots), groups) for keys, values in pairs]
+
+    def _groups(self, spans: Sequence[Span], alone: bool) -> list[Group]:
+        groups, token, i = [], 0, 0
+        while i < len(spans):
+            first = last = spans[i]
+            i += 1
+            together = [first]
+            if first.end - first.start == 1 and not alone:
+                while i < len(spans) and spans[i].row == last.row + 1 and spans[i].end - spans[i].start == 1:
+                    together.append(last := spans[i])
+                    i += 1
+            tokens = sum(span.end - span.start for span in together)
+            extent = max(span.end for span in together)
+            groups.append(
+                Group(
+                    slice(token, token + tokens), slice(first.row, last.row + 1), extent, self._mask(together, extent)
+                )
+            )
+            token += tokens
+        return groups
+
+    def _mask(self, spans: list[Span], extent: int) -> Tensor | None:
+        device = self.keys.device
+        slots = torch.arange(extent, device=device)
+        if len(spans) > 1:
+            return (slots < torch.tensor([[span.end] for span in spans], device=device))[:, None, None]
+        (span,) = spans
+        if span.start == 0 or span.end - span.start == 1:
+            return None
+        return slots <= torch.arange(span.start, span.end, device=device)[:, None]

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from minimind.config import ModelConfig
 from minimind.model.attention import Attention, Layout, Segments, make_layout
-from minimind.model.cache import KVCache, LayerCache
+from minimind.model.cache import LayerCache
 from minimind.model.mlp import MLP
 from minimind.model.moe import MixtureOfExperts, RouterCounts, RouterStatistics
 from minimind.model.norm import RMSNorm
@@ -42,12 +42,12 @@ class Block(nn.Module):
         self,
         x_BTC: Tensor,
         rotation: Rotation,
-        layout: Layout,
+        layout: Layout | None,
         segments: Segments,
         cache: LayerCache | None = None,
     ) -> tuple[Tensor, RouterCounts | None]:
         """Return the residual stream `[B, T, hidden]` and, from a sparse layer, its routing."""
-        x_BTC = x_BTC + self.self_attn(self.input_layernorm(x_BTC), rotation, layout, segments.positions, cache)
+        x_BTC = x_BTC + self.self_attn(self.input_layernorm(x_BTC), rotation, layout, cache)
         normed = self.post_attention_layernorm(x_BTC)
         if isinstance(self.mlp, MixtureOfExperts):
             out, counts = self.mlp(normed, segments.document_ids < 0)
@@ -110,22 +110,22 @@ class Transformer(nn.Module):
         """Score every token: `[..., hidden] -> [..., vocab]`; training uses `losses.lm`, which never holds them all."""
         return F.linear(states, self.output_weight)
 
-    def forward(self, input_ids_BT: Tensor, segments: Segments, cache: KVCache | None = None) -> Hidden:
+    def forward(self, input_ids_BT: Tensor, segments: Segments, caches: list[LayerCache] | None = None) -> Hidden:
         """Run the model over a batch of packed documents, or over the next tokens of cached sequences.
 
         Args:
             input_ids_BT: token ids, int64 `[B, T]`.
-            segments: documents and positions; with a cache, positions are also the slots to write.
-            cache: one row a sequence; `cache.extent` must exceed every position of this pass.
+            segments: documents and positions.
+            caches: each layer's, for the tokens of one flat row (B = 1); padding may only be at its end.
         """
         x_BTC = self.embed_tokens(input_ids_BT)
         rotation = self.rope(segments.positions)
-        layout = make_layout(segments, _compute_dtype(x_BTC), cache.extent if cache else None)
-        caches: list[LayerCache] | list[None] = cache.layers() if cache else [None] * len(self.layers)
-        run = run_block if cache else self.run_block
+        layout = None if caches else make_layout(segments, _compute_dtype(x_BTC))
+        run = run_block if caches else self.run_block
         counts: list[RouterCounts] = []
-        for layer, layer_cache in zip(self.layers, caches, strict=True):
-            args = (layer, x_BTC, rotation, layout, segments, layer_cache)
+        for i, layer in enumerate(self.layers):
+            cache = caches[i] if caches else None
+            args = (layer, x_BTC, rotation, layout, segments, cache)
             if self.activation_checkpointing and torch.is_grad_enabled():
                 x_BTC, layer_counts = checkpoint(run, *args, use_reentrant=False)
             else:

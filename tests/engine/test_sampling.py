@@ -1,9 +1,12 @@
 """Sampling: the filters keep what they say, and draws follow the distribution."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 
-from minimind.engine.sampling import GREEDY, Sampling, sample
+from minimind.engine.sampling import GREEDY, Sampling, sample, uniforms
 from minimind.errors import UsageError
 
 P = torch.tensor([0.05, 0.4, 0.3, 0.15, 0.1])
@@ -11,7 +14,7 @@ GRID = (torch.arange(20_000) + 0.5) / 20_000  # evenly spread randomness: freque
 
 
 def frequencies(sampling: Sampling, uniform: torch.Tensor = GRID) -> list[float]:
-    ids, _ = sample(P.log().expand(len(uniform), -1), sampling, uniform)
+    ids = sample(P.log().expand(len(uniform), -1), [sampling] * len(uniform), uniform).ids
     return (torch.bincount(ids, minlength=5) / len(uniform)).tolist()
 
 
@@ -43,10 +46,44 @@ def test_the_extremes_of_the_randomness_stay_inside_the_filter():
         assert sum(frequencies(sampling, ends)[1:3]) == 1
 
 
-def test_logprob_is_the_models_own():
-    ids, logprobs = sample(P.log()[None], Sampling(temperature=0.1, top_k=1), torch.tensor([0.5]))
-    assert ids.item() == 1
-    assert logprobs.item() == pytest.approx(P[1].log().item(), abs=1e-6)
+def test_each_row_follows_its_own_rules_and_reports_both_logprobs():
+    rows = [
+        (Sampling(temperature=0.1, top_k=1), 1, 0.0),
+        (GREEDY, 1, 0.0),
+        (Sampling(top_k=2), 2, math.log(3 / 7)),
+        (Sampling(), 3, math.log(0.15)),
+        (Sampling(temperature=0.5, min_p=0.5), 2, math.log(9 / 25)),
+        (Sampling(temperature=0, logit_bias={3: 5.0, 4: 1.0}), 3, 0.0),
+    ]
+    draws = sample(P.log().expand(len(rows), -1), [r for r, _, _ in rows], torch.full((len(rows),), 0.8))
+    assert draws.ids.tolist() == [id for _, id, _ in rows]
+    assert draws.policy_logprobs.tolist() == pytest.approx([policy for _, _, policy in rows], abs=1e-5)
+    assert draws.logprobs.tolist() == pytest.approx([P[id].log().item() for _, id, _ in rows], abs=1e-5)
+
+
+def test_penalties_by_hand():
+    logits = torch.tensor([[2.0, -1.0, 0.5, 1.0]])
+    counts = torch.tensor([[2, 1, 0, 0]])
+    rules = Sampling(repetition_penalty=2.0, presence_penalty=0.25, frequency_penalty=0.5)
+    expected = torch.tensor([2 / 2 - 0.25 - 2 * 0.5, -1 * 2 - 0.25 - 0.5, 0.5, 1.0]).log_softmax(-1)
+    for uniform in (0.05, 0.3, 0.5, 0.9):
+        draws = sample(logits, [rules], torch.tensor([uniform]), counts)
+        assert draws.policy_logprobs.item() == pytest.approx(expected[draws.ids.item()].item(), abs=1e-6)
+
+
+def test_a_grammar_forbids():
+    allowed = torch.tensor([[True, False, False, False, True]])
+    for rules, expected in ((GREEDY, 4), (Sampling(), 0)):
+        assert sample(P.log()[None], [rules], torch.tensor([0.0]), allowed_BV=allowed).ids.item() == expected
+
+
+def test_random_numbers_depend_on_seed_and_place_only_and_are_uniform():
+    many = uniforms(list(range(50)) * 40, [place for place in range(40) for _ in range(50)])
+    assert uniforms([7], [3])[0] == many[3 * 50 + 7]
+    assert len(set(many.tolist())) == 2000
+    assert np.histogram(many, 10, (0, 1))[0].std() < 30  # 200 in each, give or take the binomial 13
+    assert abs(np.corrcoef(many[:-50], many[50:])[0, 1]) < 0.06
+    assert abs(np.corrcoef(many[:-1], many[1:])[0, 1]) < 0.06
 
 
 @pytest.mark.parametrize("field", [{"temperature": -1}, {"top_p": 0}, {"min_p": 2}, {"top_k": -1}])

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 from minimind.config import PRESETS
 from minimind.losses.lm import linear_cross_entropy
 from minimind.model.attention import Segments
-from minimind.model.cache import KVCache
+from minimind.model.cache import KVCache, Span
 from minimind.model.store import load_model, save_model
 from minimind.model.transformer import Transformer
 
@@ -84,17 +84,28 @@ def test_the_cache_continues_what_a_whole_pass_computes(preset):
     model = build(config)
     ids = torch.randint(0, 100, (3, 12))
     whole = model(ids, Segments.whole(ids)).states
-    lengths = torch.tensor([4, 7, 5])
-    cache = KVCache(config, 3, 12, torch.float32, "cpu")
-    cache.extent = 7
-    model(ids[:, :7], Segments.right_padded(lengths, 7), cache)
-    cache, rows = cache.select([2, 1]), torch.tensor([2, 1])
-    for step in range(3):
-        positions = (lengths[rows] + step)[:, None]
-        cache.extent = int(positions.max()) + 1
-        segments = Segments(torch.zeros_like(positions).int(), positions)
-        states = model(ids[rows].gather(1, positions), segments, cache).states
-        assert relative(states, whole[rows[:, None], positions]) < 1e-5
+    cache = KVCache(config, 4, 12, torch.float32, "cpu")
+    passes = [  # (cache row, sequence, positions): whole prompts, then the newest of two and a stretch, then padding
+        [(0, 0, 0, 4), (3, 1, 0, 2)],
+        [(0, 0, 4, 5), (1, 2, 0, 1), (3, 1, 2, 9)],
+        [(0, 0, 5, 6), (1, 2, 1, 2), (3, 1, 9, 10)],
+    ]
+    for spans in passes:
+        tokens = [(sequence, t) for _, sequence, start, end in spans for t in range(start, end)]
+        sequences, positions = torch.tensor([*tokens, (0, 0)]).unbind(1)
+        documents = torch.zeros_like(positions).int()
+        documents[-1] = -1
+        caches = cache.layers([Span(row, start, end) for row, _, start, end in spans])
+        segments = Segments(documents[None], positions[None])
+        states = model(ids[sequences, positions][None], segments, caches).states[0]
+        assert relative(states[:-1], whole[sequences, positions][:-1]) < 1e-5
+    cache.copy(3, 2, 8)
+    again = model(
+        ids[1:2, 8:10],
+        Segments.whole(ids[1:2, 8:10])._replace(positions=torch.tensor([[8, 9]])),
+        cache.layers([Span(2, 8, 10)]),
+    ).states
+    assert relative(again[0], whole[1, 8:10]) < 1e-5
 
 
 @pytest.mark.parametrize("preset", ["tiny", "tiny-moe"])

@@ -1,0 +1,254 @@
+"""The inference engine: requests join and leave a running batch at any step (continuous batching; Orca, Yu 2022).
+
+Every step is one pass of the model over the newest token of each running request and a chunk of waiting prompts,
+then one draw for each request that has all its tokens in the cache. Nothing is padded.
+"""
+
+import copy
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minimind.engine.request import FinishReason, Output, PromptTooLong, Request, Token
+from minimind.engine.sampling import Draws, Sampling, sample, uniforms
+from minimind.engine.scheduler import Scheduler
+from minimind.engine.text import Detokenizer
+from minimind.errors import UsageError
+from minimind.model.attention import Segments
+from minimind.model.cache import KVCache, Span
+from minimind.model.rope import context_length
+from minimind.model.transformer import Transformer
+from minimind.tokenizer.bpe import Tokenizer
+
+PADDING = 16
+"""In reference mode the number of rows of a product is a multiple of this: all of them go through the same kernel."""
+
+
+class Engine:
+    """Generates for many requests at once. Not thread-safe: `background.EngineThread` serves several threads.
+
+    Args:
+        model: its weights are shared, unless `dtype` makes a copy necessary.
+        tokenizer: for text, stop strings, grammars and the end-of-text token; token ids alone need none.
+        rows: how many requests run at once; others wait.
+        context: most tokens of a prompt with its answer; the model's own context by default. The cache is
+            allocated for `rows` times `context` tokens.
+        dtype: number format of weights and cache; the model's by default.
+        chunk: most prompt tokens of a step.
+        batch_invariant: reference mode. The same request and seed give the same bits whatever else runs: matrix
+            products have a fixed number of rows (their last bits depend on it), prompts are computed alone in fixed
+            chunks, attention sequence by sequence, and no prefix is reused.
+        seed: of requests that bring none.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer | None = None,
+        *,
+        rows: int = 16,
+        context: int | None = None,
+        dtype: torch.dtype | None = None,
+        chunk: int = 512,
+        batch_invariant: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        weight = model.output_weight
+        self.dtype = dtype or weight.dtype
+        self.model = model if self.dtype == weight.dtype else copy.deepcopy(model).to(self.dtype).eval()
+        self.tokenizer = tokenizer
+        own = context_length(model.config)
+        self.context = min(context or own, own)
+        self.device = weight.device
+        self.version = 0
+        """How often the weights have been replaced."""
+        self.batch_invariant = batch_invariant
+        self._width, self._chunk = math.ceil(rows / PADDING) * PADDING, chunk
+        self._cache = KVCache(model.config, rows, self.context, self.dtype, self.device)
+        self._scheduler = Scheduler(rows, self.context, chunk, self._cache.copy, exclusive=batch_invariant)
+        self._random = random.Random(seed)
+        self._detokenizers: dict[Request, Detokenizer] = {}
+        self._ended: list[Output] = []
+
+    # Requests
+
+    def submit(self, prompt_ids: Sequence[int], sampling: Sampling | None = None, index: int = 0) -> Request:
+        """Queue a request.
+
+        Args:
+            prompt_ids: token ids of the prompt.
+            sampling: its rules.
+            index: which of several answers to one prompt this is: each draws other random numbers from the seed.
+
+        Raises:
+            PromptTooLong: the prompt fills the context.
+            UsageError: the prompt is empty or holds an unknown id, or a rule needs a tokenizer that is not there.
+        """
+        sampling = sampling or Sampling()
+        self.check(prompt_ids, sampling)
+        seed = self._random.getrandbits(63) if sampling.seed is None else sampling.seed
+        seed = (seed + index * 0x9E3779B97F4A7C15) % 2**64
+        new = sampling.max_new_tokens
+        limit = self.context if new is None else min(self.context, len(prompt_ids) + new)
+        request = Request(list(prompt_ids), sampling, seed, limit)
+        if self.tokenizer:
+            self._detokenizers[request] = Detokenizer(self.tokenizer, sampling.stop)
+        if limit == len(prompt_ids):
+            self._finish(request, "length")
+        else:
+            self._scheduler.add(request)
+        return request
+
+    def check(self, prompt_ids: Sequence[int], sampling: Sampling) -> None:
+        """Raise what `submit` would raise; may be called from any thread."""
+        vocabulary = self.model.config.vocab_size
+        if not prompt_ids:
+            raise UsageError("the prompt is empty: give it at least one token")
+        if len(prompt_ids) >= self.context:
+            raise PromptTooLong(len(prompt_ids), self.context)
+        if not 0 <= min(prompt_ids) <= max(prompt_ids) < vocabulary:
+            raise UsageError(f"the prompt holds a token id outside the model's vocabulary of {vocabulary}")
+        if any(not 0 <= id < vocabulary for id in sampling.logit_bias):
+            raise UsageError(f"logit_bias names a token id outside the model's vocabulary of {vocabulary}")
+        if self.tokenizer is None and (sampling.stop or sampling.grammar):
+            raise UsageError("stop strings and grammars need an engine with a tokenizer")
+
+    def cancel(self, request: Request) -> None:
+        """End a request now; its cache row is free at once."""
+        if request.finish_reason is None:
+            self._finish(request, "abort")
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` would do anything."""
+        return bool(self._ended or self._scheduler.waiting or self._scheduler.running)
+
+    def run(self) -> Iterator[Output]:
+        """Step until every request has finished."""
+        while self.has_work:
+            yield from self.step()
+
+    def take_ended(self) -> list[Output]:
+        """Return the last outputs of requests that ended between steps; `step` gives them too."""
+        outputs, self._ended = self._ended, []
+        return outputs
+
+    # Weights
+
+    @torch.no_grad()
+    def update_weights(self, weights: Transformer | Mapping[str, Tensor]) -> None:
+        """Copy new weights (all, or some by parameter name) into the engine's.
+
+        Requests go on: they compute their tokens again under the new weights, and later tokens carry the new version.
+
+        Raises:
+            UsageError: a name or a shape is not the model's.
+        """
+        new = dict(weights.named_parameters()) if isinstance(weights, Transformer) else weights
+        parameters = dict(self.model.named_parameters())
+        for name, value in new.items():
+            if name not in parameters or parameters[name].shape != value.shape:
+                raise UsageError(f"weight {name!r} of shape {list(value.shape)} has no place in the engine's model")
+        for name, value in new.items():
+            parameters[name].copy_(value)
+        self.version += 1
+        self._scheduler.flush()
+
+    def flush_cache(self) -> None:
+        """Forget every computed prefix."""
+        self._scheduler.flush()
+
+    # Steps
+
+    @torch.inference_mode()
+    def step(self) -> list[Output]:
+        """Run one pass of the model and return what each request got from it."""
+        outputs = self.take_ended()
+        spans = self._scheduler.plan()
+        if not spans:
+            return outputs
+        states_NC = self._forward(spans)
+        ends = np.cumsum([span.end - span.start for span in spans]) - 1
+        advanced = [(self._scheduler.advance(span), span.row, end) for span, end in zip(spans, ends, strict=True)]
+        ready = [(request, row, end) for request, row, end in advanced if request]
+        if ready:
+            requests, rows, last = zip(*ready, strict=True)
+            draws = self._draw(self._logits(states_NC, last), requests)
+            for request, row, token in zip(requests, rows, self._tokens(draws, requests), strict=True):
+                outputs.append(self._append(request, row, token))
+        return outputs
+
+    def _forward(self, spans: list[Span]) -> Tensor:
+        """States `[N, hidden]` of the tokens in `spans`; in reference mode of some padding behind them."""
+        ids: list[int] = []
+        positions: list[int] = []
+        for row, start, end in spans:
+            ids += self._scheduler.ids(row, start, end)
+            positions += range(start, end)
+        padding = 0
+        if self.batch_invariant:
+            padding = (self._width if len(ids) <= len(spans) else self._chunk) - len(ids)
+        documents = torch.tensor([[0] * len(ids) + [-1] * padding], dtype=torch.int32)
+        ids_1N, positions_1N = (torch.tensor([values + [0] * padding]) for values in (ids, positions))
+        segments = Segments(documents.to(self.device), positions_1N.to(self.device))
+        return self.model(ids_1N.to(self.device), segments, self._cache.layers(spans, self.batch_invariant)).states[0]
+
+    def _logits(self, states_NC: Tensor, last: Sequence[int]) -> Tensor:
+        """Scores `[B, vocab]` after the tokens at the places `last`."""
+        padding = self._width - len(last) if self.batch_invariant else 0
+        index = torch.tensor([*last, *[last[0]] * padding], device=self.device)
+        return self.model.logits(states_NC[index])[: len(last)]
+
+    def _draw(self, logits_BV: Tensor, requests: Sequence[Request]) -> Draws:
+        samplings = [request.sampling for request in requests]
+        places = [len(request.tokens) for request in requests]
+        uniform_B = torch.from_numpy(uniforms([request.seed for request in requests], places))
+        counts_BV = None
+        if any(s.repetition_penalty != 1 or s.presence_penalty or s.frequency_penalty for s in samplings):
+            vocabulary = logits_BV.shape[1]
+            counts = [np.bincount(np.array(request.ids, dtype=np.int64), minlength=vocabulary) for request in requests]
+            counts_BV = torch.from_numpy(np.stack(counts)).to(self.device)
+        return sample(logits_BV, samplings, uniform_B, counts_BV)
+
+    def _tokens(self, draws: Draws, requests: Sequence[Request]) -> list[Token]:
+        tops: list[list[tuple[int, float]]] = [[] for _ in requests]
+        if most := max(request.sampling.top_logprobs for request in requests):
+            values, ids = draws.model.topk(min(most, draws.model.shape[1]))
+            for top, request, v, i in zip(tops, requests, values.tolist(), ids.tolist(), strict=True):
+                top += list(zip(i, v, strict=True))[: request.sampling.top_logprobs]
+        columns = (draws.ids.tolist(), draws.logprobs.tolist(), draws.policy_logprobs.tolist(), tops)
+        return [Token(*values, self.version) for values in zip(*columns, strict=True)]
+
+    def _append(self, request: Request, row: int, token: Token) -> Output:
+        request.tokens.append(token)
+        self._scheduler.append(request, row)
+        detokenizer = self._detokenizers.get(request)
+        text = detokenizer.feed(token.id) if detokenizer else ""
+        eos = self.tokenizer.eos_id if self.tokenizer and not request.sampling.ignore_eos else None
+        reason: FinishReason | None = None
+        if token.id in request.sampling.stop_ids or token.id == eos:
+            reason, request.stop = "stop", token.id
+        elif detokenizer and detokenizer.found:
+            reason, request.stop = "stop", detokenizer.found
+        elif len(request) >= request.limit:
+            reason = "length"
+        if reason:
+            text += self._release(request, reason)
+        request.text += text
+        return Output(request, token, text, reason)
+
+    def _release(self, request: Request, reason: FinishReason) -> str:
+        """Take a request out of everything; return text that was held back."""
+        request.finish_reason = reason
+        self._scheduler.remove(request)
+        detokenizer = self._detokenizers.pop(request, None)
+        return detokenizer.finish() if detokenizer else ""
+
+    def _finish(self, request: Request, reason: FinishReason) -> None:
+        text = self._release(request, reason)
+        request.text += text
+        self._ended.append(Output(request, None, text, reason))

@@ -1,0 +1,72 @@
+"""What goes into the engine and what comes out of it."""
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from minimind.engine.sampling import Sampling
+from minimind.errors import UsageError
+
+FinishReason = Literal["stop", "length", "abort"]
+
+
+class PromptTooLong(UsageError):
+    """A prompt leaves no room for an answer; `tokens` and `context` are the numbers."""
+
+    def __init__(self, tokens: int, context: int) -> None:
+        super().__init__(f"the prompt has {tokens} tokens, but the context is {context}: shorten the prompt")
+        self.tokens, self.context = tokens, context
+
+
+class Token(NamedTuple):
+    """One generated token; log-probabilities are in nats."""
+
+    id: int
+    logprob: float
+    """Under the model itself."""
+    policy_logprob: float
+    """Under the distribution that it was drawn from (temperature, penalties, filters, grammar)."""
+    top: list[tuple[int, float]]
+    """The likeliest tokens under the model itself, as many as `Sampling.top_logprobs`, likeliest first."""
+    version: int
+    """How often the engine's weights had been replaced when it was drawn."""
+
+
+@dataclass(eq=False)
+class Request:
+    """One answer being written; the engine fills in everything below `index`."""
+
+    prompt_ids: list[int]
+    sampling: Sampling
+    seed: int
+    """Of this answer alone: each of several answers to one prompt has another."""
+    limit: int
+    """Most tokens that prompt and answer may have together."""
+
+    tokens: list[Token] = field(default_factory=list)
+    text: str = ""
+    """Of the answer, as far as it can no longer change: whole characters, without special tokens and stop strings."""
+    finish_reason: FinishReason | None = None
+    stop: str | int | None = None
+    """The stop string or token id that ended it."""
+    cached_tokens: int = 0
+    """How many tokens of the prompt were found in the cache."""
+
+    @property
+    def ids(self) -> list[int]:
+        """The answer's token ids, a stop token included."""
+        return [token.id for token in self.tokens]
+
+    def __len__(self) -> int:
+        """Tokens of prompt and answer."""
+        return len(self.prompt_ids) + len(self.tokens)
+
+
+class Output(NamedTuple):
+    """What one step added to one request."""
+
+    request: Request
+    token: Token | None
+    """None only where a request ended without one: cancelled, or asked for no token."""
+    text: str
+    """Text that became certain with this token; may be empty, or more than the token's own."""
+    finish_reason: FinishReason | None
