@@ -3,6 +3,7 @@
 Shape letters: B rows, T query positions, S key positions, H query heads, K key/value heads, G = H / K, D head_dim.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,10 @@ from minimind.config import ModelConfig
 from minimind.model.cache import LayerCache
 from minimind.model.norm import RMSNorm
 from minimind.model.rope import Rotation, rotate
+
+PRODUCTS_UP_TO, BLOCK = 1024, 256
+"""Rows of up to so many tokens are trained on a CPU by plain products, so many queries at a time: the backward pass
+of the CPU's flash kernel takes up to twice as long. Longer rows have too many scores to keep."""
 
 
 class Segments(NamedTuple):
@@ -41,8 +46,8 @@ class Segments(NamedTuple):
 class Layout(NamedTuple):
     """What `attend` needs to know of the documents, made once a forward pass and shared by all layers.
 
-    Either `mask` `[B, 1, T, S]` (True = may see), or `starts` `[documents + 1]` (int32 offsets of the documents in
-    the flattened batch) for the variable-length kernel.
+    Either `mask` `[B, 1, T, S]` (boolean: True = may see; or a bias: 0 = may see, -inf = may not), or `starts`
+    `[documents + 1]` (int32 offsets of the documents in the flattened batch) for the variable-length kernel.
     """
 
     mask: Tensor | None
@@ -63,8 +68,8 @@ def make_layout(segments: Segments, dtype: torch.dtype) -> Layout:
         starts = F.pad(first.flatten().nonzero().flatten(), (0, 1), value=rows * length)
         return Layout(None, starts.int())
     # Padding sees padding, so that no row of the softmax is empty.
-    same = document_ids[:, :, None] == document_ids[:, None, :]
-    return Layout(same.tril()[:, None])
+    visible = (document_ids[:, :, None] == document_ids[:, None, :]).tril()[:, None]
+    return Layout(torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -math.inf))
 
 
 def attend(q_BTHD: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, layout: Layout) -> Tensor:
@@ -75,8 +80,25 @@ def attend(q_BTHD: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, layout: Layout) -> Te
     if layout.starts is not None:
         return _attend_varlen(q_BTHD, k_BSKD, v_BSKD, layout.starts)
     q_BHTD, k_BKSD, v_BKSD = q_BTHD.transpose(1, 2), k_BSKD.transpose(1, 2), v_BSKD.transpose(1, 2)
+    if q_BTHD.device.type == "cpu" and q_BTHD.requires_grad and q_BTHD.shape[1] <= PRODUCTS_UP_TO:
+        assert layout.mask is not None
+        return _attend_products(q_BHTD, k_BKSD, v_BKSD, layout.mask).transpose(1, 2)
     out = F.scaled_dot_product_attention(q_BHTD, k_BKSD, v_BKSD, attn_mask=layout.mask, enable_gqa=True)
     return out.transpose(1, 2)
+
+
+def _attend_products(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, bias: Tensor) -> Tensor:
+    """The definition, block by block of queries: what comes after a block's last query is never multiplied."""
+    rows, head_dim = len(q_BHTD), q_BHTD.shape[-1]
+    out: list[Tensor] = []
+    for q_BHMD, bias_B1MS in zip(q_BHTD.split(BLOCK, 2), bias.split(BLOCK, 2), strict=True):
+        seen = sum(block.shape[2] for block in out) + q_BHMD.shape[2]
+        k, v, bias_B11MS = k_BKSD[:, :, :seen], v_BKSD[:, :, :seen], bias_B1MS[:, :, None, :, :seen]
+        q_BKRD = (q_BHMD * head_dim**-0.5).reshape(rows, k.shape[1], -1, head_dim)  # R = G · M: a group shares its keys
+        scores_BKGMS = (q_BKRD @ k.mT).unflatten(2, (-1, q_BHMD.shape[2])) + bias_B11MS
+        weights_BKRS = scores_BKGMS.softmax(-1).flatten(2, 3)
+        out.append((weights_BKRS @ v).view(q_BHMD.shape))
+    return torch.cat(out, dim=2)
 
 
 def _attend_varlen(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, starts: Tensor) -> Tensor:

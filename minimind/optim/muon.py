@@ -22,15 +22,16 @@ def orthogonalize(update: Tensor, steps: int = 5) -> Tensor:
 
     X ← aX + (bA + cA²)X with A = XXᵀ acts on the singular values as s ← as + bs³ + cs⁵.
     """
-    x = update.bfloat16()
+    x = update.bfloat16().reshape(-1, *update.shape[-2:])  # [matrices, rows, columns]
     tall = x.size(-2) > x.size(-1)
     if tall:
         x = x.mT  # XXᵀ is then the smaller of the two Gram matrices
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
         gram = x @ x.mT
-        x = _A * x + (_B * gram + _C * gram @ gram) @ x
-    return x.mT if tall else x
+        polynomial = torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C)
+        x = torch.baddbmm(x, polynomial, x, beta=_A)
+    return (x.mT if tall else x).reshape(update.shape)
 
 
 class Muon(torch.optim.Optimizer):
