@@ -12,7 +12,7 @@ Model = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
 
 def main(argv: list[str]) -> int:
     """Run one of the measurements."""
-    return call_one_of({"bpb": bpb, "generate": generate}, argv, "minimind eval")
+    return call_one_of({"bpb": bpb, "choice": choice, "generate": generate}, argv, "minimind eval")
 
 
 def bpb(
@@ -48,6 +48,48 @@ def bpb(
         console.print_json(figures)
     else:
         console.table(model, ("figure", "value"), list(figures.items()))
+    return 0
+
+
+def choice(
+    model: Model,
+    tasks: str = "ceval-valid,cmmlu,arc_easy,piqa,openbookqa,hellaswag,social_iqa",
+    data: str | None = None,
+    limit: int | None = None,
+    device: str = "auto",
+    json: bool = False,
+) -> int:
+    """Multiple choice: how often the right choice is the likeliest continuation of the question.
+
+    Examples:
+        minimind eval choice runs/laptop/model --tasks arc_easy,piqa --data questions
+        minimind eval choice runs/laptop/model --tasks ceval-valid --limit 500
+
+    Args:
+        model: model directory.
+        tasks: names with commas between them; with --data also names of files in that folder (without .jsonl).
+        data: folder of JSON Lines files, {"question": "...", "choices": ["...", "..."], "answer": 0}; without it the
+            tasks are fetched from the Hugging Face hub.
+        limit: ask only so many questions of each task.
+        device: auto, cpu, cuda or mps.
+        json: print one line of JSON.
+    """
+    from minimind import runtime
+    from minimind.api import load
+    from minimind.eval.choice import evaluate
+    from minimind.eval.tasks import markdown, read_questions
+
+    if limit is not None:
+        at_least(1, limit=limit)
+    names = list(dict.fromkeys(name for part in tasks.split(",") if (name := part.strip())))
+    questions = read_questions(names, data, limit)
+    lm = load(model, device)
+    dtype = runtime.compute_dtype(lm.model.output_weight.device)
+    figures = {name: evaluate(lm.model, lm.tokenizer, asked, dtype, title=name) for name, asked in questions.items()}
+    if json:
+        console.print_json({"tasks": figures})
+    else:
+        print(markdown(figures))
     return 0
 
 

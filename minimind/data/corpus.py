@@ -163,8 +163,8 @@ class _Zstd(io.BufferedReader):
             raise OSError(str(error)) from error
 
 
-def parse(line: bytes, kind: Kind) -> Document:
-    """Turn one line into its document.
+def read_object(line: bytes) -> dict[str, Any]:
+    """Read one line's JSON object.
 
     Raises:
         BadLine: what is wrong with it.
@@ -181,6 +181,16 @@ def parse(line: bytes, kind: Kind) -> Document:
         raise BadLine(f"not valid JSON ({error})") from None
     if not isinstance(row, dict):
         raise BadLine(f"not a JSON object but {type(row).__name__}")
+    return row
+
+
+def parse(line: bytes, kind: Kind) -> Document:
+    """Turn one line into its document.
+
+    Raises:
+        BadLine: what is wrong with it.
+    """
+    row = read_object(line)
     if kind == "text":
         return _text(row)
     try:
