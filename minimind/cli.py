@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 import minimind
-from minimind import runtime
+from minimind import ranks, runtime
 from minimind.errors import UserError, did_you_mean
 
 COMMANDS = {
@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"minimind: {message}", file=sys.stderr)
+    if ranks.speaks_for_all():
+        print(f"minimind: {message}", file=sys.stderr, flush=True)
     return code
 
 

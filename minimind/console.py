@@ -24,7 +24,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-console = Console(stderr=True, highlight=False)
+from minimind import runtime
+
+console = Console(stderr=True, highlight=False, quiet=not runtime.is_main())
 T = TypeVar("T")
 
 
@@ -39,7 +41,9 @@ def warn(message: str) -> None:
 
 
 def print_json(figures: dict[str, Any]) -> None:
-    """Print `figures` as one line of JSON, the last line of stdout."""
+    """Print `figures` as one line of JSON, the last line of stdout; under torchrun rank 0 does."""
+    if not runtime.is_main():
+        return
     sys.stdout.write(json.dumps(figures, ensure_ascii=False) + "\n")
     sys.stdout.flush()
 

@@ -83,11 +83,18 @@ class TrainConfig:
     """Newest checkpoints to keep, besides the one with the best validation BPB."""
     seed: int = 42
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the matrix products; weights are float32. `auto`: bfloat16 where it is fast, float16 on older GPUs."""
     compile: Literal["auto", "always", "never"] = "auto"
     """`auto` compiles when a compiler is there and the run is long enough to earn it back."""
     activation_checkpointing: bool = False
     """Recompute each layer in the backward pass: about 30 % slower, a fraction of the memory."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Under torchrun: every process holds the whole model, or a share of it (slower, less memory)."""
+    deterministic: bool = False
+    """On CUDA: only operations that give the same bits each time, so that an interrupted run ends in the same ones."""
+    tracker: Literal["none", "tensorboard", "wandb", "swanlab", "trackio"] = "none"
+    """Where metrics are shown besides `metrics.jsonl`; files go to the run's folder (`pip install minimind[track]`)."""
 
 
 @dataclass

@@ -3,6 +3,7 @@
 Everything above asks these functions, so a run on a laptop, on one GPU and on many reads the same code.
 """
 
+import ctypes
 import os
 import platform
 import random
@@ -26,6 +27,16 @@ def hub_endpoint(hub: str) -> str:
     if hub == "huggingface":
         return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     return os.environ.get("MODELSCOPE_ENDPOINT", "https://www.modelscope.cn").rstrip("/")
+
+
+def tracker_mode(tool: str) -> str:
+    """`offline` unless `$WANDB_MODE` or `$SWANLAB_MODE`, the tools' own variables, say otherwise."""
+    return os.environ.get(f"{tool.upper()}_MODE", "offline")
+
+
+def set_trackio_folder(folder: Path) -> None:
+    """Let trackio keep its database in `folder`, unless the user has chosen one; it takes no argument for that."""
+    os.environ.setdefault("TRACKIO_DIR", str(folder))
 
 
 def rank() -> int:
@@ -52,6 +63,18 @@ def share_cores() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 
+def keep_memory() -> None:
+    """Let this process keep the memory of freed tensors for the next ones instead of handing it back (glibc only).
+
+    glibc maps every large block anew, and the system then clears it page by page: a training step on the CPU, whose
+    tensors are all large, spends a tenth of its time there.
+    """
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # the names in malloc.h, without M_
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        for option, value in ((mmap_max, 0), (trim_threshold, -1), (top_pad, 64 << 20)):
+            libc.mallopt(option, value)
+
+
 def cpu_count() -> int:
     """Cores this process may use (containers often allow fewer than the machine has)."""
     if hasattr(os, "sched_getaffinity"):
@@ -75,19 +98,26 @@ def device(name: str = "auto") -> "torch.device":
     if not available[name]:
         raise UsageError(f"--device {name}: torch sees no such device here; use --device auto")
     if name == "cuda":
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        index = int(os.environ.get("LOCAL_RANK", "0"))
+        if index >= torch.cuda.device_count():
+            raise UsageError(
+                f"this machine has {torch.cuda.device_count()} GPUs, too few for process {index + 1} of it; "
+                f"give torchrun a smaller --nproc-per-node"
+            )
+        return torch.device("cuda", index)
     return torch.device(name)
 
 
 def compute_dtype(on: "torch.device") -> "torch.dtype":
     """The number format of matrix products: bfloat16 where the hardware has it, else float32.
 
-    On a CPU without AVX512-BF16 or AMX, bfloat16 is emulated and slower than float32.
+    GPUs before Ampere have float16 only. On a CPU without AVX512-BF16 or AMX, bfloat16 is emulated and slower
+    than float32.
     """
     import torch
 
     if on.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if on.type == "mps":
         return torch.float32
     probe = getattr(torch.cpu, "get_capabilities", None)  # torch >= 2.12
@@ -134,6 +164,46 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def random_state() -> dict[str, Any]:
+    """The state of all generators that `seed_everything` seeds, as JSON can hold it."""
+    import numpy as np
+    import torch
+
+    numpy: Any = np.random.get_state()
+    state = {
+        "python": random.getstate(),
+        "numpy": [part.tolist() if isinstance(part, np.ndarray) else part for part in numpy],
+        "torch": torch.get_rng_state().tolist(),
+    }
+    if torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state().tolist()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Go on from what `random_state` returned."""
+    import numpy as np
+    import torch
+
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    np.random.set_state(tuple(state["numpy"]))
+    torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(torch.tensor(state["cuda"], dtype=torch.uint8))
+
+
+def be_deterministic() -> None:
+    """Make every operation give the same bits each time, on CUDA too, where some are faster without.
+
+    Call it before the first matrix product: cuBLAS reads its setting once.
+    """
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
 
 
 def can_compile(on: "torch.device") -> bool:

@@ -313,10 +313,19 @@ def test_an_error_leaves_an_earlier_run_as_it_was(minimind, pretrain_flags, pret
     (here / "bad.jsonl").write_text("{", encoding="utf-8")
     flags = [*pretrain_flags, "--out", "run"]
     refused(minimind(*flags, "--data", "bad.jsonl"), 1, "bad.jsonl")
-    refused(minimind(*flags, "--set.model.hidden_size", "96"), 1, "checkpoint", "another --out", "--resume never")
-    refused(minimind(*flags, "--set.optim.matrices", "adamw"), 1, "checkpoint", "another --out", "--resume never")
-    refused(minimind(*flags, "--seed", "7"), 1, "run", "seed", "--resume never")
-    refused(minimind(*flags, "--set.data.sequence_length", "32"), 1, "run", "row length", "--resume never")
+    again = ["may not change", "another --out", "--resume never"]
+    for change in (
+        ("--set.model.hidden_size", "96", "unset"),
+        ("--set.optim.matrices", "adamw", "muon"),
+        ("--seed", "7", "42"),
+        ("--set.data.sequence_length", "32", "64"),
+        ("--set.train.tokens_per_step", "512", "256"),
+    ):
+        flag, new, old = change
+        name = flag.removeprefix("--set.").replace("--seed", "train.seed")
+        refused(minimind(*flags, flag, new), 1, str(Path("run/checkpoints")), name, old, new, *again)
+    (here / "other.jsonl").write_text('{"text": "Other words."}\n', encoding="utf-8")
+    refused(minimind(*flags, "--data", "other.jsonl"), 1, "other data", "pretrain.jsonl then", "other.jsonl now")
     assert state(run) == before
 
 
@@ -354,9 +363,9 @@ def test_what_the_initial_model_decides_cannot_be_asked_for(minimind, sft_flags,
     assert not (here / "run").exists()
 
 
-def test_several_ranks_are_refused_until_they_work(minimind, pretrain_flags, here, monkeypatch):
+def test_ranks_without_torchrun(minimind, pretrain_flags, here, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    ended = minimind(*pretrain_flags, "--out", "run")
-    assert ended.code == 2
-    assert "several ranks" in ended.err
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    monkeypatch.setenv("RANK", "0")
+    refused(minimind(*pretrain_flags, "--out", "run"), 2, "torchrun", "MASTER_ADDR")
     assert not (here / "run").exists()

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from minimind import console, runtime
+from minimind import console, ranks
 from minimind.commands.arguments import call, split_settings
 from minimind.errors import UsageError, did_you_mean
 from minimind.recipe import Recipe, find, load
@@ -51,6 +51,7 @@ def main(argv: list[str]) -> int:
         Examples:
             minimind train pretrain laptop --data corpus.jsonl --out runs/laptop
             minimind train sft laptop --data chats.jsonl --init runs/laptop/model --set.optim.lr 5e-4
+            torchrun --nproc-per-node 8 -m minimind train pretrain minimind-3 --data corpus.jsonl
 
         Args:
             recipe: name (`laptop`) or path of a recipe.
@@ -102,12 +103,12 @@ def _run(stage: str, recipe: Recipe, path: Path, out: str, resume: str, json: bo
         raise UsageError(f"{path} is a recipe for {recipe.stage}, not for {stage}")
     if not recipe.data.files:
         raise UsageError(f"train {stage}: name the training text with --data FILE (or data.files in {path})")
-    if runtime.world_size() > 1:
-        raise UsageError("training on several ranks is not built yet; start one process, without torchrun")
+    ranks.join(recipe.train.device)
     from minimind.stages import pretrain, sft
 
     folder = Path(out or f"runs/{path.parent.name}-{stage}")
     model = {"pretrain": pretrain.run, "sft": sft.run}[stage](recipe, folder, resume == "auto")
+    ranks.leave()
     if json:
         console.print_json({"model": str(model), "run": str(folder)})
     else:

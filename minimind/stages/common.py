@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from minimind import ranks, runtime
 from minimind import recipe as recipes
-from minimind import runtime
 from minimind.console import say
 from minimind.data.packing import Batch, PackedStream
 from minimind.data.shard_reader import Shards
@@ -25,7 +26,7 @@ from minimind.model.transformer import Segments, Transformer
 from minimind.optim.groups import make_optimizers
 from minimind.recipe import Recipe
 from minimind.tokenizer.bpe import Tokenizer
-from minimind.train import loop
+from minimind.train import loop, parallel
 
 VALID_TOKENS = 200_000
 """Validation during training reads about this much; `minimind eval bpb` reads everything."""
@@ -44,6 +45,8 @@ def make_model(recipe: Recipe, tokenizer: Tokenizer) -> Transformer:
             than its context.
     """
     device = runtime.device(recipe.train.device)
+    if recipe.train.deterministic:
+        runtime.be_deterministic()
     runtime.seed_everything(recipe.train.seed)
     if recipe.init:
         model = load_model(recipe.init, device=device)
@@ -65,12 +68,18 @@ def make_model(recipe: Recipe, tokenizer: Tokenizer) -> Transformer:
 
 
 def write_model(model: Transformer, tokenizer: Tokenizer, directory: Path) -> None:
-    """Write a complete model directory.
+    """Write a complete model directory: rank 0 does, but under FSDP it needs the others' shares of the weights.
 
     Raises:
         UserError: the disk is full or not writable.
     """
-    save_model(model, directory)
+    weights = parallel.whole_weights(model)
+    if not runtime.is_main():
+        return
+    with torch.device("meta"):
+        whole = Transformer(model.config)
+    whole.load_state_dict(weights, assign=True)
+    save_model(whole, directory)
     try:
         tokenizer.save(directory)
     except OSError as error:
@@ -89,7 +98,8 @@ class LanguageModelLoss:
         nll = linear_cross_entropy(hidden.states, model.output_weight, batch.labels, compiled=self.compiled)
         if hidden.router is None:
             return loop.Loss(nll, {"loss": nll})
-        # The balancing loss is a mean; times the supervised tokens it weighs as much as they do in any batch.
+        # The balancing loss is a mean; times the supervised tokens it weighs as much as they do in any batch. It is
+        # taken over each micro-batch of each rank: experts are balanced everywhere, not only in the sum.
         balance = hidden.router.load_balancing_loss() * (batch.labels != IGNORE).sum()
         figures = {"loss": nll, "balance_loss": balance, "expert_load": hidden.router.counts}
         return loop.Loss(nll + model.config.router_aux_loss_coef * balance, figures)
@@ -123,6 +133,7 @@ def make_job(
     recipe: Recipe, model: Transformer, tokenizer: Tokenizer, training: Shards, validation: Shards | None
 ) -> loop.Job:
     """What the loop needs to train `model` on packed rows of `training`."""
+    parallel.shard(model, model.layers, recipe.train)
     length = recipe.data.sequence_length
     stream = PackedStream(training, length, seed=recipe.train.seed)
     rows_per_step = max(1, recipe.train.tokens_per_step // length)
@@ -148,7 +159,12 @@ def make_job(
 
 
 def shards(recipe: Recipe, tokenizer: Tokenizer, kind: str) -> tuple[Shards, Shards | None]:
-    """Token shards of the training and the validation documents, built unless they are there already."""
+    """Token shards of the training and the validation documents, built by rank 0 unless they are there already."""
+    with ranks.main_first("shards"):
+        return _shards(recipe, tokenizer, kind)
+
+
+def _shards(recipe: Recipe, tokenizer: Tokenizer, kind: str) -> tuple[Shards, Shards | None]:
     data = recipe.data
     options: dict[str, Any] = {"kind": kind, "on_bad_line": data.on_bad_line}
     if kind == "sft":

@@ -7,6 +7,7 @@
         complete                                           checksums of the files above; written last
 
 A checkpoint is written under a temporary name, flushed to the disk and renamed: it is there whole or not at all.
+Every rank writes its share of trainer/, so a run may go on with another number of them; the rest is rank 0's.
 """
 
 import hashlib
@@ -14,7 +15,8 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,11 @@ import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
+from minimind import ranks, runtime
 from minimind.console import warn
 from minimind.errors import UserError
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def save(
@@ -37,7 +40,7 @@ def save(
     trainer: dict[str, Any],
     write_model: Callable[[Path], None],
 ) -> Path:
-    """Write `folder`/step-N and return it. `write_model` puts the model directory's files into a path.
+    """Write `folder`/step-N and return it; all ranks call this. `write_model` puts a model directory into a path.
 
     Raises:
         UserError: the disk is full or not writable; earlier checkpoints stay as they are.
@@ -45,24 +48,22 @@ def save(
     final = folder / f"step-{step:08d}"
     draft = folder / f"{final.name}.tmp"
     try:
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
+        if runtime.is_main():
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+        ranks.anywhere(False)  # nobody goes on before the folder is there
         write_model(draft)
         weights, moments = get_state_dict(model, optimizers)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "no process group": one process is what is meant
-            dcp.save({"model": weights, "optimizers": moments}, checkpoint_id=draft / "trainer", no_dist=True)
-        state = {"schema": SCHEMA, "step": step, **trainer}
-        (draft / "trainer.json").write_text(json.dumps(state), encoding="utf-8")
-        sums = {str(file.relative_to(draft).as_posix()): _checksum(file) for file in _files(draft)}
-        for file in _files(draft):
-            _flush(file)
-        (draft / "complete").write_text(json.dumps(sums), encoding="utf-8")
-        _flush(draft / "complete")
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(draft, final)
-    except (OSError, RuntimeError, UserError, dcp.CheckpointException) as error:
-        shutil.rmtree(draft, ignore_errors=True)
+        with _quiet():
+            dcp.save({"model": weights, "optimizers": moments}, checkpoint_id=draft / "trainer", no_dist=_alone())
+        if runtime.is_main():
+            _finish(draft, {"schema": SCHEMA, "step": step, **trainer})
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(draft, final)
+        ranks.anywhere(False)  # nor before it is there for good
+    except (OSError, UserError, dcp.CheckpointException) as error:
+        if runtime.is_main():
+            shutil.rmtree(draft, ignore_errors=True)
         free = shutil.disk_usage(folder).free if folder.exists() else 0
         raise UserError(
             f"{final}: the checkpoint could not be written ({_reason(error)}; {free / 1e6:,.0f} MB free); "
@@ -71,20 +72,27 @@ def save(
     return final
 
 
-def load(folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], read_first: dict[str, Any]) -> None:
-    """Put the weights and optimizer moments of checkpoint `folder` (whose trainer.json is `read_first`) in place.
+def _finish(draft: Path, trainer: dict[str, Any]) -> None:
+    """Flush what all ranks wrote, and say with checksums that it is all there."""
+    (draft / "trainer.json").write_text(json.dumps(trainer), encoding="utf-8")
+    sums = {file.relative_to(draft).as_posix(): _checksum(file) for file in _files(draft)}
+    for file in _files(draft):
+        _flush(file)
+    (draft / "complete").write_text(json.dumps(sums), encoding="utf-8")
+    _flush(draft / "complete")
+
+
+def load(folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
+    """Put the weights and optimizer moments of checkpoint `folder` in place, however many ranks wrote it.
 
     Raises:
         UserError: the checkpoint belongs to another model or optimizer.
     """
-    if read_first.get("schema") != SCHEMA:
-        raise UserError(f"{folder}: written by another version of MiniMind; start anew with --resume never")
     weights, moments = get_state_dict(model, optimizers)
     state: dict[str, Any] = {"model": weights, "optimizers": moments}
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            dcp.load(state, checkpoint_id=folder / "trainer", no_dist=True)
+        with _quiet():
+            dcp.load(state, checkpoint_id=folder / "trainer", no_dist=_alone())
         set_state_dict(model, optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizers"])
     except (RuntimeError, ValueError, KeyError, dcp.CheckpointException) as error:
         raise UserError(
@@ -94,11 +102,18 @@ def load(folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]
 
 
 def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest whole checkpoint under `folder` and its trainer.json; damaged ones are passed over with a warning."""
+    """The newest whole checkpoint under `folder` and its trainer.json; damaged ones are passed over with a warning.
+
+    Raises:
+        UserError: another version of MiniMind wrote it.
+    """
     for candidate in sorted(folder.glob("step-????????"), reverse=True):
         problem = damage(candidate)
         if problem is None:
-            return candidate, json.loads((candidate / "trainer.json").read_text(encoding="utf-8"))
+            trainer = json.loads((candidate / "trainer.json").read_text(encoding="utf-8"))
+            if trainer["schema"] != SCHEMA:
+                raise UserError(f"{candidate}: of another version of MiniMind; start anew with --resume never")
+            return candidate, trainer
         warn(f"{candidate}: damaged ({problem}); going back to the checkpoint before it")
     return None
 
@@ -127,6 +142,18 @@ def prune(folder: Path, keep: int, best: int | None) -> None:
         shutil.rmtree(draft)
 
 
+def _alone() -> bool:
+    return runtime.world_size() == 1
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """DCP warns that there is no process group, where one process is what is meant."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
@@ -143,10 +170,14 @@ def _flush(file: Path) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """The system's own words for what went wrong, wherever in the chain they are."""
-    cause: BaseException | None = error
-    while cause is not None:
+    """The system's own words for what went wrong, wherever in the chain, on whichever rank."""
+    causes: list[BaseException | None] = [error]
+    while causes:
+        cause = causes.pop()
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
-        cause = cause.__cause__ or cause.__context__
+        if isinstance(cause, dcp.CheckpointException):
+            causes += [failure for failure, _ in cause.failures.values()]
+        if cause is not None:
+            causes.append(cause.__cause__ or cause.__context__)
     return str(error).splitlines()[0]

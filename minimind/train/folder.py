@@ -4,8 +4,8 @@ import json
 import os
 from pathlib import Path
 
+from minimind import ranks, runtime
 from minimind import recipe as recipes
-from minimind import runtime
 from minimind.errors import UserError
 from minimind.recipe import Recipe
 
@@ -24,17 +24,21 @@ def check_writable(out: Path) -> None:
 
 
 def describe(recipe: Recipe, out: Path) -> None:
-    """Make the folder and write `recipe.toml` and `environment.json`.
+    """Make the folder and write `recipe.toml` and `environment.json`; rank 0 writes, and all must see it.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or is not the same on all machines.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "recipe.toml").write_text(recipes.dump(recipe), encoding="utf-8")
-        (out / "environment.json").write_text(json.dumps(runtime.environment(), indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise _unwritable(out, error.strerror or str(error)) from None
+    if runtime.is_main():
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "recipe.toml").write_text(recipes.dump(recipe), encoding="utf-8")
+            (out / "environment.json").write_text(json.dumps(runtime.environment(), indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise _unwritable(out, error.strerror or str(error)) from None
+    ranks.anywhere(False)  # now it is written
+    if not (out / "environment.json").exists():
+        raise UserError(f"--out {out}: not the same folder on all machines; choose one on a disk that they share")
 
 
 def _unwritable(out: Path, why: str) -> UserError:

@@ -1,23 +1,30 @@
 """`metrics.jsonl`: one JSON object for every logged step of a run."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from minimind import ranks, runtime
 from minimind.errors import UserError
+from minimind.train.tracker import Tracker
 
 
 class Metrics:
-    """An append-only log. Opening it at step N cuts off what an interrupted run wrote after step N.
+    """An append-only log, kept by rank 0. Opening it at step N cuts off what an interrupted run wrote after step N.
 
     Raises:
         UserError: the file cannot be written, as on a full disk.
     """
 
-    def __init__(self, path: Path, step: int = 0) -> None:
-        self.path = path
+    def __init__(self, path: Path, step: int = 0, tracker: Tracker | None = None) -> None:
+        self.path, self.tracker = path, tracker
+        if not runtime.is_main():
+            return
         kept = [line for line in read(path) if line["step"] <= step]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
         draft = path.with_name(f"{path.name}.tmp")  # a crash here must not lose the lines of the whole run
@@ -26,10 +33,14 @@ class Metrics:
             draft.replace(path)
 
     def write(self, step: int, **figures: Any) -> None:
-        """Append the figures of `step`."""
+        """Append the figures of `step`, and show them to the tracker."""
+        if not runtime.is_main():
+            return
         line = json.dumps({"step": step, **figures}, ensure_ascii=False)
         with self._complaining(), self.path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(line + "\n")
+        if self.tracker is not None:
+            self.tracker.log(step, figures)
 
     @contextmanager
     def _complaining(self) -> Iterator[None]:
@@ -59,3 +70,34 @@ def read(path: Path) -> list[dict[str, Any]]:
             raise UserError(f"{path} is not the log of a run; delete it or choose another --out")
         lines.append(line)
     return lines
+
+
+class Window:
+    """The steps since the last logged one: means of the figures over all ranks, and speed."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was added; also after validation and saving, whose time is not training's."""
+        self.sums: dict[str, Tensor] = {}
+        self.tokens = self.supervised = 0
+        self.since = time.monotonic()
+
+    def add(self, figures: dict[str, Tensor], tokens: int, supervised: int) -> None:
+        """Add one step: this rank's sums, and the tokens of all ranks."""
+        for name, value in figures.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.tokens += tokens
+        self.supervised += supervised
+
+    def close(self, peak_flops: float, flops_per_token: float) -> dict[str, Any]:
+        """The figures to log, then restart; all ranks call this. `peak_flops` is that of all ranks together."""
+        speed = self.tokens / max(time.monotonic() - self.since, 1e-9)
+        line: dict[str, Any] = {}
+        for name, value in self.sums.items():
+            total = ranks.summed(value)
+            line[name] = (total / (total.sum(-1, keepdim=True) if total.ndim else max(1, self.supervised))).tolist()
+        line |= {"tokens_per_second": round(speed, 1), "mfu": round(speed * flops_per_token / peak_flops, 4)}
+        self.restart()
+        return line

@@ -29,7 +29,8 @@ def stop_signals() -> Iterator[StopRequest]:
 
     def handle(number: int, frame: object) -> None:
         stop.request()
-        say("Saving a checkpoint, then stopping (Ctrl-C again stops at once).")
+        if number == signal.SIGINT:  # SIGTERM comes from a scheduler, or from torchrun after another rank has died
+            say("Saving a checkpoint, then stopping (Ctrl-C again stops at once).")
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     previous = {}

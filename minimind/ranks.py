@@ -1,0 +1,122 @@
+"""Talking to the other processes of a run, those that `torchrun` started; each of them is a rank, counted from 0.
+
+With one process every function here does nothing, or returns what it was given. What several ranks do with one
+model is in `train/parallel.py`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from minimind import runtime
+from minimind.errors import UsageError
+from minimind.runtime import is_main, world_size
+
+if TYPE_CHECKING:
+    import torch
+    from torch.distributed import Store
+
+T = TypeVar("T")
+_store: "Store | None" = None
+"""Where the ranks meet: a few values that all of them see, kept by torchrun itself."""
+
+
+def join(device_name: str) -> None:
+    """Meet the other ranks, if there are any: NCCL between GPUs, gloo between CPUs.
+
+    Raises:
+        UsageError: they were not started by torchrun, or there are more of them than GPUs.
+    """
+    global _store
+    if world_size() == 1:
+        return
+    import torch
+    import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
+
+    try:
+        _store, number, world = next(rendezvous("env://"))
+    except ValueError as error:
+        raise UsageError(f"several processes of one run must be started by torchrun ({error})") from None
+    on = runtime.device(device_name)
+    if on.type == "mps":
+        raise UsageError("--device mps: there is only one; start a single process, without torchrun")
+    if on.type == "cuda":
+        torch.cuda.set_device(on)
+    backend = "cpu:gloo,cuda:nccl" if on.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=_store, rank=number, world_size=world)
+
+
+def leave() -> None:
+    """Say goodbye at the end of a run that went well; a rank that fails just goes."""
+    global _store
+    if world_size() > 1:
+        import torch.distributed as dist
+
+        dist.destroy_process_group()
+        _store = None
+
+
+@contextmanager
+def main_first(what: str) -> Iterator[None]:
+    """Let rank 0 do something before the others do it too: build the shards that they then only open.
+
+    That may take hours, so nobody waits in a collective, which would give up after some minutes.
+    """
+    if _store is None:
+        yield
+    elif is_main():
+        yield
+        _store.set(what, "done")
+    else:
+        _store.wait([what], timedelta(days=30))
+        yield
+
+
+def summed(value: "torch.Tensor") -> "torch.Tensor":
+    """Replace `value` by the sum of what all ranks give, on all of them."""
+    if world_size() > 1:
+        import torch.distributed as dist
+
+        dist.all_reduce(value)
+    return value
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether `flag` is true on at least one rank; nobody goes on before all have asked."""
+    import torch
+
+    return bool(summed(torch.tensor(int(flag))))
+
+
+def gathered(value: T) -> list[T]:
+    """What each rank gives, in their order, on all of them."""
+    if world_size() == 1:
+        return [value]
+    import torch.distributed as dist
+
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def from_main(value: T) -> T:
+    """What rank 0 gives, on all ranks."""
+    if world_size() == 1:
+        return value
+    import torch.distributed as dist
+
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
+
+
+def speaks_for_all() -> bool:
+    """Whether this rank is to say why the run ends: the first that fails, so that it is said once."""
+    if _store is None:
+        return is_main()  # what fails before the ranks have met fails on all of them
+    try:
+        return _store.add("failures", 1) == 1
+    except RuntimeError:  # torchrun, which counted them, has gone
+        return True

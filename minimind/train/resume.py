@@ -1,0 +1,109 @@
+"""Where a run begins: at its newest whole checkpoint, or anew, and what may have changed in between."""
+
+import math
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minimind import ranks, runtime
+from minimind.console import say
+from minimind.errors import UserError
+from minimind.recipe import Recipe
+from minimind.train import checkpoint
+from minimind.train.precision import Precision
+
+if TYPE_CHECKING:
+    from minimind.train.loop import Job
+
+FIXED = (
+    *("stage", "preset", "model", "init", "data.sequence_length", "data.too_long", "data.random_system_prompt"),
+    *("data.drop_empty_think", "optim.matrices", "train.tokens_per_step", "train.seed"),
+)
+"""What makes a run this run. Its data is fixed too, but known by content: files may be moved."""
+
+
+@dataclass
+class Progress:
+    """Where a run is: what a checkpoint stores beside weights and moments."""
+
+    step: int = 0
+    tokens: int = 0
+    best_step: int | None = None
+    best_bpb: float = math.inf
+    compiled: bool = False
+
+
+def start(job: "Job", recipe: Recipe, checkpoints: Path, precision: Precision, resume: bool) -> Progress:
+    """Load the newest whole checkpoint, or decide what is decided once a run.
+
+    A run that starts anew deletes the old one's checkpoints, or it might be continued from those later.
+
+    Raises:
+        UserError: the checkpoint is of another run: model, data, or a field of the recipe that may not change.
+    """
+    if not resume and runtime.is_main():
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    found = ranks.from_main(checkpoint.newest(checkpoints) if runtime.is_main() else None)
+    if found is None:
+        return Progress(compiled=ranks.from_main(_worth_compiling(job, recipe, precision)))
+    source, state = found
+    _check_recipe(source, state["recipe"], recipe)
+    checkpoint.load(source, job.model, job.optimizers)
+    _continue_stream(source, job, state, recipe)
+    precision.load_state_dict(state["precision"])
+    if runtime.rank() < len(state["random"]):  # a rank that is new here has its generators as the seed left them
+        runtime.set_random_state(state["random"][runtime.rank()])
+    at = Progress(**state["progress"])
+    if recipe.train.compile != "auto":
+        at.compiled = recipe.train.compile == "always"
+    if at.step >= job.steps:
+        say(f"{source}: finished before, step {at.step:,} of {job.steps:,}; --resume never starts anew.")
+    else:
+        say(f"Continuing {source} at step {at.step:,} of {job.steps:,}.")
+    return at
+
+
+def _check_recipe(source: Path, before: dict[str, Any], recipe: Recipe) -> None:
+    """Compare the checkpoint's recipe with this one: refuse what may not change, name what did."""
+    old, new = _fields(before), _fields(asdict(recipe))
+    changes = {name: (old.get(name), new.get(name)) for name in {**old, **new} if old.get(name) != new.get(name)}
+    for name, (was, is_now) in changes.items():
+        if any(name == fixed or name.startswith(f"{fixed}.") for fixed in FIXED):
+            raise UserError(
+                f"{source}: {name} was {_spell(was)} and is {_spell(is_now)} now, which may not change in the course "
+                f"of a run; restore it, use another --out, or start anew with --resume never"
+            )
+    if changes:
+        listed = ", ".join(f"{name} {_spell(was)} → {_spell(is_now)}" for name, (was, is_now) in changes.items())
+        say(f"Changed since the checkpoint: {listed}.")
+
+
+def _continue_stream(source: Path, job: "Job", state: dict[str, Any], recipe: Recipe) -> None:
+    try:
+        job.stream.load_state_dict(state["stream"])
+    except UserError as error:
+        was = ", ".join(state["recipe"]["data"]["files"])
+        raise UserError(f"{source}: {error} (data.files: {was} then, {', '.join(recipe.data.files)} now)") from None
+
+
+def _worth_compiling(job: "Job", recipe: Recipe, precision: Precision) -> bool:
+    """Compiling costs some 30 s and saves about a third: it pays on runs longer than about two minutes."""
+    if recipe.train.compile != "auto":
+        return recipe.train.compile == "always"
+    if not runtime.can_compile(precision.device):
+        return False
+    flops = job.flops_per_token * recipe.train.tokens_per_step * job.steps / runtime.world_size()
+    return flops / (0.2 * runtime.peak_flops(precision.device, precision.dtype)) > 60
+
+
+def _fields(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten a recipe to {"section.field": value}."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _fields(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _spell(value: Any) -> str:
+    return "unset" if value is None else repr(value) if isinstance(value, str) else str(value)
