@@ -17,6 +17,10 @@ from torch import Tensor
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 
 
+STACK = 1 << 24
+"""Elements that are orthogonalised together: enough to fill any device, few enough to bound the memory."""
+
+
 def orthogonalize(update: Tensor, steps: int = 5) -> Tensor:
     """Replace each matrix of `update` [..., rows, columns] by (about) the nearest orthogonal one, in bfloat16.
 
@@ -56,7 +60,10 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     same_shape[parameter.shape].append(parameter)
             for parameters in same_shape.values():
-                self._step_together(parameters, **{k: group[k] for k in ("lr", "momentum", "weight_decay")})
+                together = max(1, STACK // parameters[0].numel())
+                for start in range(0, len(parameters), together):
+                    some = parameters[start : start + together]
+                    self._step_together(some, **{k: group[k] for k in ("lr", "momentum", "weight_decay")})
 
     def _step_together(self, parameters: list[Tensor], lr: float, momentum: float, weight_decay: float) -> None:
         """Update parameters of one shape: one batched product for all of them instead of one launch each."""
