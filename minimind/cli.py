@@ -15,8 +15,13 @@ COMMANDS = {
     "train": "train a model: pretrain, sft",
     "chat": "talk to a model in the terminal",
     "eval": "measure a model: bits per byte, answers",
+    "export": "write a model for other programs: gguf, ollama, hf",
+    "import": "read MiniMind's .pth files, or any Qwen3, from disk or a hub",
+    "push": "upload a model to Hugging Face or ModelScope",
     "plan": "parameters, FLOPs, memory, time and money of a recipe before you spend them",
 }
+HOMES = {name: ("convert", f"{name}_main") for name in ("export", "import", "push")}
+"""Module and function of the commands that do not have a module of their own name with a `main`."""
 
 HELP = """MiniMind {version}: train, talk to and understand your own language model.
 
@@ -48,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(f"no command {argv[0]!r}{did_you_mean(argv[0], COMMANDS)}", 2)
     runtime.share_cores()
     try:
-        return importlib.import_module(f"minimind.commands.{argv[0]}").main(argv[1:])
+        module, main_name = HOMES.get(argv[0], (argv[0], "main"))
+        return getattr(importlib.import_module(f"minimind.commands.{module}"), main_name)(argv[1:])
     except UserError as error:
         return _complain(str(error), error.exit_code)
     except KeyboardInterrupt:

@@ -34,7 +34,7 @@ def load_config(directory: str | Path) -> ModelConfig:
     path = Path(directory) / "config.json"
     if not path.is_file():
         raise UserError(f"{directory} is not a model directory: it has no config.json")
-    return config_from_hf(_read_json(path), str(path))
+    return config_from_hf(read_json(path), str(path))
 
 
 def load_model(
@@ -54,9 +54,9 @@ def load_model(
     config = load_config(directory)
     with torch.device("meta"):
         model = Transformer(config)
-    files = _weight_files(directory)
+    files = weight_files(directory)
     _check_tensors(directory, model, files)
-    with _opened(set(files.values())) as handles:
+    with opened(set(files.values())) as handles:
 
         def read(name: str) -> Tensor:
             tensor = handles[files[name]].get_tensor(name)
@@ -86,7 +86,7 @@ def save_model(model: Transformer, directory: str | Path, dtype: str = "bfloat16
         tensors.update((n, part.contiguous()) for n, part in zip(disk_names(name, parameter), parts, strict=True))
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with _replacing(directory / WEIGHTS) as temporary:
+        with replacing(directory / WEIGHTS) as temporary:
             save_file(tensors, temporary, metadata={"format": "pt"})
     except (OSError, SafetensorError) as error:
         raise UserError(
@@ -107,7 +107,7 @@ def save_config(config: ModelConfig, directory: str | Path, dtype: str = "bfloat
     for name, content in (("config.json", config_to_hf(config, dtype)), ("generation_config.json", generation)):
         path = Path(directory) / name
         try:
-            with _replacing(path) as temporary:
+            with replacing(path) as temporary:
                 temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8", newline="\n")
         except OSError as error:
             raise UserError(f"cannot write {path}: {error}") from None
@@ -125,14 +125,14 @@ def _is_stacked(name: str, parameter: Tensor) -> bool:
     return ".mlp.experts." in name and parameter.ndim == 3
 
 
-def _weight_files(directory: Path) -> dict[str, Path]:
+def weight_files(directory: Path) -> dict[str, Path]:
     """Map each tensor name to the file that holds it."""
     single, index = directory / WEIGHTS, directory / INDEX
     if single.is_file():
-        with _opened({single}) as handles:
+        with opened({single}) as handles:
             return dict.fromkeys(handles[single].keys(), single)
     if index.is_file():
-        weight_map = _read_json(index).get("weight_map")
+        weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict):
             raise UserError(f"{index} has no weight_map: download the model again")
         return {name: directory / str(file) for name, file in weight_map.items()}
@@ -154,7 +154,7 @@ def _check_tensors(directory: Path, model: Transformer, files: dict[str, Path]) 
             del files[name]
         elif name not in expected:
             raise UserError(f"{files[name]}: tensor {name!r} has no place in the model that config.json describes")
-    with _opened(set(files.values())) as handles:
+    with opened(set(files.values())) as handles:
         for name, wanted in expected.items():
             try:
                 shape = handles[files[name]].get_slice(name).get_shape()
@@ -167,7 +167,7 @@ def _check_tensors(directory: Path, model: Transformer, files: dict[str, Path]) 
 
 
 @contextmanager
-def _opened(paths: set[Path]) -> Iterator[dict[Path, Any]]:
+def opened(paths: set[Path]) -> Iterator[dict[Path, Any]]:
     handles = {}
     for path in paths:
         try:
@@ -180,7 +180,7 @@ def _opened(paths: set[Path]) -> Iterator[dict[Path, Any]]:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path; afterwards sync it to the disk and move it to `path`, or leave nothing of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -192,7 +192,7 @@ def _replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

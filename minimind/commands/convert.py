@@ -1,0 +1,167 @@
+"""`minimind export gguf|ollama|hf MODEL OUT`, `minimind import SOURCE OUT`, `minimind push MODEL DEST`."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from minimind.commands.arguments import call, call_one_of
+from minimind.console import print_json, say, table
+
+Model = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="MODEL")]]
+Out = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="OUT")]]
+Dtype = Literal["keep", "bfloat16", "float16", "float32"]
+
+
+def export_main(argv: list[str]) -> int:
+    """Run `gguf`, `ollama` or `hf`."""
+    return call_one_of({"gguf": gguf, "ollama": ollama, "hf": hf}, argv, "minimind export")
+
+
+def import_main(argv: list[str]) -> int:
+    """Run the import."""
+    return call(import_, argv, "minimind import")
+
+
+def push_main(argv: list[str]) -> int:
+    """Run the upload."""
+    return call(push, argv, "minimind push")
+
+
+def gguf(model: Model, out: Out, type: str = "f16", json: bool = False) -> int:
+    """Write one GGUF file, for llama.cpp and what is built on it.
+
+    Examples:
+        minimind export gguf runs/demo/sft/model model.gguf
+        minimind export gguf runs/demo/sft/model model.gguf --type q8_0
+
+    Args:
+        model: model directory.
+        out: file to write, ending in .gguf.
+        type: f32, bf16, f16, q8_0, q5_1, q5_0, q4_1 or q4_0.
+        json: print one line of JSON instead of a table.
+    """
+    from minimind.convert.gguf import export_gguf
+
+    return _show(export_gguf(model, out, type), json, f"Try it:  llama-cli -m {out} --jinja")
+
+
+def ollama(model: Model, out: Out, type: str = "q8_0", json: bool = False) -> int:
+    """Write a folder for `ollama create`: a Modelfile with the chat format, and the model as GGUF.
+
+    Examples:
+        minimind export ollama runs/demo/sft/model my-ollama
+        ollama create minimind -f my-ollama/Modelfile
+
+    Args:
+        model: model directory.
+        out: folder to make.
+        type: f32, bf16, f16, q8_0, q5_1, q5_0, q4_1 or q4_0.
+        json: print one line of JSON instead of a table.
+    """
+    from minimind.convert.ollama import export_ollama
+
+    figures = export_ollama(model, out, type)
+    return _show(figures, json, f"Next:  ollama create minimind -f {out / 'Modelfile'} && ollama run minimind")
+
+
+def hf(
+    model: Model,
+    out: Out,
+    dtype: Dtype = "keep",
+    max_shard_size: str = "4GB",
+    questions: tuple[str, ...] | None = None,
+    json: bool = False,
+) -> int:
+    """Copy a model directory for others: number format, shards, and a model card filled in from its run.
+
+    Examples:
+        minimind export hf runs/demo/sft/model my-model
+        minimind export hf runs/demo/sft/model my-model --dtype float32 --max-shard-size 500MB
+
+    Args:
+        model: model directory.
+        out: folder to make.
+        dtype: bfloat16, float16, float32, or keep.
+        max_shard_size: most bytes of a weight file.
+        questions: what the card's conversation asks; by default a Chinese and an English question.
+        json: print one line of JSON instead of a table.
+    """
+    from minimind.convert.huggingface import QUESTIONS, export_hf
+
+    figures = export_hf(model, out, dtype, max_shard_size, QUESTIONS if questions is None else questions)
+    return _show(figures, json, f"Read {out / 'README.md'}, then:  minimind push {out} hf:USER/NAME --dry-run")
+
+
+def import_(
+    source: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SOURCE")]],
+    out: Out,
+    tokenizer: str | None = None,
+    dtype: Dtype = "keep",
+    max_shard_size: str = "4GB",
+    json: bool = False,
+) -> int:
+    """Make a model directory of what others have written: MiniMind-3's .pth files and directories, any Qwen3.
+
+    Examples:
+        minimind import full_sft_768.pth my-model --tokenizer minimind/model
+        minimind import Qwen3-0.6B my-model
+        minimind import hf:Qwen/Qwen3-0.6B my-model
+
+    Args:
+        source: a .pth state dict, a model directory, or a hub's as hf:user/name or modelscope:user/name.
+        out: folder to make.
+        tokenizer: tokenizer directory; by default the source's own.
+        dtype: bfloat16, float16, float32, or keep.
+        max_shard_size: most bytes of a weight file.
+        json: print one line of JSON instead of a table.
+    """
+    from minimind.convert.hub import download, place
+    from minimind.convert.minimind_pth import import_model
+
+    where = place(source)
+    here = download(where) if where else Path(source)
+    return _show(import_model(here, out, tokenizer, dtype, max_shard_size), json, f"Talk to it:  minimind chat {out}")
+
+
+def push(
+    model: Model,
+    destination: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="DEST")]],
+    private: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> int:
+    """Upload a model directory to Hugging Face or ModelScope.
+
+    Examples:
+        minimind push my-model hf:user/name --dry-run
+        minimind push my-model modelscope:user/name --private
+
+    Args:
+        model: model directory.
+        destination: hf:user/name or modelscope:user/name.
+        private: make a new repository private.
+        dry_run: check the model, say what would be sent, and send nothing.
+        json: print one line of JSON instead of a table.
+    """
+    from minimind.convert.hub import push as send
+
+    figures = send(model, destination, private, dry_run)
+    if json:
+        print_json(figures)
+        return 0
+    table(figures["address"], ["file", "bytes"], list(figures["files"].items()))
+    if "README.md" not in figures["files"]:
+        say("It has no model card; minimind export hf writes one.")
+    say("Nothing was sent." if dry_run else f"Sent: {figures['address']}")
+    return 0
+
+
+def _show(figures: dict[str, Any], json: bool, next_step: str) -> int:
+    if json:
+        print_json(figures)
+    else:
+        rows = [(name.replace("_", " "), value) for name, value in figures.items()]
+        table(str(rows[0][1]), ["figure", "value"], rows[1:])
+        say(next_step)
+    return 0

@@ -1,0 +1,1 @@
+"""To and from other programs: Hugging Face directories and hubs, GGUF, ollama, MiniMind's own `.pth` files."""

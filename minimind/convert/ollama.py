@@ -1,0 +1,68 @@
+"""A folder that `ollama create` takes: the model as GGUF, and a Modelfile with the chat format as a Go template.
+
+ollama does not read the Jinja template; `ollama.go.tmpl` says the same for it. It finds out from the template what a
+model can do: `.Tools` makes it a user of tools, and the text around `.Thinking` and `.ToolCalls` names the tags that it
+looks for in an answer.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from minimind.convert.gguf import check_type, export_gguf
+from minimind.convert.tensors import new_directory
+from minimind.errors import UserError
+from minimind.model.rope import context_length
+from minimind.model.store import load_config
+from minimind.tokenizer.bpe import Tokenizer
+
+TEMPLATE = Path(__file__).with_name("ollama.go.tmpl")
+MOST_CONTEXT = 8192
+"""ollama reserves memory for the whole `num_ctx` at once."""
+_STOPS = ("<|im_end|>", "<|im_start|>", "<|endoftext|>")
+# generation_config.json's names -> ollama's, and what is set where the file is silent.
+_PARAMETERS = {
+    "temperature": ("temperature", 0.7),
+    "top_p": ("top_p", 0.9),
+    "top_k": ("top_k", 50),
+    "repetition_penalty": ("repeat_penalty", 1.0),
+}
+
+
+def export_ollama(model: Path, out: Path, kind: str = "q8_0") -> dict[str, Any]:
+    """Write `out`/Modelfile and `out`/model.gguf; the folder appears whole or not at all.
+
+    Returns:
+        What `export_gguf` returns, `file` being the Modelfile.
+
+    Raises:
+        UsageError: no such type.
+        UserError: the model is broken or has no equal in llama.cpp, or `out` is there already or cannot be written.
+    """
+    check_type(kind)
+    modelfile = make_modelfile(model)
+    with new_directory(out) as folder:
+        figures = export_gguf(model, folder / "model.gguf", kind)
+        (folder / "Modelfile").write_text(modelfile, encoding="utf-8", newline="\n")
+    return figures | {"file": str(out / "Modelfile")}
+
+
+def make_modelfile(model: Path) -> str:
+    """The text of the Modelfile for a `model.gguf` beside it.
+
+    Raises:
+        UserError: not a model directory, or its tokenizer has no chat tokens.
+    """
+    config, tokenizer = load_config(model), Tokenizer.load(model)
+    if tokenizer.control_id("<|im_start|>") is None or tokenizer.control_id("<|im_end|>") is None:
+        raise UserError(f"{model}: the tokenizer has no <|im_start|> and <|im_end|>, which ollama's chat needs")
+    path = model / "generation_config.json"
+    try:
+        chosen = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{path} is not readable JSON: {error}") from None
+    lines = ["FROM ./model.gguf", f'TEMPLATE """{TEMPLATE.read_text(encoding="utf-8").rstrip()}"""']
+    lines += [f'PARAMETER stop "{stop}"' for stop in _STOPS if tokenizer.control_id(stop) is not None]
+    lines += [f"PARAMETER {theirs} {chosen.get(ours, usual)}" for ours, (theirs, usual) in _PARAMETERS.items()]
+    lines += [f"PARAMETER num_ctx {min(context_length(config), MOST_CONTEXT)}"]
+    return "\n".join(lines) + "\n"
