@@ -1,13 +1,15 @@
 """MiniMind from Python: `lm = minimind.load("model")`, then `lm.chat(...)`, `lm.generate(...)`, `lm.logits(...)`."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from minimind import runtime
-from minimind.engine.generate import complete, generate
+from minimind.engine.engine import Engine
+from minimind.engine.request import Output
 from minimind.engine.sampling import GREEDY, Sampling
 from minimind.errors import UserError
 from minimind.model.store import load_model
@@ -27,14 +29,14 @@ class LanguageModel:
                 f"use the tokenizer that the model was trained with"
             )
         self.model, self.tokenizer = model.eval(), tokenizer
-        self._stop = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+        self._engine = Engine(model, tokenizer, rows=2)  # a second row, so that a side question leaves the chat cached
+        self._weights = self._state()
 
     def generate(self, prompt: str, max_new_tokens: int = 256, sampling: Sampling = GREEDY) -> str:
         """Continue a text as in pretraining (bos + prompt); returns the continuation without special tokens."""
         ids = [] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]
         ids += self.tokenizer.encode(prompt)
-        (new,) = complete(self.model, [ids], sampling, self._stop, max_new_tokens)
-        return self.tokenizer.decode(new, skip_special=True)
+        return self.tokenizer.decode(self._complete(ids, max_new_tokens, sampling), skip_special=True)
 
     def chat(
         self,
@@ -46,8 +48,7 @@ class LanguageModel:
     ) -> dict[str, Any]:
         """Answer a conversation: a message with `content` and, if any, `reasoning_content` and `tool_calls`."""
         prompt, _ = render(messages, self.tokenizer, tools, open_thinking, add_generation_prompt=True)
-        (new,) = complete(self.model, [prompt], sampling, self._stop, max_new_tokens)
-        return parse(new, self.tokenizer, open_thinking)
+        return parse(self._complete(prompt, max_new_tokens, sampling), self.tokenizer, open_thinking)
 
     def stream(
         self,
@@ -60,9 +61,29 @@ class LanguageModel:
         """Answer a conversation piece by piece: deltas of `content`, `reasoning_content` or `tool_calls`."""
         prompt, _ = render(messages, self.tokenizer, tools, open_thinking, add_generation_prompt=True)
         parser = MessageParser(self.tokenizer, open_thinking)
-        for token in generate(self.model, [prompt], sampling, self._stop, max_new_tokens):
-            yield from parser.feed(token.token_id)
+        for output in self._run(prompt, max_new_tokens, sampling):
+            if output.token:
+                yield from parser.feed(output.token.id)
         yield from parser.finish()
+
+    def _complete(self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling) -> list[int]:
+        return [output.token.id for output in self._run(prompt, max_new_tokens, sampling) if output.token]
+
+    def _run(self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling) -> Iterator[Output]:
+        """Yield the outputs of one request; leaving early cancels it."""
+        if self._weights != (state := self._state()):
+            self._engine.flush_cache()
+            self._weights = state
+        request = self._engine.submit(prompt, replace(sampling, max_new_tokens=max_new_tokens))
+        try:
+            while request.finish_reason is None:
+                yield from (output for output in self._engine.step() if output.request is request)
+        finally:
+            self._engine.cancel(request)
+
+    def _state(self) -> int:
+        """Changes whenever somebody writes to a weight: what the engine has cached is then of another model."""
+        return sum(parameter._version for parameter in self.model.parameters())
 
     @torch.inference_mode()
     def logits(self, ids: Sequence[int]) -> torch.Tensor:

@@ -53,15 +53,29 @@ def test_a_stream_adds_up_to_the_answer(lm, thinking):
 
 
 def test_tools_and_system_prompt_reach_the_model(lm, monkeypatch):
-    from minimind import api
-
     seen = []
-    monkeypatch.setattr(api, "complete", lambda model, prompts, *rest: seen.append(prompts[0]) or [[]])
+    submit = lm._engine.submit
+    monkeypatch.setattr(lm._engine, "submit", lambda prompt, sampling: seen.append(prompt) or submit(prompt, sampling))
     tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
-    lm.chat([{"role": "system", "content": "Be brief."}, *HI], tools=[tool])
+    lm.chat([{"role": "system", "content": "Be brief."}, *HI], tools=[tool], max_new_tokens=1)
     text = lm.tokenizer.decode(seen[0])
     assert "Be brief." in text
     assert '"name": "add"' in text
+
+
+def test_a_stream_left_early_and_a_changed_weight_leave_no_trace(lm):
+    prompt = "Once upon a time there was"
+    first = lm.generate(prompt, 12)
+    next(lm.stream(HI, max_new_tokens=12), None)
+    assert lm.generate(prompt, 12) == first
+    embedding = lm.model.embed_tokens.weight
+    with torch.no_grad():
+        embedding.copy_(embedding.roll(1, 0))
+    changed = lm.generate(prompt, 12)
+    assert changed == package.LanguageModel(lm.model, lm.tokenizer).generate(prompt, 12) != first
+    with torch.no_grad():
+        embedding.copy_(embedding.roll(-1, 0))
+    assert lm.generate(prompt, 12) == first
 
 
 def test_logits_are_float32_scores_of_every_next_token(lm):

@@ -3,7 +3,7 @@
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
@@ -36,7 +36,7 @@ class EngineThread:
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling | None = None, index: int = 0
-    ) -> AsyncIterator[Output]:
+    ) -> AsyncGenerator[Output, None]:
         """Yield a request's outputs as they come; leaving the loop early (or cancelling the task) cancels it.
 
         Close it with `contextlib.aclosing`, so that leaving early takes effect at once.

@@ -8,11 +8,14 @@ import copy
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from minimind.engine.grammar import Grammars
 from minimind.engine.request import FinishReason, Output, PromptTooLong, Request, Token
 from minimind.engine.sampling import Draws, Sampling, sample, uniforms
 from minimind.engine.scheduler import Scheduler
@@ -72,6 +75,7 @@ class Engine:
         self._scheduler = Scheduler(rows, self.context, chunk, self._cache.copy, exclusive=batch_invariant)
         self._random = random.Random(seed)
         self._detokenizers: dict[Request, Detokenizer] = {}
+        self._matchers: dict[Request, Any] = {}
         self._ended: list[Output] = []
 
     # Requests
@@ -97,6 +101,8 @@ class Engine:
         request = Request(list(prompt_ids), sampling, seed, limit)
         if self.tokenizer:
             self._detokenizers[request] = Detokenizer(self.tokenizer, sampling.stop)
+        if sampling.grammar:
+            self._matchers[request] = self._grammars.matcher(sampling.grammar)
         if limit == len(prompt_ids):
             self._finish(request, "length")
         else:
@@ -116,11 +122,18 @@ class Engine:
             raise UsageError(f"logit_bias names a token id outside the model's vocabulary of {vocabulary}")
         if self.tokenizer is None and (sampling.stop or sampling.grammar):
             raise UsageError("stop strings and grammars need an engine with a tokenizer")
+        if sampling.grammar:
+            self._grammars.matcher(sampling.grammar)
 
     def cancel(self, request: Request) -> None:
         """End a request now; its cache row is free at once."""
         if request.finish_reason is None:
             self._finish(request, "abort")
+
+    @cached_property
+    def _grammars(self) -> Grammars:
+        assert self.tokenizer  # `check` has seen to it
+        return Grammars(self.tokenizer, self.model.config.vocab_size)
 
     @property
     def has_work(self) -> bool:
@@ -171,7 +184,11 @@ class Engine:
         spans = self._scheduler.plan()
         if not spans:
             return outputs
-        states_NC = self._forward(spans)
+        if self.batch_invariant and self.model.config.num_experts:
+            # How many tokens an expert gets depends on the others of the pass, and the bits of its product on that.
+            states_NC = torch.cat([self._forward([span])[: span.end - span.start] for span in spans])
+        else:
+            states_NC = self._forward(spans)
         ends = np.cumsum([span.end - span.start for span in spans]) - 1
         advanced = [(self._scheduler.advance(span), span.row, end) for span, end in zip(spans, ends, strict=True)]
         ready = [(request, row, end) for request, row, end in advanced if request]
@@ -212,7 +229,10 @@ class Engine:
             vocabulary = logits_BV.shape[1]
             counts = [np.bincount(np.array(request.ids, dtype=np.int64), minlength=vocabulary) for request in requests]
             counts_BV = torch.from_numpy(np.stack(counts)).to(self.device)
-        return sample(logits_BV, samplings, uniform_B, counts_BV)
+        allowed_BV = None
+        if self._matchers.keys() & set(requests):
+            allowed_BV = self._grammars.allowed([self._matchers.get(request) for request in requests]).to(self.device)
+        return sample(logits_BV, samplings, uniform_B, counts_BV, allowed_BV)
 
     def _tokens(self, draws: Draws, requests: Sequence[Request]) -> list[Token]:
         tops: list[list[tuple[int, float]]] = [[] for _ in requests]
@@ -234,6 +254,8 @@ class Engine:
             reason, request.stop = "stop", token.id
         elif detokenizer and detokenizer.found:
             reason, request.stop = "stop", detokenizer.found
+        elif (matcher := self._matchers.get(request)) and (not matcher.consume_token(token.id) or matcher.is_stopped()):
+            reason = "stop"  # nothing may follow
         elif len(request) >= request.limit:
             reason = "length"
         if reason:
@@ -245,6 +267,7 @@ class Engine:
         """Take a request out of everything; return text that was held back."""
         request.finish_reason = reason
         self._scheduler.remove(request)
+        self._matchers.pop(request, None)
         detokenizer = self._detokenizers.pop(request, None)
         return detokenizer.finish() if detokenizer else ""
 

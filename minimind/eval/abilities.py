@@ -1,14 +1,16 @@
 """Asking a model questions whose answers are known: the share that it answers exactly right."""
 
 import json
+from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from minimind.console import track
 from minimind.data.smallworld import Question
-from minimind.engine.generate import complete
+from minimind.engine.engine import Engine
 from minimind.engine.sampling import GREEDY
 from minimind.model.transformer import Transformer
 from minimind.tokenizer.bpe import Tokenizer
@@ -16,7 +18,7 @@ from minimind.tokenizer.chat import render
 from minimind.tokenizer.parse import parse
 
 LONGEST_ANSWER = 96
-BATCH = 64
+ROWS = 64
 
 
 def score(
@@ -28,26 +30,27 @@ def score(
         The fraction right of each ability, and each answer as `{"question", "expected", "answer", "ok"}`.
     """
     asked = [(ability, question) for ability, items in questions.items() for question in items]
+    prompts = [
+        render(question.messages, tokenizer, tools=question.tools, add_generation_prompt=True)[0]
+        for _, question in asked
+    ]
+    context = max(map(len, prompts), default=1) + LONGEST_ANSWER
+    engine = Engine(model, tokenizer, rows=min(ROWS, len(prompts)), context=context, dtype=dtype)
+    sampling = replace(GREEDY, max_new_tokens=LONGEST_ANSWER)
+    requests = [engine.submit(prompt, sampling) for prompt in prompts]
+    ended = (output for output in engine.run() if output.finish_reason)
+    deque(track(ended, "asking held-out questions", len(requests)), maxlen=0)
     answers: dict[str, list[dict[str, Any]]] = {ability: [] for ability in questions}
-    device, stop = model.output_weight.device.type, [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-    batches = [asked[start : start + BATCH] for start in range(0, len(asked), BATCH)]
-    for batch in track(batches, "asking held-out questions"):
-        prompts = [
-            render(question.messages, tokenizer, tools=question.tools, add_generation_prompt=True)[0]
-            for _, question in batch
-        ]
-        with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
-            replies = complete(model, prompts, GREEDY, stop, LONGEST_ANSWER, BATCH)
-        for (ability, question), ids in zip(batch, replies, strict=True):
-            message = parse(ids, tokenizer)
-            answers[ability].append(
-                {
-                    "question": question.messages[-1]["content"],
-                    "expected": question.answer,
-                    "answer": message["content"],
-                    "ok": is_right(question, message),
-                }
-            )
+    for (ability, question), request in zip(asked, requests, strict=True):
+        message = parse(request.ids, tokenizer)
+        answers[ability].append(
+            {
+                "question": question.messages[-1]["content"],
+                "expected": question.answer,
+                "answer": message["content"],
+                "ok": is_right(question, message),
+            }
+        )
     return {ability: sum(a["ok"] for a in given) / max(1, len(given)) for ability, given in answers.items()}, answers
 
 

@@ -1,0 +1,314 @@
+"""The engine with a real model: against `transformers`, among strangers, from a seed, with grammars and new weights."""
+
+import asyncio
+import contextlib
+import json
+import random
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from minimind.config import PRESETS
+from minimind.engine import grammar
+from minimind.engine.background import EngineThread, QueueFull
+from minimind.engine.engine import Engine
+from minimind.engine.request import PromptTooLong
+from minimind.engine.sampling import GREEDY, Sampling
+from minimind.errors import UsageError
+from minimind.model.attention import Segments
+from minimind.model.store import save_model
+from minimind.model.transformer import Transformer
+from minimind.tokenizer.bpe import Tokenizer
+
+TOKENIZER = Tokenizer.load("default")
+SMALL = {"num_hidden_layers": 2, "vocab_size": 6400, "initializer_range": 0.3, "max_position_embeddings": 256}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+CONFIGS = {
+    "dense": PRESETS["tiny"].with_(**SMALL),
+    "moe": PRESETS["tiny-moe"].with_(**SMALL),
+    "yarn": PRESETS["tiny"].with_(**SMALL, rope_scaling=YARN),
+}
+
+
+def build(kind="dense", seed=3):
+    torch.manual_seed(seed)
+    return Transformer(CONFIGS[kind]).eval()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build()
+
+
+def prompts(count=8, shared=20):
+    """Prompts of which every second begins alike."""
+    dice = random.Random(5)
+    draw = lambda n: [dice.randrange(36, 6400) for _ in range(n)]  # noqa: E731
+    beginning = draw(shared)
+    return [(beginning if i % 2 else []) + draw(dice.choice([1, 2, 9, 40])) for i in range(count)]
+
+
+def joining_at_random(engine, jobs, seed):
+    """Submit `jobs` at random steps beside strangers that come and are cancelled; return the requests."""
+    dice = random.Random(seed)
+    requests, strangers, todo = [], [], list(jobs)
+    while todo or engine.has_work:
+        while todo and dice.random() < 0.4:
+            requests.append(engine.submit(*todo.pop(0)))
+        if todo and dice.random() < 0.3:
+            strangers.append(engine.submit([dice.randrange(6400)] * dice.randint(1, 70), Sampling(max_new_tokens=9)))
+        if strangers and dice.random() < 0.2:
+            engine.cancel(dice.choice(strangers))
+        engine.step()
+    return requests
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_greedy_equals_transformers_whoever_comes_and_goes(kind, tmp_path):
+    model = build(kind)
+    save_model(model, tmp_path, "float32")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    expected = []
+    for prompt in prompts():
+        ids = torch.tensor([prompt])
+        out = theirs.generate(ids, do_sample=False, max_new_tokens=12, eos_token_id=None, pad_token_id=0)
+        expected.append(out[0, len(prompt) :].tolist())
+    rules = replace(GREEDY, max_new_tokens=12, ignore_eos=True)
+    for seed, options in enumerate([{"rows": 5}, {"rows": 2, "chunk": 16}, {"rows": 3, "batch_invariant": True}]):
+        engine = Engine(model, TOKENIZER, **options)
+        requests = joining_at_random(engine, [(prompt, rules) for prompt in prompts()], seed)
+        assert [request.ids for request in requests] == expected
+        assert any(request.cached_tokens for request in requests) != engine.batch_invariant
+
+
+@pytest.mark.parametrize("kind", ["dense", "moe"])
+def test_in_reference_mode_a_request_gets_the_same_bits_whoever_comes_and_goes(kind):
+    model = build(kind)
+    rules = Sampling(temperature=1.2, top_p=0.95, max_new_tokens=12, ignore_eos=True)
+    jobs = [(prompt, replace(rules, seed=i)) for i, prompt in enumerate(prompts())]
+    alone = []
+    for job in jobs:
+        engine = Engine(model, TOKENIZER, rows=4, chunk=32, batch_invariant=True)
+        alone.append(engine.submit(*job))
+        list(engine.run())
+    for seed in range(3):
+        engine = Engine(model, TOKENIZER, rows=4, chunk=32, batch_invariant=True)
+        together = joining_at_random(engine, jobs, seed)
+        assert [request.tokens for request in together] == [request.tokens for request in alone]
+
+
+def test_logprobs_are_those_of_the_model_and_of_the_policy(model):
+    engine = Engine(model, TOKENIZER, rows=3)
+    rules = Sampling(temperature=0.7, seed=4, max_new_tokens=8, ignore_eos=True, top_logprobs=3)
+    requests = [engine.submit(prompt, rules, index=i) for i, prompt in enumerate([prompts()[1]] * 3)]
+    list(engine.run())
+    assert len({tuple(request.ids) for request in requests}) == 3
+    for request in requests:
+        ids = torch.tensor([request.prompt_ids + request.ids])
+        with torch.no_grad():
+            logits = model.logits(model(ids, Segments.whole(ids)).states)[0, len(request.prompt_ids) - 1 : -1]
+        own, policy = logits.log_softmax(-1), (logits / 0.7).log_softmax(-1)
+        for i, token in enumerate(request.tokens):
+            assert token.logprob == pytest.approx(own[i, token.id].item(), abs=1e-4)
+            assert token.policy_logprob == pytest.approx(policy[i, token.id].item(), abs=1e-4)
+            values, best = own[i].topk(3)
+            assert [id for id, _ in token.top] == best.tolist()
+            assert [value for _, value in token.top] == pytest.approx(values.tolist(), abs=1e-4)
+
+
+def test_text_stop_strings_and_stop_ids(model):
+    engine = Engine(model, TOKENIZER)
+    free = replace(GREEDY, max_new_tokens=30, ignore_eos=True)
+
+    def answer(**rules):
+        request = engine.submit(prompts()[0], replace(free, **rules))
+        outputs = [output for output in engine.run() if output.request is request]
+        assert "".join(output.text for output in outputs) == request.text
+        assert outputs[-1].finish_reason == request.finish_reason
+        return request
+
+    whole = answer()
+    assert whole.text == TOKENIZER.decode(whole.ids, skip_special=True)
+    assert whole.finish_reason == "length"
+    stop = whole.text[7:10]
+    cut = answer(stop=["never", stop])
+    assert (cut.text, cut.finish_reason, cut.stop) == (whole.text[: whole.text.index(stop)], "stop", stop)
+    at = answer(stop_ids=[whole.ids[4]])
+    assert (at.ids, at.finish_reason) == (whole.ids[: whole.ids.index(whole.ids[4]) + 1], "stop")
+    assert at.stop == whole.ids[4]
+    biased = {"logit_bias": {TOKENIZER.eos_id: 1000.0}}
+    assert answer(**biased).ids == [TOKENIZER.eos_id] * 30
+    ended = answer(**biased, ignore_eos=False)
+    assert (ended.ids, ended.text, ended.finish_reason) == ([TOKENIZER.eos_id], "", "stop")
+    assert (answer(max_new_tokens=0).ids, answer(max_new_tokens=0).finish_reason) == ([], "length")
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"size": {"type": "integer", "minimum": 1, "maximum": 9}, "kind": {"enum": ["a", "b"]}},
+    "required": ["size", "kind"],
+    "additionalProperties": False,
+}
+TOOL = {"type": "function", "function": {"name": 'say "hi"', "parameters": SCHEMA}}
+
+
+def test_grammars_hold_for_a_model_that_knows_nothing(model):
+    engine = Engine(model, TOKENIZER, rows=8)
+    rules = Sampling(max_new_tokens=200, seed=1)
+    free = engine.submit(prompts()[0], rules)
+    ids = [id for part in ("<tool_call>", "</tool_call>") for id in [TOKENIZER.control_id(part)]]
+    constrained = {
+        name: [engine.submit(prompts()[1], replace(rules, grammar=text), index=i) for i in range(2)]
+        for name, text in {
+            "schema": grammar.json_schema(SCHEMA),
+            "regex": grammar.regex(r"[0-9]{3}/\d-你好"),
+            "call": grammar.tool_call([TOOL]),
+        }.items()
+    }
+    alone = Engine(model, TOKENIZER)
+    unconstrained = alone.submit(prompts()[0], rules)
+    list(engine.run()), list(alone.run())
+    assert free.ids == unconstrained.ids
+    for request in constrained["schema"]:
+        value = json.loads(request.text)
+        assert 1 <= value["size"] <= 9
+        assert value["kind"] in ("a", "b")
+        assert request.finish_reason == "stop"
+    for request in constrained["regex"]:
+        assert re.fullmatch(r"[0-9]{3}/\d-你好", request.text)
+    for request in constrained["call"]:
+        assert [id for id in request.ids if id in ids] == ids  # as control tokens
+        call = json.loads(request.text.removeprefix("<tool_call>\n").removesuffix("\n</tool_call>"))
+        assert call["name"] == 'say "hi"'
+        assert set(call["arguments"]) == {"size", "kind"}
+
+
+def test_a_thought_may_come_before_a_constrained_answer(model):
+    engine = Engine(model, TOKENIZER)
+    close = TOKENIZER.control_id("</think>")
+    rules = Sampling(grammar=grammar.json_schema(SCHEMA, open_thinking=True), logit_bias={close: 7.0}, seed=2)
+    request = engine.submit(prompts()[0], rules)
+    list(engine.run())
+    thought, answer = request.text.split("</think>\n\n")
+    assert thought
+    assert set(json.loads(answer)) == {"size", "kind"}
+
+
+def test_new_weights_take_effect_at_the_next_token():
+    old, new = build(seed=3), build(seed=4)
+    rules = replace(GREEDY, max_new_tokens=10, ignore_eos=True)
+    prompt = prompts()[1]
+    engine = Engine(build(seed=3), TOKENIZER)
+    request = engine.submit(prompt, rules)
+    for _ in range(4):
+        engine.step()
+    engine.update_weights(new)
+    list(engine.run())
+    assert [token.version for token in request.tokens] == [0] * 4 + [1] * 6
+    before, after = Engine(old, TOKENIZER), Engine(new, TOKENIZER)
+    first = before.submit(prompt, replace(rules, max_new_tokens=4))
+    rest = after.submit(prompt + request.ids[:4], replace(rules, max_new_tokens=6))
+    list(before.run()), list(after.run())
+    assert request.ids == first.ids + rest.ids
+    engine.update_weights(new)
+    again = engine.submit(prompt, rules)
+    list(engine.run())
+    assert again.cached_tokens == 0
+    with pytest.raises(UsageError, match=r"norm\.weigth"):
+        engine.update_weights({"norm.weigth": torch.ones(192)})
+
+
+def test_what_cannot_work_is_refused_before_anything_runs(model):
+    engine = Engine(model, TOKENIZER, context=20)
+    with pytest.raises(PromptTooLong, match="21 tokens, but the context is 20") as caught:
+        engine.submit([5] * 21)
+    assert (caught.value.tokens, caught.value.context) == (21, 20)
+    for prompt, rules, word in [
+        ([], {}, "empty"),
+        ([6400], {}, "vocabulary"),
+        ([1], {"logit_bias": {6400: 1}}, "logit_bias"),
+        ([1], {"grammar": "start: /(/"}, "grammar"),
+    ]:
+        with pytest.raises(UsageError, match=word):
+            engine.submit(prompt, Sampling(**rules))
+    with pytest.raises(UsageError, match="tokenizer"):
+        Engine(model).submit([1], Sampling(stop=["x"]))
+    assert not engine.has_work
+    full = engine.submit([5] * 19)
+    list(engine.run())
+    assert (len(full.ids), full.finish_reason) == (1, "length")
+
+
+def test_unseeded_requests_repeat_with_the_engine_seed(model):
+    def answers(seed):
+        engine = Engine(model, TOKENIZER, seed=seed)
+        requests = [engine.submit(prompts()[0], Sampling(max_new_tokens=6, ignore_eos=True)) for _ in range(2)]
+        list(engine.run())
+        return [request.ids for request in requests]
+
+    assert answers(1) == answers(1) != answers(2)
+    assert answers(1)[0] != answers(1)[1]
+
+
+def test_bfloat16_copies_the_weights_and_stays_near():
+    model = build()
+    engine = Engine(model, TOKENIZER, dtype=torch.bfloat16)
+    assert model.output_weight.dtype == torch.float32
+    request = engine.submit(prompts()[1], replace(GREEDY, max_new_tokens=1, top_logprobs=1))
+    reference = Engine(model, TOKENIZER)
+    wanted = reference.submit(prompts()[1], replace(GREEDY, max_new_tokens=1))
+    list(engine.run()), list(reference.run())
+    assert request.tokens[0].logprob == pytest.approx(wanted.tokens[0].logprob, abs=0.15)
+
+
+def test_a_thread_serves_many_and_who_leaves_early_frees_the_row(model):
+    async def talk():
+        thread = EngineThread(Engine(model, TOKENIZER, rows=2), most_waiting=6)
+        rules = Sampling(seed=1, max_new_tokens=20, ignore_eos=True)
+
+        async def ask(index, leave_after=None):
+            ids = []
+            async with contextlib.aclosing(thread.generate(prompts()[1], rules, index)) as outputs:
+                async for output in outputs:
+                    ids.append(output.token.id)
+                    if len(ids) == leave_after:
+                        break
+            return ids
+
+        together = await asyncio.gather(*(ask(i) for i in range(5)), ask(5, leave_after=3))
+        alone = [await ask(i) for i in range(5)]
+        with pytest.raises(PromptTooLong):
+            await ask_too_much(thread)
+        thread.pause()
+        paused = [asyncio.create_task(ask(i)) for i in range(6)]
+        await asyncio.sleep(0.05)
+        with pytest.raises(QueueFull):
+            await ask(6)
+        assert not any(task.done() for task in paused)
+        paused[0].cancel()
+        thread.resume()
+        rest = await asyncio.gather(*paused[1:-1])
+        await paused[-1]
+        left = await thread.call(lambda engine: (engine.has_work, engine.update_weights(model), engine.version))
+        ending = asyncio.create_task(ask(0))
+        await asyncio.sleep(0.02)
+        await asyncio.to_thread(thread.close)
+        return together, alone, rest, left, thread.open_requests, await ask_to_end(ending)
+
+    async def ask_too_much(thread):
+        async for _ in thread.generate([5] * 256):
+            pass
+
+    async def ask_to_end(task):
+        with contextlib.suppress(AttributeError):  # the last output of an aborted request has no token
+            return await task
+
+    together, alone, rest, left, still_open, _ = asyncio.run(asyncio.wait_for(talk(), 30))
+    assert together[:5] == alone
+    assert len(together[5]) == 3
+    assert rest == alone[1:]
+    assert left == (False, None, 1)
+    assert still_open == 0
