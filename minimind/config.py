@@ -59,7 +59,10 @@ class ModelConfig:
         for name in ("rms_norm_eps", "rope_theta", "initializer_range"):
             if not getattr(self, name) > 0:
                 wrong[name] = "above 0"
-        if not isinstance(self.rope_scaling, dict | None):
+        typed = self.rope_scaling is None or (
+            isinstance(self.rope_scaling, dict) and bool({"rope_type", "type"} & set(self.rope_scaling))
+        )
+        if not typed:
             wrong["rope_scaling"] = 'a table such as { rope_type = "yarn", factor = 4.0 }'
         if not isinstance(self.mlp_only_layers, list | tuple):
             wrong["mlp_only_layers"] = "a list of layers"

@@ -131,6 +131,7 @@ USAGE = {
     "seed": ([..., "--seed", "-5"], ["train.seed = -5", "at least 0"]),
     "save": ([..., "--save-every", "-5"], ["train.save_every = -5", "at least 0"]),
     "rope": ([..., "--set.model.rope_scaling", "3"], ["model.rope_scaling = 3", "yarn"]),
+    "rope without a type": ([..., "--set.model.rope_scaling", "{ factor = 4.0 }"], ["model.rope_scaling", "rope_type"]),
     "odd heads": ([..., "--set.model.head_dim", "5"], ["model.head_dim = 5", "even"]),
     "norm": ([..., "--set.model.rms_norm_eps", "-1"], ["model.rms_norm_eps = -1.0", "above 0"]),
     "negative steps": ([..., "--max-steps", "-3"], ["train.max_steps = -3", "at least 0"]),

@@ -88,7 +88,7 @@ class Pipeline:
         marker = self.folder / "demo.json"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if marker.exists() and json.loads(marker.read_text(encoding="utf-8"))["quick"] != self.quick:
+            if marker.exists() and _read(marker)["quick"] != self.quick:
                 raise UserError(f"{self.folder} holds a demo of the other size; use --fresh, or another --out")
             _write(marker, {"quick": self.quick})
         except OSError as error:
@@ -131,7 +131,7 @@ class Pipeline:
     def _once(self, title: str, make: Callable[[], dict[str, Any]], marker: Path) -> dict[str, Any]:
         if marker.exists():
             console.say(f"[dim]{title}: finished before[/dim]")
-            return json.loads(marker.read_text(encoding="utf-8"))
+            return _read(marker)
         start = time.monotonic()
         console.say(f"[bold]{title}[/bold]")
         result = make()
@@ -251,6 +251,13 @@ def _show(results: dict[str, dict[str, Any]], samples: list[dict[str, Any]]) -> 
     console.table("Held-out scores", ("stage", "time", "tokens", "bits per byte", *abilities), rows)
     for sample in samples:
         print(f"\n> {sample['question']}\n{sample['answers']['sft'][:200]}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError:
+        raise UserError(f"{path} is damaged; start over with --fresh") from None
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from minimind import runtime
 from minimind.data.encoding import Encoded
 from minimind.errors import UserError
 
@@ -123,6 +124,9 @@ def writing_to(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        other = "choose another folder"
+        if runtime.cache_dir() in folder.parents:
+            other = "set the environment variable MINIMIND_CACHE to another folder"
         if error.errno == errno.ENOSPC:
-            raise UserError(f"{folder}: the disk is full; free some space and run the same command again") from None
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error}); choose another folder") from None
+            raise UserError(f"{folder}: the disk is full; free some space there, or {other}") from None
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error}); {other}") from None

@@ -143,7 +143,6 @@ def test_built_once_and_keyed_by_content(corpus, write_jsonl, tokenizer, tmp_pat
 ASKING = """
 import sys
 from pathlib import Path
-from minimind.data.shards import ensure
 from minimind.tokenizer.bpe import Tokenizer
 print(ensure([sys.argv[1]], Tokenizer.load("default"), cache=Path(sys.argv[2])).tokens)
 """
@@ -248,6 +247,13 @@ def test_a_full_disk_is_one_sentence(corpus, tokenizer, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="out: the disk is full; free some space"):
         build([corpus], tokenizer, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_cache_that_cannot_be_written_names_its_variable(corpus, tokenizer, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("MINIMIND_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"cannot be written .*MINIMIND_CACHE"):
+        ensure([corpus], tokenizer)
 
 
 def test_output_that_cannot_be_written(corpus, tokenizer, tmp_path):

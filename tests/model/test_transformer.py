@@ -139,3 +139,21 @@ def test_init_scales_what_writes_to_the_residual_stream():
     assert layer.self_attn.q_proj.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert layer.mlp.down_proj.weight.std().item() == pytest.approx(0.02 / 12**0.5, rel=0.05)
     assert sum(p.numel() for p in model.parameters()) == PRESETS["tiny"].parameters()
+
+
+def test_one_compiled_graph_serves_all_blocks():
+    """Compiling a block once for all layers is what makes it cheap: a graph a layer would take eight times as long."""
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    model = build(PRESETS["tiny"].with_(**SMALL, num_experts=0)).train()
+    ids = torch.randint(0, 100, (2, 32))
+    plain = model(ids, Segments.whole(ids)).states
+    model.compile_blocks(backend=backend)
+    compiled = model(ids, Segments.whole(ids)).states
+    assert len(graphs) == 1
+    torch.testing.assert_close(compiled, plain)
