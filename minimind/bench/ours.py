@@ -1,0 +1,81 @@
+"""Our training, step by step: the loop's own functions on the stage's own job."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from minimind import runtime
+from minimind.data.shard_reader import Shards
+from minimind.recipe import Recipe
+from minimind.stages import common
+from minimind.tokenizer.bpe import Tokenizer
+from minimind.train import loop, parallel
+from minimind.train.precision import Precision
+from minimind.train.resume import Progress
+
+
+class TimedStream:
+    """A stream that counts the seconds spent waiting for it."""
+
+    def __init__(self, stream: loop.Stream) -> None:
+        self.stream, self.seconds = stream, 0.0
+
+    def next_batch(self, rows: int, rank: int = 0, world: int = 1) -> Any:
+        """As the stream's."""
+        start = time.perf_counter()
+        batch = self.stream.next_batch(rows, rank, world)
+        self.seconds += time.perf_counter() - start
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """As the stream's."""
+        return self.stream.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """As the stream's."""
+        self.stream.load_state_dict(state)
+
+
+class Ours:
+    """A pretraining run of `recipe`, compiled as a long run would be."""
+
+    def __init__(self, recipe: Recipe, tokenizer: Tokenizer, shards: Shards) -> None:
+        self.recipe = recipe
+        self.model = common.make_model(recipe, tokenizer)
+        self.job = common.make_job(recipe, self.model, tokenizer, shards, None)
+        self.job.stream = self.stream = TimedStream(self.job.stream)
+        self.precision = Precision(runtime.device(recipe.train.device), recipe.train.dtype)
+        self.compiled = recipe.train.compile == "always" or (
+            recipe.train.compile == "auto" and runtime.can_compile(self.precision.device)
+        )
+        if self.compiled:
+            self.job.compile()
+        self.replica = parallel.replicate(self.model, self.job.loss)
+        self.tokens = self.steps = 0
+
+    @property
+    def micro_batch_tokens(self) -> int:
+        """Positions that go through the model at once."""
+        return loop.rows_of_a_step(self.recipe)[1] * self.recipe.data.sequence_length
+
+    @property
+    def padding(self) -> float:
+        """Share of the positions computed so far that held no token."""
+        rows = loop.rows_of_a_step(self.recipe)[0]
+        return 1 - self.tokens / (self.steps * rows * self.recipe.data.sequence_length)
+
+    def step(self) -> int:
+        """One optimizer step of the loop."""
+        done = loop.train_step(self.job, self.replica, self.recipe, self.recipe.optim.lr / 10, self.precision)
+        self.tokens += done.tokens
+        self.steps += 1
+        return done.tokens
+
+    def checkpoint_seconds(self, folder: Path) -> float:
+        """How long training stands still for one checkpoint, the better of two."""
+        best = float("inf")
+        for _ in range(2):
+            start = time.perf_counter()
+            loop.save(self.job, self.recipe, Progress(step=self.steps), folder, self.precision)
+            best = min(best, time.perf_counter() - start)
+        return best
