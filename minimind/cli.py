@@ -18,6 +18,7 @@ COMMANDS = {
     "export": "write a model for other programs: gguf, ollama, hf",
     "import": "read MiniMind's .pth files, or any Qwen3, from disk or a hub",
     "push": "upload a model to Hugging Face or ModelScope",
+    "bench": "speed of training and generation on this machine, beside what people use instead",
     "plan": "parameters, FLOPs, memory, time and money of a recipe before you spend them",
 }
 HOMES = {name: ("convert", f"{name}_main") for name in ("export", "import", "push")}

@@ -126,7 +126,7 @@ def run(job: Job, recipe: Recipe, out: Path, resume: bool = True) -> Progress:
                     stopping.request()
                 stop = ranks.anywhere(stopping())
                 if last or stop or (train.save_every and at.step % train.save_every == 0):
-                    _save(job, recipe, at, checkpoints, precision)
+                    save(job, recipe, at, checkpoints, precision)
                     saved_at = at.step
                     window.restart()
     if at.step < job.steps:
@@ -230,7 +230,8 @@ def _validate(job: Job, at: Progress, metrics: Metrics) -> None:
         say(f"step {at.step:,}: " + ", ".join(f"validation {name} {value:.4f}" for name, value in figures.items()))
 
 
-def _save(job: Job, recipe: Recipe, at: Progress, checkpoints: Path, precision: Precision) -> None:
+def save(job: Job, recipe: Recipe, at: Progress, checkpoints: Path, precision: Precision) -> None:
+    """Write a checkpoint of all ranks and delete those that are no longer kept."""
     parallel.settle(job.model)
     state = {
         "progress": vars(at).copy(),
