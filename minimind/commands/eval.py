@@ -84,8 +84,8 @@ def choice(
     names = list(dict.fromkeys(name for part in tasks.split(",") if (name := part.strip())))
     questions = read_questions(names, data, limit)
     lm = load(model, device)
-    dtype = runtime.compute_dtype(lm.model.output_weight.device)
-    figures = {name: evaluate(lm.model, lm.tokenizer, asked, dtype, title=name) for name, asked in questions.items()}
+    lm.model.to(runtime.compute_dtype(lm.model.output_weight.device))
+    figures = evaluate(lm.model, lm.tokenizer, questions)
     if json:
         console.print_json({"tasks": figures})
     else:

@@ -58,7 +58,7 @@ def alone(model, context, continuation):
 
 
 def check(model, trees, **options):
-    for tree, scores in zip(trees, log_likelihoods(model, trees, torch.float32, **options), strict=True):
+    for tree, scores in zip(trees, log_likelihoods(model, trees, **options), strict=True):
         for continuation, score in zip(tree.continuations, scores, strict=True):
             logprob, greedy = alone(model, tree.context, continuation)
             assert score.logprob == pytest.approx(logprob, abs=1e-3)
@@ -102,7 +102,7 @@ def test_the_greedy_continuation_is_recognised():
         ids = torch.tensor([context + best])
         with torch.no_grad():
             best.append(int(DENSE.logits(DENSE(ids, Segments.whole(ids)).states)[0, -1].argmax()))
-    ((first, second),) = log_likelihoods(DENSE, [Tree(context, [best, [best[0] ^ 1, *best[1:]]])], torch.float32)
+    ((first, second),) = log_likelihoods(DENSE, [Tree(context, [best, [best[0] ^ 1, *best[1:]]])])
     assert first.greedy
     assert not second.greedy
 
@@ -123,11 +123,11 @@ def test_a_branch_never_sees_another():
 def test_too_long_is_cut_at_the_left():
     """At most 64 tokens are read: the last of context + continuation but for the final one, as lm-eval does."""
     context, short, long = list(range(100, 160)), [1, 2], [3, 4, 5, 6, 7, 8, 9, 10]
-    ((first, second),) = log_likelihoods(DENSE, [Tree(context, [short, long])], torch.float32)
+    ((first, second),) = log_likelihoods(DENSE, [Tree(context, [short, long])])
     assert first.logprob == pytest.approx(alone(DENSE, context, short)[0], abs=1e-3)
     assert second.logprob == pytest.approx(alone(DENSE, context[-57:], long)[0], abs=1e-3)
     with pytest.raises(UserError, match=r"question 1 has a choice of 65 tokens.*context is 64"):
-        log_likelihoods(DENSE, [Tree([1], [list(range(65))])], torch.float32)
+        log_likelihoods(DENSE, [Tree([1], [list(range(65))])])
 
 
 def test_a_choice_owns_the_space_before_it(tokenizer):
@@ -177,5 +177,5 @@ def test_a_model_that_knows_the_answer_is_right(tokenizer):
         loss.backward()
         optimizer.step()
     model.train()
-    assert evaluate(model, tokenizer, asked, torch.float32)["acc"] == 1
+    assert evaluate(model, tokenizer, {"sums": asked})["sums"]["acc"] == 1
     assert model.training, "the model is left as it was"
