@@ -22,6 +22,16 @@ def cache_dir() -> Path:
     return Path(os.environ.get("MINIMIND_CACHE") or Path.home() / ".cache" / "minimind")
 
 
+def api_key() -> str:
+    """The key that clients of `minimind serve` must bring: `$MINIMIND_API_KEY`, empty if there is none."""
+    return os.environ.get("MINIMIND_API_KEY", "")
+
+
+def judge_key() -> str | None:
+    """The key for the server that judges answers, `$OPENAI_API_KEY`, as its own clients call it."""
+    return os.environ.get("OPENAI_API_KEY")
+
+
 def hub_endpoint(hub: str) -> str:
     """Base URL of a model hub; the variables are those of the hubs' own clients."""
     if hub == "huggingface":

@@ -138,7 +138,7 @@ USAGE = {
     "no vocabulary": ([..., "--set.model.vocab_size", "100"], ["6400", "100", "tokenizer"]),
     "no data": (["train", "pretrain", "tiny"], ["--data FILE"]),
     "no init": (["train", "sft", "tiny", "--data", "chats.jsonl"], ["--init MODEL_DIR"]),
-    "no prompts": (["eval", "generate", "MODEL"], ["--prompts"]),
+    "no model to evaluate": (["eval", "generate"], ["model directory"]),
     "measurement": (["eval", "bbp", "MODEL"], ["bbp", "did you mean 'bpb'"]),
     "plan's recipe": (["plan", "laptpo"], ["laptpo", "did you mean 'laptop'"]),
     "plan's preset": (["plan", "tiny", "--set.preset", "tinny"], ["tinny", "did you mean 'tiny'"]),

@@ -1,6 +1,8 @@
-"""`minimind eval bpb|generate MODEL`: measure a model."""
+"""`minimind eval bpb|choice|generate MODEL`: measure a model."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -8,6 +10,7 @@ from minimind import console
 from minimind.commands.arguments import at_least, call_one_of
 
 Model = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
+Models = tyro.conf.Positional[Annotated[list[str], tyro.conf.arg(metavar="MODEL")]]
 
 
 def main(argv: list[str]) -> int:
@@ -94,50 +97,94 @@ def choice(
 
 
 def generate(
-    model: Model,
+    models: Models,
     prompts: tuple[str, ...] = (),
     chat: bool = False,
+    out: str | None = None,
+    judge: str | None = None,
+    judge_model: str | None = None,
     max_new_tokens: int = 100,
     temperature: float = 0.0,
     seed: int = 0,
     device: str = "auto",
     json: bool = False,
 ) -> int:
-    """Continue prompts, to read what a model writes.
+    """What models write: to read, side by side, or to have judged.
+
+    Without --prompts each model answers the same sixteen questions, in English and Chinese.
 
     Examples:
         minimind eval generate runs/laptop/model --prompts "Once upon a time" "从前"
-        minimind eval generate runs/demo/sft/model --chat --prompts "Who are you?"
+        minimind eval generate runs/sft/model runs/dpo/model --out answers.html
+        minimind eval generate runs/sft/model runs/dpo/model --judge http://localhost:8000/v1 --judge-model qwen3-32b
 
     Args:
-        model: model directory.
+        models: model directories.
         prompts: beginnings to continue, or questions to answer with --chat.
         chat: ask the prompts as a user, instead of continuing them as text.
+        out: page to write, with the answers of all models side by side.
+        judge: OpenAI-compatible server whose model grades the answers, and compares those of every two models; its
+            key, if it needs one, is read from OPENAI_API_KEY.
+        judge_model: name of the judging model.
         max_new_tokens: longest continuation.
         temperature: 0 always takes the likeliest word.
         seed: of the draws when the temperature is above 0.
         device: auto, cpu, cuda or mps.
         json: print one line of JSON.
     """
+    from minimind import runtime
     from minimind.api import load
     from minimind.engine.sampling import Sampling
     from minimind.errors import UsageError
+    from minimind.eval.generate import QUESTIONS, answers
+    from minimind.eval.judge import Judge, judge_answers
 
-    if not prompts:
-        raise UsageError('eval generate: give one or more beginnings with --prompts "Once upon a time"')
+    if not models:
+        raise UsageError("eval generate: name one model directory or more")
     at_least(1, max_new_tokens=max_new_tokens)
-    lm = load(model, device)
+    if (judge is None) != (judge_model is None):
+        raise UsageError("eval generate: --judge URL and --judge-model NAME go together")
+    if len(set(models)) < len(models):
+        raise UsageError("eval generate: a model is named twice")
     sampling = Sampling(temperature=temperature, seed=seed)
-    texts = []
-    for prompt in console.track(prompts, "writing"):
-        if chat:
-            message = {"role": "user", "content": prompt}
-            texts.append(lm.chat([message], max_new_tokens=max_new_tokens, sampling=sampling)["content"])
-        else:
-            texts.append(lm.generate(prompt, max_new_tokens, sampling))
+    asked, as_user = (prompts, chat) if prompts else (QUESTIONS, True)
+    texts = {}
+    for model in console.track(models, "writing"):
+        lm = load(model, device)
+        texts[model] = answers(lm.model, lm.tokenizer, asked, as_user, max_new_tokens, sampling)
+
+    judgement = None
+    if judge and judge_model:
+        judgement = judge_answers(Judge(judge, judge_model, runtime.judge_key()), asked, texts)
+    if out is not None:
+        from minimind.report.side_by_side import write_side_by_side
+
+        page = write_side_by_side(Path(out), asked, texts, judgement, judge_model or "")
+        console.say(f"written: {page}")
     if json:
-        console.print_json({"texts": [{"prompt": p, "text": t} for p, t in zip(prompts, texts, strict=True)]})
-    else:
-        for prompt, text in zip(prompts, texts, strict=True):
-            print(f"{prompt} | {text}\n" if not chat else f"> {prompt}\n{text}\n")
+        listed = [{"model": m, "prompt": p, "text": texts[m][n]} for n, p in enumerate(asked) for m in models]
+        console.print_json({"texts": listed} | ({"judge": judgement} if judgement else {}))
+        return 0
+    for n, prompt in enumerate(asked):
+        if len(models) == 1:
+            print(f"> {prompt}\n{texts[models[0]][n]}\n" if as_user else f"{prompt} | {texts[models[0]][n]}\n")
+            continue
+        print(f"> {prompt}")
+        for model in models:
+            print(f"[{model}] {texts[model][n]}")
+        print()
+    if judgement:
+        _print_judgement(judgement)
     return 0
+
+
+def _print_judgement(judgement: Mapping[str, Any]) -> None:
+    criteria = list(next(iter(judgement["mean"].values())))
+    console.table(
+        "grades, 1 to 10",
+        ("model", *criteria),
+        [(name, *grades.values()) for name, grades in judgement["mean"].items()],
+    )
+    if judgement["pairs"]:
+        columns = tuple(judgement["pairs"][0])
+        console.table("pairs", columns, [tuple(pair.values()) for pair in judgement["pairs"]])

@@ -76,7 +76,7 @@ def write_report(
             f'import minimind\n\nlm = minimind.load({model!r})\nlm.chat([{{"role": "user", "content": "..."}}])'
         ),
     )
-    return _write(Path(out) / "report.html", page)
+    return write_page(Path(out) / "report.html", page)
 
 
 def _tiles(report: Mapping[str, Any]) -> str:
@@ -138,18 +138,18 @@ def _scores(stage: Mapping[str, Any]) -> Mapping[str, Any]:
 def _sample(sample: Mapping[str, Any]) -> str:
     """One question, and what each stage's model said to it."""
     expected = sample.get("expected")
-    parts = [f'<p class="question"{_language(sample["question"])}>{safe(sample["question"])}</p>']
+    parts = [f'<p class="question"{language(sample["question"])}>{safe(sample["question"])}</p>']
     if expected is not None:
         parts.append(
             f'<p class="expected">expected <span lang="zh">期望</span>: '
-            f"<span{_language(expected)}>{safe(expected)}</span></p>"
+            f"<span{language(expected)}>{safe(expected)}</span></p>"
         )
     rows = []
     for stage, answer in sample["answers"].items():
         kind, mark = "", ""
         if expected is not None:
             kind, mark = ("right", "✓") if answer.strip() == expected.strip() else ("wrong", "✗")
-        said = f"<span{_language(answer)}>{safe(answer)}</span>"
+        said = f"<span{language(answer)}>{safe(answer)}</span>"
         if not answer.strip():
             said = '<span class="empty">said nothing <span lang="zh">没有回答</span></span>'
         label = f' aria-label="{kind}"' if kind else ""
@@ -177,7 +177,7 @@ def _curves(
     return f'<div class="plots">{"".join(parts)}</div>' if parts else NOTHING
 
 
-def _language(text: str) -> str:
+def language(text: str) -> str:
     """The attribute that lets the browser choose Chinese glyphs; direction follows the text itself."""
     return ' lang="zh" dir="auto"' if HAN.search(text) else ' dir="auto"'
 
@@ -216,7 +216,12 @@ def _percent(value: Any) -> str:
     return "–" if number is None else f"{number:.0%}"
 
 
-def _write(path: Path, page: str) -> Path:
+def write_page(path: Path, page: str) -> Path:
+    """Write a page whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

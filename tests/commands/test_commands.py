@@ -104,7 +104,7 @@ def test_eval_generate(minimind, pretrained, tuned):
     assert last_json(minimind(*warm)) == last_json(minimind(*warm)), "the seed decides"
     assert last_json(minimind(*warm)) != last_json(minimind(*warm, "--seed", "1"))
     answer = last_json(minimind("eval", "generate", tuned / "model", "--chat", "--prompts", "hi", *CPU, "--json"))
-    assert set(answer["texts"][0]) == {"prompt", "text"}
+    assert set(answer["texts"][0]) == {"model", "prompt", "text"}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
