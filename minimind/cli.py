@@ -14,6 +14,7 @@ COMMANDS = {
     "tokenizer": "train a tokenizer, compare tokenizers",
     "train": "train a model: pretrain, sft",
     "chat": "talk to a model in the terminal",
+    "serve": "OpenAI-compatible server with a chat page",
     "eval": "measure a model: bits per byte, answers",
     "export": "write a model for other programs: gguf, ollama, hf",
     "import": "read MiniMind's .pth files, or any Qwen3, from disk or a hub",

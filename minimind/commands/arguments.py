@@ -91,6 +91,21 @@ def at_least(least: float, **flags: float) -> None:
             raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
 
 
+def choose_tools(wanted: str) -> tuple[str, ...]:
+    """The tools that `--tools` names: `all`, or names with commas between.
+
+    Raises:
+        UsageError: there is no such tool.
+    """
+    from minimind import tools
+
+    names = tools.BUILTIN if wanted == "all" else tuple(name.strip() for name in wanted.split(",") if name.strip())
+    for name in names:
+        if name not in tools.BUILTIN:
+            raise UsageError(f"--tools {name}: no such tool{did_you_mean(name, tools.BUILTIN)}")
+    return names
+
+
 def _plain(box: str) -> str:
     """The sentence inside tyro's drawn box, without its title and its repetition of the help page.
 

@@ -53,6 +53,11 @@ class MessageParser:
         self._skip = 0  # newlines of the layout that may still come
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
+    @property
+    def field(self) -> str:
+        """The field of the message that is being read: content, reasoning_content or tool_calls (or the header)."""
+        return "tool_calls" if self._state == "tool_call" else self._state
+
     def feed(self, id: int) -> list[Delta]:
         """Take one id and return what it adds to the message; concatenated, the deltas are the message."""
         if id == self._start:

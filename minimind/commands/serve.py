@@ -1,0 +1,140 @@
+"""`minimind serve MODEL`: an OpenAI-compatible server with a chat page."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from minimind import console, runtime
+from minimind.commands.arguments import at_least, call, choose_tools
+from minimind.errors import UsageError, UserError
+
+
+def main(argv: list[str]) -> int:
+    """Start a server."""
+    return call(serve, argv, "minimind serve")
+
+
+def serve(
+    model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]],
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    name: str = "",
+    tools: str = "",
+    context: int = 4096,
+    parallel: int = 16,
+    queue: int = 256,
+    max_tokens: int = 0,
+    max_seconds: float = 600.0,
+    max_body_mb: float = 4.0,
+    grace: float = 10.0,
+    api_key: str = "",
+    insecure: bool = False,
+    allowed_host: tuple[str, ...] = (),
+    cors_origin: tuple[str, ...] = (),
+    rollout: bool = False,
+    rollout_root: str = "",
+    dtype: str = "auto",
+    device: str = "auto",
+) -> int:
+    """Serve a model over HTTP: OpenAI's interface at /v1, a chat page at /.
+
+    Examples:
+        minimind serve runs/demo/sft/model
+        minimind serve runs/demo/sft/model --tools all
+        MINIMIND_API_KEY=secret minimind serve runs/demo/sft/model --host 0.0.0.0 --allowed-host mybox.example.org
+
+    Args:
+        model: model directory.
+        host: address to listen on; other machines reach only another than 127.0.0.1, and must bring an API key.
+        port: port to listen on; 0 takes a free one.
+        name: what clients call the model; the directory's name by default.
+        tools: built-in tools that the page may run here: all, or names with commas between.
+        context: longest conversation in tokens; memory is reserved for `parallel` of them.
+        parallel: answers written at once; others wait.
+        queue: answers written and waiting together; beyond it clients are told to come back.
+        max_tokens: longest answer; 0: as long as the context.
+        max_seconds: longest time for one request.
+        max_body_mb: largest body of a request.
+        grace: seconds that running answers have when the server is stopped.
+        api_key: key that clients must send (better: the variable MINIMIND_API_KEY, which `ps` does not show).
+        insecure: listen on any host without a key.
+        allowed_host: other names that clients may call this server by, as in host.docker.internal.
+        cors_origin: web pages of other sites that may call this server, as in https://chat.example.org.
+        rollout: also answer the protocol that reinforcement learning uses (/generate, new weights).
+        rollout_root: directory that new weights may come from.
+        dtype: number format of the weights: auto, float32 or bfloat16.
+        device: auto, cpu, cuda or mps.
+    """
+    at_least(1, context=context, parallel=parallel, queue=queue, max_seconds=max_seconds)
+    at_least(0, port=port, max_tokens=max_tokens, max_body_mb=max_body_mb, grace=grace)
+    if rollout != bool(rollout_root):
+        raise UsageError("--rollout and --rollout-root DIR go together: new weights come from that directory alone")
+    if rollout and not Path(rollout_root).is_dir():
+        raise UsageError(f"--rollout-root {rollout_root}: there is no such directory")
+    key = api_key or runtime.api_key()
+    try:
+        from minimind.serve import server
+    except ImportError as error:
+        raise UserError(f"the server needs {error.name}; install it with: pip install 'minimind[serve]'") from error
+    if not server.is_loopback(host) and not key and not insecure:
+        raise UsageError(
+            f"--host {host} lets other machines in: give an --api-key (or MINIMIND_API_KEY), or --insecure if all of "
+            f"them may use the model"
+        )
+    from minimind.serve.service import Service
+    from minimind.serve.settings import Settings
+    from minimind.tokenizer.bpe import Tokenizer
+
+    load = _loader(model, context, parallel, queue, dtype, device)
+    settings = Settings(
+        model=name or _name_of(Path(model)),
+        api_key=key or None,
+        allowed_hosts=(host, *allowed_host),
+        cors_origins=cors_origin,
+        tools=choose_tools(tools),
+        rollout_root=Path(rollout_root) if rollout else None,
+        most_bytes=int(max_body_mb * 2**20),
+        most_tokens=max_tokens or None,
+        most_open=queue,
+        seconds=max_seconds,
+        grace=grace,
+    )
+    tokenizer = Tokenizer.load(model)
+    listening = server.listen(host, port)
+    shown = f"[{host}]" if ":" in host else host
+    url = f"http://{shown}:{listening.getsockname()[1]}"
+    console.say(f"[bold]{settings.model}[/bold] is being loaded. Ctrl-C stops the server.")
+    console.say(f"  chat page        {url}/")
+    console.say(f"  OpenAI base URL  {url}/v1   model {settings.model}")
+    server.run(Service(settings, tokenizer), lambda: load(tokenizer), listening)
+    return 0
+
+
+def _name_of(model: Path) -> str:
+    """A directory's name, or that of the run which it is the result of (`runs/mine/model`)."""
+    path = model.resolve()
+    return path.parent.name if path.name == "model" else path.name
+
+
+def _loader(model: str, context: int, parallel: int, queue: int, dtype: str, device: str) -> Any:
+    """What loads the model later, in another thread; mistakes that can be seen now are raised now."""
+    import torch
+
+    from minimind.engine.background import EngineThread
+    from minimind.engine.engine import Engine
+    from minimind.model.store import load_config, load_model
+
+    on = runtime.device(device)
+    formats = {"auto": runtime.compute_dtype(on), "float32": torch.float32, "bfloat16": torch.bfloat16}
+    if dtype not in formats:
+        raise UsageError(f"--dtype {dtype}: choose auto, float32 or bfloat16")
+    load_config(model)
+
+    def load(tokenizer: Any) -> EngineThread:
+        weights = load_model(model, dtype=formats[dtype], device=on).eval()
+        engine = Engine(weights, tokenizer, rows=parallel, context=context)
+        console.say(f"Ready: {weights.config.parameters() / 1e6:.1f} M parameters, context {engine.context:,} tokens.")
+        return EngineThread(engine, most_waiting=queue)
+
+    return load

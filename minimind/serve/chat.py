@@ -1,0 +1,234 @@
+"""`/v1/chat/completions`: a conversation in, one or several answers out, whole or as they are written."""
+
+import json
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from minimind.engine.request import Output, Request
+from minimind.engine.text import StopFinder
+from minimind.serve.constraint import constraint
+from minimind.serve.errors import ApiError
+from minimind.serve.logprobs import TokenNames
+from minimind.serve.schema import ChatRequest
+from minimind.serve.service import Job, Service
+from minimind.tokenizer.bpe import Tokenizer
+from minimind.tokenizer.chat import render
+from minimind.tokenizer.parse import MessageParser
+
+Delta = dict[str, Any]
+
+
+def jobs(request: ChatRequest, service: Service) -> list[Job]:
+    """What the engine has to do for a request; takes a while for a long conversation.
+
+    Raises:
+        ApiError, UserError: the request asks for something that cannot be.
+    """
+    settings, tokenizer = service.settings, service.tokenizer
+    if len(request.messages) > settings.most_messages:
+        message = f"the conversation has {len(request.messages)} messages, more than {settings.most_messages}"
+        raise ApiError(400, message, "too_many_messages", "messages")
+    if (request.n or 1) > settings.most_choices:
+        raise ApiError(400, f"n is {request.n}, more than {settings.most_choices}", "too_many_choices", "n")
+    tools = [tool.model_dump(exclude_none=True) for tool in request.tools or [] if request.tool_choice != "none"]
+    prompt_ids, _ = render(
+        [message.turn() for message in request.messages],
+        tokenizer,
+        tools or None,
+        request.thinks,
+        add_generation_prompt=True,
+    )
+    ends = [] if request.ignore_eos else [tokenizer.control_id("<|im_end|>"), tokenizer.eos_id, tokenizer.pad_id]
+    sampling = request.sampling(
+        max_new_tokens=limit(request.max_completion_tokens or request.max_tokens, settings.most_tokens),
+        stop_ids=[*(request.stop_token_ids or []), *(id for id in ends if id is not None)],
+        top_logprobs=request.top_logprobs or 0,
+        grammar=constraint(request),
+    )
+    return [Job(prompt_ids, sampling, index) for index in range(request.n or 1)]
+
+
+def limit(asked: int | None, most: int | None) -> int | None:
+    """The lesser of two numbers that may be absent."""
+    return min((n for n in (asked, most) if n is not None), default=None)
+
+
+class Choice:
+    """One answer as it is read: token by token into the deltas of a message.
+
+    Stop strings apply to what the user sees, the content: a newline in the reasoning does not end an answer that
+    should end at a newline. So they are looked for here, not by the engine.
+    """
+
+    def __init__(self, request: ChatRequest, tokenizer: Tokenizer) -> None:
+        self.finish_reason: str | None = None
+        self.tokens = self.reasoning_tokens = self.calls = 0
+        self.engine_request: Request | None = None
+        self._parser = MessageParser(tokenizer, request.thinks)
+        self._stops = StopFinder(request.stops)
+        self._names = TokenNames(tokenizer) if request.logprobs else None
+        self._logprobs: dict[str, list[Any]] = {}
+        self._one_call = request.parallel_tool_calls is False
+
+    def feed(self, output: Output) -> list[Delta]:
+        """Take one output of the engine; return what it adds. `finish_reason` is set with the last.
+
+        Raises:
+            ApiError: 503, the engine was told to stop.
+        """
+        self.engine_request = output.request
+        deltas: list[Delta] = []
+        if output.token:
+            self.tokens += 1
+            before = self._parser.field
+            for delta in self._parser.feed(output.token.id):
+                deltas += self._visible(delta)
+            self._count(output, before)
+        if self._stops.found is not None:
+            self.finish_reason = "stop"
+        elif self._one_call and self.calls:
+            self.finish_reason = "tool_calls"
+        elif output.finish_reason == "abort":
+            raise ApiError(503, "the answer was aborted: the server is shutting down", "aborted")
+        elif output.finish_reason:
+            for delta in self._parser.finish():
+                deltas += self._visible(delta)
+            deltas += self._text(self._stops.finish())
+            self.finish_reason = "tool_calls" if self.calls and output.finish_reason == "stop" else output.finish_reason
+        return deltas
+
+    def take_logprobs(self) -> dict[str, Any] | None:
+        """Log-probabilities of the tokens since the last call, by the field of the message that they belong to."""
+        if self._names is None:
+            return None
+        taken, self._logprobs = self._logprobs, {}
+        return {"content": taken.pop("content", []), "refusal": None, **taken}
+
+    def _visible(self, delta: Delta) -> list[Delta]:
+        """One of the parser's deltas in OpenAI's words, nothing after a stop string."""
+        if self._stops.found is not None or (self._one_call and self.calls):
+            return []
+        if "content" in delta:
+            return self._text(self._stops.feed(delta["content"]))
+        before = self._text(self._stops.finish())
+        if "reasoning_content" in delta:
+            return [*before, {**delta, "reasoning": delta["reasoning_content"]}]
+        return [*before, *(part for call in delta["tool_calls"] for part in self._call(call["function"]))]
+
+    def _text(self, text: str) -> list[Delta]:
+        return [{"content": text}] if text else []
+
+    def _call(self, function: dict[str, Any]) -> list[Delta]:
+        """A call in two pieces, as OpenAI streams it: who is called, then with what."""
+        arguments = function["arguments"]
+        written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        index, self.calls = self.calls, self.calls + 1
+        head = {"index": index, "id": f"call_{uuid.uuid4().hex[:24]}", "type": "function"}
+        return [
+            {"tool_calls": [{**head, "function": {"name": function["name"], "arguments": ""}}]},
+            {"tool_calls": [{"index": index, "function": {"arguments": written}}]},
+        ]
+
+    def _count(self, output: Output, before: str) -> None:
+        """Note to which field a token belonged: a marker like `</think>`, and the newlines behind it, to its field."""
+        assert output.token
+        field = before if before != "content" else self._parser.field
+        message = self._parser.message
+        if field == "content" and not message["content"] and "reasoning_content" in message and self._names:
+            field = "content" if self._names.bytes(output.token.id).strip(b"\n") else "reasoning_content"
+        self.reasoning_tokens += field == "reasoning_content"
+        if self._names and not self._parser.done:
+            self._logprobs.setdefault(field, []).append(self._names.entry(output.token))
+
+
+class _Reply:
+    """What all chunks of one reply share, and its counts."""
+
+    def __init__(self, request: ChatRequest, service: Service, jobs: list[Job]) -> None:
+        self.id, self.created, self.model = f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), service.settings.model
+        self.fingerprint = f"minimind-{service.engine.engine.version}"
+        self.prompt_tokens = len(jobs[0].prompt_ids)
+        self.choices = [Choice(request, service.tokenizer) for _ in jobs]
+
+    def frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        """The outer object of a reply or a chunk."""
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": self.fingerprint,
+            "choices": choices,
+        }
+
+    def usage(self) -> dict[str, Any]:
+        """Tokens read and written; the prompt counts once, however many answers there are."""
+        tokens = sum(choice.tokens for choice in self.choices)
+        first = self.choices[0].engine_request
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": tokens,
+            "total_tokens": self.prompt_tokens + tokens,
+            "prompt_tokens_details": {"cached_tokens": first.cached_tokens if first else 0},
+            "completion_tokens_details": {"reasoning_tokens": sum(c.reasoning_tokens for c in self.choices)},
+        }
+
+
+async def complete(request: ChatRequest, service: Service, jobs: list[Job]) -> dict[str, Any]:
+    """The whole reply as one object."""
+    reply = _Reply(request, service, jobs)
+    messages = [{"role": "assistant", "content": None, "refusal": None} for _ in jobs]
+    async with service.answers(jobs) as answers:
+        async for index, output in answers:
+            choice = reply.choices[index]
+            for delta in choice.feed(output):
+                _add(messages[index], delta)
+            if choice.finish_reason and not output.finish_reason:
+                answers.stop(index)
+    choices = []
+    for index, (choice, message) in enumerate(zip(reply.choices, messages, strict=True)):
+        if message["content"] is None and not choice.calls:
+            message["content"] = ""
+        shared = {"finish_reason": choice.finish_reason, "logprobs": choice.take_logprobs()}
+        choices.append({"index": index, "message": message, **shared})
+    return reply.frame("chat.completion", choices) | {"usage": reply.usage()}
+
+
+def _add(message: dict[str, Any], delta: Delta) -> None:
+    for key, value in delta.items():
+        if key != "tool_calls":
+            message[key] = (message.get(key) or "") + value
+            continue
+        calls = message.setdefault("tool_calls", [])
+        for call in value:
+            if call["index"] == len(calls):
+                calls.append({key: call[key] for key in ("id", "type")} | {"function": dict(call["function"])})
+            else:
+                calls[call["index"]]["function"]["arguments"] += call["function"]["arguments"]
+
+
+async def stream(request: ChatRequest, service: Service, jobs: list[Job]) -> AsyncGenerator[dict[str, Any], None]:
+    """The reply in chunks: first the role, then what is added, then why it ended, at last (if asked) the usage."""
+    reply = _Reply(request, service, jobs)
+    no_usage: dict[str, Any] = {"usage": None} if request.include_usage else {}
+
+    def chunk(index: int, delta: Delta, logprobs: Any = None, finish: str | None = None) -> dict[str, Any]:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        return reply.frame("chat.completion.chunk", [choice]) | no_usage
+
+    for index in range(len(jobs)):
+        yield chunk(index, {"role": "assistant", "content": ""})
+    async with service.answers(jobs) as answers, aclosing(aiter(answers)) as outputs:
+        async for index, output in outputs:
+            choice = reply.choices[index]
+            for delta in choice.feed(output):
+                yield chunk(index, delta, choice.take_logprobs())
+            if choice.finish_reason:
+                yield chunk(index, {}, choice.take_logprobs(), choice.finish_reason)
+                if not output.finish_reason:
+                    answers.stop(index)
+    if request.include_usage:
+        yield reply.frame("chat.completion.chunk", []) | {"usage": reply.usage()}

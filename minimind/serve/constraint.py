@@ -1,0 +1,19 @@
+"""What a request demands of an answer's form, as a grammar for the engine."""
+
+from minimind.engine import grammar
+from minimind.serve.schema import ChatRequest, NamedTool
+
+
+def constraint(request: ChatRequest) -> str | None:
+    """The grammar of the answer, or None where anything may be said. A forced tool call beats a response format."""
+    tools, choice = request.tools or [], request.tool_choice
+    if isinstance(choice, NamedTool):
+        tools = [tool for tool in tools if tool.function.name == choice.function.name]
+    if choice == "required" or isinstance(choice, NamedTool):
+        return grammar.tool_call([tool.model_dump(exclude_none=True) for tool in tools], request.thinks)
+    shape = request.response_format
+    if shape and shape.json_schema:
+        return grammar.json_schema(shape.json_schema.schema_, request.thinks)
+    if shape and shape.type == "json_object":
+        return grammar.json_object(request.thinks)
+    return None

@@ -1,0 +1,107 @@
+"""Everything that goes wrong leaves as OpenAI's body: `{"error": {"message", "type", "param", "code"}}`."""
+
+import json
+import logging
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from minimind.engine.background import QueueFull
+from minimind.engine.request import PromptTooLong
+from minimind.errors import UserError
+
+log = logging.getLogger("minimind.serve")
+_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+_KINDS = {"str", "int", "float", "bool", "dict", "NamedTool"}
+
+
+class ApiError(Exception):
+    """An answer other than 200: a status, a sentence for a person, and a code for a program."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        **numbers: int,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.headers = status, dict(headers or {})
+        kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code, **numbers}}
+
+
+class Json(Response):
+    """A JSON response; a lone surrogate that a client sent us, and that UTF-8 cannot hold, becomes `?`."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """Return the bytes of `content`."""
+        return to_json(content).encode("utf-8", "replace")
+
+
+def to_json(value: Any) -> str:
+    """Compact JSON text."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """What a client is told about `error`; a bug of ours is logged, not shown."""
+    match error:
+        case ApiError():
+            return error
+        case PromptTooLong():
+            message = f"{error}, or start a new conversation"
+            where = (400, message, "context_length_exceeded", "messages")
+            return ApiError(*where, n_prompt_tokens=error.tokens, n_ctx=error.context)
+        case QueueFull():
+            return ApiError(429, str(error), "queue_full", headers={"Retry-After": "1"})
+        case UserError():
+            return ApiError(400, str(error))
+        case RecursionError():
+            return ApiError(400, "the request is nested too deeply")
+        case HTTPException():
+            return ApiError(error.status_code, str(error.detail), headers=error.headers)
+        case RequestValidationError():
+            return _validation(error)
+    log.error("%s", "".join(traceback.format_exception(error)))
+    return ApiError(500, "the server made a mistake; its log says more", "internal_error")
+
+
+def response(error: Exception) -> Json:
+    """The HTTP response for `error`."""
+    api = as_api_error(error)
+    return Json(api.body, api.status, api.headers)
+
+
+def install(app: FastAPI) -> None:
+    """Send every exception that a route raises through `response`."""
+
+    async def handle(request: Request, error: Exception) -> Json:
+        return response(error)
+
+    for kind in (ApiError, UserError, RecursionError, HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, handle)
+
+
+def _validation(error: RequestValidationError) -> ApiError:
+    """A field that is wrong, named as a client wrote it: `messages[0].content`."""
+    deepest = max(error.errors(), key=lambda one: len(one["loc"]))  # of a union's members, the one that came furthest
+    if deepest["type"] == "json_invalid":
+        return ApiError(400, f"the body is not valid JSON ({deepest['ctx']['error']})", "invalid_json")
+    param = ""
+    for part in deepest["loc"][1:]:
+        if isinstance(part, int):
+            param += f"[{part}]"
+        elif part.isidentifier() and part not in _KINDS:  # others are pydantic's names of a union's members
+            param += f".{part}" if param else part
+    what = deepest["msg"].removeprefix("Value error, ")
+    return ApiError(400, f"{param or 'the body'}: {what}", "invalid_value", param or None)

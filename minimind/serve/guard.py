@@ -1,0 +1,112 @@
+"""What every request passes before a route sees it: who calls, from where, and how large.
+
+A page of another site that a user happens to visit can make their browser call a server on their own machine. Three
+checks stop it: the `Host` header (DNS rebinding: the attacker's name resolves to 127.0.0.1), the `Origin` header, and
+bodies only as `application/json` (which a browser sends elsewhere only after asking, and we do not consent).
+"""
+
+import asyncio
+import hmac
+import ipaddress
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from minimind.serve.errors import ApiError, response
+from minimind.serve.settings import Settings
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+OPEN_PATHS = ("/", "/health", "/docs", "/openapi.json", "/favicon.ico")
+"""Answered without a key, like everything under `/page/`: they say nothing about the model or its users."""
+BODY_SECONDS = 60.0
+"""A body must have come by then: a client that sends a byte a minute does not hold a connection for ever."""
+
+
+class Guard:
+    """ASGI middleware that applies `Settings` to every request."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app, self.settings = app, settings
+        self.hosts = {host.lower() for host in (*LOOPBACK, *settings.allowed_hosts)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse the request, or pass it on with its body limited."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        try:
+            self._check(scope["method"], scope["path"], Headers(scope=scope))
+        except ApiError as error:
+            await response(error)(scope, receive, send)
+            return
+        await self.app(scope, self._limited(receive), send)
+
+    def _check(self, method: str, path: str, headers: Headers) -> None:
+        host = headers.get("host", "")
+        if not self._is_ours(host):
+            raise ApiError(
+                403,
+                f"the Host header names {host!r}, which this server is not; start it with --allowed-host to accept it",
+                "host_not_allowed",
+            )
+        origin = headers.get("origin")
+        own = origin is not None and origin.partition("://")[2].lower() == host.lower()
+        if origin is not None and not own and origin not in self.settings.cors_origins:
+            raise ApiError(
+                403,
+                f"pages of {origin!r} may not call this server; start it with --cors-origin to let them",
+                "origin_not_allowed",
+            )
+        key = self.settings.api_key
+        if key and path not in OPEN_PATHS and not path.startswith("/page/") and method != "OPTIONS":
+            given = headers.get("authorization", "")
+            # The whole header is compared, in a time that does not depend on where it differs.
+            if not hmac.compare_digest(given.encode("utf-8", "replace"), f"Bearer {key}".encode()):
+                message = "the API key is missing or wrong; send it as 'Authorization: Bearer KEY'"
+                raise ApiError(401, message, "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+        length = headers.get("content-length", "0")
+        has_body = length != "0" or "transfer-encoding" in headers
+        if length.isdecimal() and int(length) > self.settings.most_bytes:
+            raise _too_large(self.settings.most_bytes)
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if has_body and kind != "application/json":
+            raise ApiError(
+                415, f"send JSON: Content-Type is {kind!r}, not 'application/json'", "unsupported_media_type"
+            )
+
+    def _is_ours(self, host: str) -> bool:
+        """Whether the header names this machine: a rebound name is a name, so any IP address will do."""
+        name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+        name = name.strip("[]").lower()
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return name in self.hosts
+        return True
+
+    def _limited(self, receive: Receive) -> Receive:
+        size, complete = 0, False
+
+        async def limited() -> Message:
+            nonlocal size, complete
+            if complete:
+                return await receive()  # from now on it tells of a client that leaves
+            try:
+                async with asyncio.timeout(BODY_SECONDS):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, f"the body has not come within {BODY_SECONDS:.0f} s") from None
+            size += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            if size > self.settings.most_bytes:
+                raise HTTPException(413, str(_too_large(self.settings.most_bytes)))
+            return message
+
+        return limited
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(
+        413, f"the body is larger than {limit:,} bytes; send less, or raise --max-body-mb", "body_too_large"
+    )

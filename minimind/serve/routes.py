@@ -1,0 +1,179 @@
+"""The routes that everybody knows: OpenAI's, their unprefixed aliases, and what other local servers add."""
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from minimind import tools
+from minimind.serve import chat, completions
+from minimind.serve.errors import ApiError, Json
+from minimind.serve.events import EventStream
+from minimind.serve.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest, ToolRequest
+from minimind.serve.service import Job, Service
+from minimind.tokenizer.chat import render
+
+
+def router(service: Service) -> APIRouter:
+    """All routes, over one service."""
+    routes = APIRouter(default_response_class=Json, responses=ERRORS)
+    settings, tokenizer = service.settings, service.tokenizer
+
+    def aliased(method: str, path: str, **more: Any) -> Any:
+        """Register a route as `/v1/...` and, unlisted, without the prefix."""
+
+        def register(function: Any) -> Any:
+            routes.api_route(f"/v1{path}", methods=[method], **more)(function)
+            return routes.api_route(path, methods=[method], include_in_schema=False)(function)
+
+        return register
+
+    async def reply(kind: Any, request: Any) -> Response:
+        """Answer a chat or a text request, streamed or whole."""
+        service.check_model(request.model)
+        check = service.engine.engine.check  # 503 comes before the work of rendering
+
+        def prepare() -> list[Job]:
+            jobs = kind.jobs(request, service)
+            for job in jobs:
+                if job.nth == 0:
+                    check(job.prompt_ids, job.sampling)
+            return jobs
+
+        jobs = await asyncio.to_thread(prepare)  # long texts and grammars take a while
+        release = service.take(jobs)
+        if request.stream:
+            return EventStream(kind.stream(request, service, jobs), settings.seconds, release)
+        try:
+            return Json(await kind.complete(request, service, jobs))
+        finally:
+            release()
+
+    @aliased("POST", "/chat/completions", tags=["OpenAI"])
+    async def chat_completions(request: ChatRequest) -> Response:
+        """Answer a conversation; with `stream`, as server-sent events."""
+        return await reply(chat, request)
+
+    @aliased("POST", "/completions", tags=["OpenAI"])
+    async def text_completions(request: CompletionRequest) -> Response:
+        """Continue a text."""
+        return await reply(completions, request)
+
+    def card() -> dict[str, Any]:
+        return {"id": settings.model, "object": "model", "created": service.created, "owned_by": "minimind"}
+
+    @aliased("GET", "/models", tags=["OpenAI"])
+    async def models() -> Response:
+        """List the models: the one that is served."""
+        return Json({"object": "list", "data": [card()]})
+
+    @aliased("GET", "/models/{id:path}", tags=["OpenAI"])
+    async def model(id: str) -> Response:
+        """Describe a model."""
+        service.check_model(id)
+        return Json(card())
+
+    @routes.get("/health", tags=["server"])
+    async def health() -> Response:
+        """Say whether requests are answered: 200, or 503 while the model is loaded and while the server stops."""
+        _ = service.engine
+        return Json({"status": "ok"})
+
+    @routes.get("/metrics", tags=["server"])
+    async def metrics() -> Response:
+        """Counters for Prometheus."""
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @routes.get("/props", tags=["server"])
+    async def props() -> Response:
+        """Say what this server has: the model, its context, the tools that it runs."""
+        engine = service.engine.engine
+        return Json(
+            {
+                "model": settings.model,
+                "n_ctx": engine.context,
+                "vocab_size": engine.model.config.vocab_size,
+                "parameters": engine.model.config.parameters(),
+                "max_tokens": settings.most_tokens,
+                "tools": tools.schemas(settings.tools),
+            }
+        )
+
+    @routes.post("/tokenize", tags=["server"])
+    async def tokenize(request: TokenizeRequest) -> Response:
+        """Turn a text (never into control tokens) or a conversation into token ids."""
+
+        def encode() -> list[int]:
+            if request.messages is None:
+                return tokenizer.encode(
+                    next(t for t in (request.content, request.prompt, request.text) if t is not None)
+                )
+            turns = [message.turn() for message in request.messages]
+            specs = [tool.model_dump(exclude_none=True) for tool in request.tools or []]
+            return render(turns, tokenizer, specs or None, add_generation_prompt=request.add_generation_prompt)[0]
+
+        ids = await asyncio.to_thread(encode)
+        pieces = [{"id": id, "piece": _piece(tokenizer.token_bytes(id))} for id in ids]
+        context = service.engine.engine.context
+        return Json({"tokens": pieces if request.with_pieces else ids, "count": len(ids), "max_model_len": context})
+
+    @routes.post("/detokenize", tags=["server"])
+    async def detokenize(request: DetokenizeRequest) -> Response:
+        """Turn token ids into text."""
+        if any(id >= tokenizer.vocab_size for id in request.tokens):
+            raise ApiError(400, f"token ids end at {tokenizer.vocab_size - 1}", param="tokens")
+        text = tokenizer.decode(request.tokens)
+        return Json({"content": text, "prompt": text})
+
+    @routes.post("/tools/{name}", tags=["server"])
+    async def run_tool(name: str, request: ToolRequest) -> Response:
+        """Run a built-in tool that `--tools` allows; a fault of the call is a result too."""
+        if name not in settings.tools:
+            raise ApiError(404, f"the tool {name!r} is not allowed here; start the server with --tools", "no_tool")
+        return Json({"result": await asyncio.to_thread(tools.call, name, request.arguments)})
+
+    return routes
+
+
+def _piece(bytes: bytes) -> str | list[int]:
+    """As llama.cpp answers: text, or bytes where a token is part of a character."""
+    try:
+        return bytes.decode("utf-8")
+    except UnicodeDecodeError:
+        return list(bytes)
+
+
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+_TEXTS = {
+    400: "something in the request is wrong",
+    401: "the API key is missing or wrong",
+    403: "the Host or Origin header is not allowed",
+    404: "there is no such model or path",
+    413: "the body is too large",
+    415: "the body is not JSON",
+    429: "the queue is full; see Retry-After",
+    500: "a mistake of the server",
+    503: "the model is being loaded, or the server is shutting down",
+    504: "the request took too long",
+}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": {"application/json": {"schema": _ERROR}}}
+    for status, text in _TEXTS.items()
+}
+"""What every route may answer, for the OpenAPI schema."""

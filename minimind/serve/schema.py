@@ -1,0 +1,286 @@
+"""What clients may send: OpenAI's request bodies, and the extensions that other servers have made common.
+
+Types are strict (`"temperature": "1"` is a mistake, not a number), unknown fields are ignored, null means absent.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from minimind.engine.sampling import MOST_TOP_LOGPROBS, Sampling
+
+BIAS = 100.0
+"""Largest `logit_bias`; it forbids or forces a token."""
+
+
+class Body(BaseModel):
+    """A JSON object of a request."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+
+def _token_keys(bias: dict[str, float]) -> dict[str, float]:
+    for key in bias:
+        if not (key.isascii() and key.isdecimal()) or len(key) > 9:
+            raise ValueError(f"the key {key[:20]!r} is not a token id")
+    return bias
+
+
+Number = Annotated[float, Field(ge=-2, le=2)]
+Bias = Annotated[float, Field(ge=-BIAS, le=BIAS)]
+StopString = Annotated[str, Field(min_length=1, max_length=1000)]
+Token = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Sampled(Body):
+    """The fields that say how tokens are chosen, the same for chats and texts."""
+
+    model: str | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
+    presence_penalty: Number | None = None
+    frequency_penalty: Number | None = None
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=1024), AfterValidator(_token_keys)] | None = None
+    stream: bool | None = None
+    stream_options: "StreamOptions | None" = None
+    # Extensions, named as in vLLM.
+    top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    stop_token_ids: Annotated[list[Token], Field(max_length=64)] | None = None
+    ignore_eos: bool | None = None
+
+    @property
+    def stops(self) -> list[str]:
+        """The stop strings as a list."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    def sampling(self, **more: Any) -> Sampling:
+        """The engine's rules; absent fields have OpenAI's defaults."""
+        return Sampling(
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_k=max(self.top_k or 0, 0),  # vLLM's "off" is -1
+            top_p=1.0 if self.top_p is None else max(self.top_p, 1e-6),  # 0 leaves the likeliest token, as it should
+            min_p=self.min_p or 0.0,
+            repetition_penalty=self.repetition_penalty or 1.0,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            logit_bias={int(id): bias for id, bias in (self.logit_bias or {}).items()},
+            seed=self.seed,
+            ignore_eos=bool(self.ignore_eos),
+            **more,
+        )
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with a chunk that counts tokens."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class StreamOptions(Body):
+    """`stream_options`."""
+
+    include_usage: bool | None = None
+
+
+def _is_text(kind: str) -> str:
+    if kind != "text":
+        raise ValueError(f"this model reads text only, and no {kind[:40]!r}")
+    return kind
+
+
+class Part(Body):
+    """One part of a message's content."""
+
+    type: Annotated[str, AfterValidator(_is_text)]
+    text: str
+
+
+class CalledFunction(Body):
+    """What an earlier answer called."""
+
+    name: str
+    arguments: str | dict[str, Any] = "{}"
+
+
+class Call(Body):
+    """A tool call in an earlier answer."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class Message(Body):
+    """One turn. `developer` is the newer name of `system`; reasoning is called by either of its common names."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[Part] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[Call] | None = None
+    tool_call_id: str | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.content is None and not (self.role == "assistant" and (self.tool_calls or self.reasoning_content)):
+            raise ValueError("content is missing")
+        return self
+
+    def turn(self) -> dict[str, Any]:
+        """The message as the chat template takes it."""
+        content = self.content or ""
+        text = content if isinstance(content, str) else "".join(part.text for part in content)
+        role = "system" if self.role == "developer" else self.role
+        turn: dict[str, Any] = {"role": role, "content": text}
+        if reasoning := self.reasoning_content or self.reasoning:
+            turn["reasoning_content"] = reasoning
+        if self.tool_calls:
+            turn["tool_calls"] = [call.model_dump(include={"type", "function"}) for call in self.tool_calls]
+        return turn
+
+
+class Function(Body):
+    """A function that may be called; `parameters` is a JSON schema."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ToolSpec(Body):
+    """An entry of `tools`."""
+
+    type: Literal["function"] = "function"
+    function: Function
+
+
+class NamedFunction(Body):
+    """The function that must be called."""
+
+    name: str
+
+
+class NamedTool(Body):
+    """`tool_choice` as an object."""
+
+    type: Literal["function"] = "function"
+    function: NamedFunction
+
+
+class JsonSchema(Body):
+    """The `json_schema` of a response format."""
+
+    name: str | None = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    """`response_format`."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> Self:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError("json_schema is missing")
+        return self
+
+
+class TemplateOptions(Body):
+    """`chat_template_kwargs`: the two names of one switch; nothing else reaches the template."""
+
+    open_thinking: bool | None = None
+    enable_thinking: bool | None = None
+
+
+class ChatRequest(Sampled):
+    """Body of `/v1/chat/completions`."""
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
+    tools: list[ToolSpec] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    chat_template_kwargs: TemplateOptions | None = None
+    open_thinking: bool | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs to be true")
+        names = [tool.function.name for tool in self.tools or []]
+        if self.tool_choice == "required" and not names:
+            raise ValueError("tool_choice is 'required', but there are no tools")
+        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
+            raise ValueError(f"tool_choice names {self.tool_choice.function.name!r}, which is not among the tools")
+        return self
+
+    @property
+    def thinks(self) -> bool:
+        """Whether the answer begins with visible reasoning."""
+        options = self.chat_template_kwargs or TemplateOptions()
+        chosen = (self.open_thinking, options.open_thinking, options.enable_thinking)
+        return next((choice for choice in chosen if choice is not None), False)
+
+
+Ids = Annotated[list[Token], Field(min_length=1)]
+
+
+class CompletionRequest(Sampled):
+    """Body of `/v1/completions`: a text, several, or token ids in their place."""
+
+    prompt: str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)]
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+    best_of: int | None = None
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if self.suffix:
+            raise ValueError("suffix is not supported: this model continues texts, it does not fill gaps")
+        if self.best_of not in (None, 1, self.n or 1):
+            raise ValueError("best_of is not supported: ask for n answers and choose")
+        return self
+
+
+class TokenizeRequest(Body):
+    """Body of `/tokenize`: a text under any of its common names, or a conversation as the model would see it."""
+
+    content: str | None = None
+    prompt: str | None = None
+    text: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    tools: list[ToolSpec] | None = None
+    add_generation_prompt: bool = True
+    with_pieces: bool = False
+
+    @model_validator(mode="after")
+    def _has_something(self) -> Self:
+        if self.messages is None and self.content is None and self.prompt is None and self.text is None:
+            raise ValueError("give 'content' (or 'prompt', or 'text'), or 'messages'")
+        return self
+
+
+class DetokenizeRequest(Body):
+    """Body of `/detokenize`."""
+
+    tokens: list[Token]
+
+
+class ToolRequest(Body):
+    """Body of `/tools/NAME`: what a model wrote as the arguments of a call."""
+
+    arguments: dict[str, Any] | str

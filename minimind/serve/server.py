@@ -1,0 +1,91 @@
+"""Running the application: a socket, a thread that loads the model, and an end that loses no answer it can finish."""
+
+import asyncio
+import ipaddress
+import socket
+import threading
+from collections.abc import Callable
+
+import uvicorn
+
+from minimind.engine.background import EngineThread
+from minimind.errors import UserError
+from minimind.serve.api import create_app
+from minimind.serve.events import SLACK
+from minimind.serve.service import Service
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one.
+
+    Raises:
+        UserError: the port is taken, or the host is not this machine's.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"cannot listen on {host}:{port} ({reason}); choose another --port or --host") from error
+
+
+def run(service: Service, load: Callable[[], EngineThread], listening: socket.socket) -> None:
+    """Serve until SIGINT or SIGTERM; requests are answered with 503 until `load` has returned.
+
+    Raises:
+        Exception: what `load` raised.
+    """
+    config = uvicorn.Config(
+        create_app(service),
+        log_level="warning",
+        lifespan="off",
+        timeout_graceful_shutdown=int(service.settings.grace + SLACK),
+        server_header=False,
+    )
+    server = _Server(config, service)
+    failed: list[BaseException] = []
+
+    def loading() -> None:
+        try:
+            service.attach(load())
+        except BaseException as error:  # raised below, in the thread that the user sees
+            failed.append(error)
+            server.should_exit = True
+
+    threading.Thread(target=loading, name="loading", daemon=True).start()
+    try:
+        server.run(sockets=[listening])
+    except KeyboardInterrupt:  # uvicorn has shut down and passes the signal on
+        pass
+    finally:
+        service.close()
+    if failed:
+        raise failed[0]
+
+
+class _Server(uvicorn.Server):
+    """Told to stop, it lets running answers end; those that take longer than the grace are aborted, and told so."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, wait, abort."""
+        abort = asyncio.create_task(self._abort())
+        await super().shutdown(sockets)
+        abort.cancel()
+
+    async def _abort(self) -> None:
+        await asyncio.sleep(self._service.settings.grace)
+        await asyncio.to_thread(self._service.close)

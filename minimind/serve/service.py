@@ -1,0 +1,153 @@
+"""The model behind the server: its engine, who may use it now, and several answers at once as one stream."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from typing import NamedTuple
+
+from minimind.engine.background import EngineThread
+from minimind.engine.request import Output
+from minimind.engine.sampling import Sampling
+from minimind.serve.errors import ApiError
+from minimind.serve.metrics import Metrics
+from minimind.serve.settings import Settings
+from minimind.tokenizer.bpe import Tokenizer
+
+
+class Job(NamedTuple):
+    """One answer to be written."""
+
+    prompt_ids: Sequence[int]
+    sampling: Sampling
+    nth: int = 0
+    """Which of several answers to the same prompt."""
+
+
+class Service:
+    """Holds the engine once it is loaded; until then, and after `close`, requests are refused with 503."""
+
+    def __init__(self, settings: Settings, tokenizer: Tokenizer) -> None:
+        self.settings, self.tokenizer = settings, tokenizer
+        self.created = int(time.time())
+        self.metrics = Metrics()
+        self.weights = ""
+        """Where the present weights came from, if not from the directory that the server was started with."""
+        self._engine: EngineThread | None = None
+        self._closing = False
+        self._open = 0
+
+    @property
+    def engine(self) -> EngineThread:
+        """The engine.
+
+        Raises:
+            ApiError: 503, it is not there yet or no longer.
+        """
+        if self._closing:
+            raise ApiError(503, "the server is shutting down", "shutting_down", headers={"Retry-After": "5"})
+        if self._engine is None:
+            raise ApiError(503, "the model is still being loaded", "loading", headers={"Retry-After": "1"})
+        return self._engine
+
+    def attach(self, engine: EngineThread) -> None:
+        """Begin to answer."""
+        self._engine = engine
+        self.metrics.open.set_function(lambda: self._open)
+
+    def close(self) -> None:
+        """Abort what is running and refuse everything from now on; called twice, it does nothing."""
+        self._closing = True
+        if self._engine:
+            engine, self._engine = self._engine, None
+            engine.close()
+
+    def check_model(self, name: str | None) -> None:
+        """Raise `ApiError` 404 unless `name` is the served model; a request without a name gets it too."""
+        if name not in (None, self.settings.model):
+            message = f"there is no model {name!r} here; this server has {self.settings.model!r}"
+            raise ApiError(404, message, "model_not_found", "model")
+
+    def take(self, jobs: Sequence[Job]) -> Callable[[], None]:
+        """Reserve room for `jobs`, all of them or none; call what is returned when they are over.
+
+        Raises:
+            ApiError: 429, the server is full.
+        """
+        if self._open + len(jobs) > self.settings.most_open:
+            self.metrics.rejected.inc()
+            raise ApiError(
+                429,
+                f"{self._open} answers are being written or waiting, the most are {self.settings.most_open}: "
+                f"try again in a moment",
+                "queue_full",
+                headers={"Retry-After": "1"},
+            )
+        self._open += len(jobs)
+
+        def release() -> None:
+            self._open -= len(jobs)
+
+        return release
+
+    def answers(self, jobs: Sequence[Job]) -> "Answers":
+        """Start the jobs; use the result with `async with`."""
+        return Answers(self.engine, jobs, self.settings.seconds, self.metrics)
+
+
+class Answers:
+    """Outputs of several requests as they come: `async for number_of_job, output in answers`."""
+
+    def __init__(self, engine: EngineThread, jobs: Sequence[Job], seconds: float, metrics: Metrics) -> None:
+        self._engine, self._jobs, self._seconds, self._metrics = engine, jobs, seconds, metrics
+        self._outputs: asyncio.Queue[tuple[int, Output | Exception]] = asyncio.Queue()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> "Answers":
+        self._deadline = asyncio.get_running_loop().time() + self._seconds
+        self._tasks = [asyncio.create_task(self._pump(i, job)) for i, job in enumerate(self._jobs)]
+        self._left = set(range(len(self._jobs)))
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    def stop(self, job: int) -> None:
+        """End one of the jobs: what comes after the present output is not wanted."""
+        self._tasks[job].cancel()
+        self._left.discard(job)
+
+    async def __aiter__(self) -> AsyncGenerator[tuple[int, Output], None]:
+        """Yield until every job has ended.
+
+        Raises:
+            ApiError: 504, it took too long.
+        """
+        while self._left:
+            try:
+                async with asyncio.timeout_at(self._deadline):
+                    job, output = await self._outputs.get()
+            except TimeoutError:
+                message = f"the answer was not finished within {self._seconds:g} s, the limit of this server"
+                raise ApiError(504, message, "timeout") from None
+            if job not in self._left:
+                continue
+            if isinstance(output, Exception):
+                raise output
+            if output.finish_reason is not None:
+                self._left.discard(job)
+            yield job, output
+
+    async def _pump(self, number: int, job: Job) -> None:
+        start, first = time.perf_counter(), True
+        try:
+            async with aclosing(self._engine.generate(*job)) as outputs:
+                async for output in outputs:
+                    if first and output.token:
+                        self._metrics.first(output.request, time.perf_counter() - start)
+                        first = False
+                    self._metrics.tokens.inc(output.token is not None)
+                    self._outputs.put_nowait((number, output))
+        except Exception as error:  # handed to whoever reads the answers
+            self._outputs.put_nowait((number, error))

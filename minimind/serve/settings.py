@@ -1,0 +1,36 @@
+"""What a server allows, and how much of it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one server behaves; the defaults are those of `minimind serve`."""
+
+    model: str
+    """The name that clients call the model by."""
+    api_key: str | None = None
+    """What clients send as `Authorization: Bearer KEY`; None: nothing is asked."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names in the `Host` header to accept besides loopback names and IP addresses."""
+    cors_origins: tuple[str, ...] = ()
+    """Other web pages that may call the server from a browser, such as `https://chat.example.org`."""
+    tools: tuple[str, ...] = ()
+    """Built-in tools that the page may run on the server."""
+    rollout_root: Path | None = None
+    """Answer the rollout protocol, and take new weights from under this directory alone."""
+    most_bytes: int = 4 * 2**20
+    """Of a request's body."""
+    most_messages: int = 1024
+    """In a conversation."""
+    most_choices: int = 16
+    """Answers to one request (`n`, or prompts times `n`)."""
+    most_tokens: int | None = None
+    """Of one answer; None: as many as the context holds."""
+    most_open: int = 256
+    """Answers being written or waiting; more requests are told to come back later."""
+    seconds: float = 600.0
+    """That one request may take."""
+    grace: float = 10.0
+    """Seconds that a server told to stop gives running answers; then they are aborted."""

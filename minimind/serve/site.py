@@ -1,0 +1,50 @@
+"""The web page: plain files, sent as they are, with a policy that lets nothing else in."""
+
+from importlib.resources import files
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from minimind.serve.errors import ApiError
+
+KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+HEADERS = {
+    # Scripts and styles from our own files only, connections to ourselves only: an injected script would not run,
+    # and could tell nobody if it did.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+def router() -> APIRouter:
+    """`/` (the chat), `/docs` (the interface described) and `/page/...`, their parts."""
+    routes = APIRouter(include_in_schema=False)
+    folder = files("minimind.serve") / "page"
+    parts = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+
+    def send(name: str) -> Response:
+        suffix = name[name.rfind(".") :]
+        if name not in parts or suffix not in KINDS:
+            raise ApiError(404, f"there is no file {name!r} here", "not_found")
+        return Response(parts[name], media_type=KINDS[suffix], headers=HEADERS)
+
+    @routes.get("/")
+    async def chat() -> Response:
+        return send("index.html")
+
+    @routes.get("/docs")
+    async def reference() -> Response:
+        return send("docs.html")
+
+    @routes.get("/favicon.ico")
+    async def icon() -> Response:
+        return send("icon.svg")
+
+    @routes.get("/page/{name}")
+    async def part(name: str) -> Response:
+        return send(name)
+
+    return routes

@@ -1,0 +1,101 @@
+"""A server over a tiny random model, in a thread of this process."""
+
+import threading
+import time
+from contextlib import contextmanager
+from typing import ClassVar
+
+import httpx
+import pytest
+import torch
+import uvicorn
+
+from minimind.config import PRESETS
+from minimind.engine.background import EngineThread
+from minimind.engine.engine import Engine
+from minimind.model.transformer import Transformer
+from minimind.serve.api import create_app
+from minimind.serve.service import Service
+from minimind.serve.settings import Settings
+from minimind.tokenizer.bpe import Tokenizer
+
+TOOLS = ("calculate_math", "text_length")
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return Tokenizer.load("default")
+
+
+@pytest.fixture(scope="session")
+def model(tokenizer):
+    torch.manual_seed(0)
+    config = PRESETS["tiny"].with_(vocab_size=tokenizer.vocab_size, num_hidden_layers=2)
+    return Transformer(config).eval()
+
+
+@contextmanager
+def serving(model, tokenizer, engine=Engine, **settings):
+    """Start a server; yields `(base URL, service)`."""
+    service = Service(Settings(model="minimind", tools=TOOLS, **settings), tokenizer)
+    if model is not None:
+        service.attach(EngineThread(engine(model, tokenizer, rows=8, context=512), most_waiting=10**6))
+    server = uvicorn.Server(uvicorn.Config(create_app(service), port=0, log_level="warning", lifespan="off"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}", service
+    finally:
+        server.should_exit = True
+        service.close()
+        thread.join(10)
+
+
+@pytest.fixture(scope="session")
+def served(model, tokenizer):
+    with serving(model, tokenizer) as (url, service):
+        yield url, service
+
+
+@pytest.fixture(scope="session")
+def url(served):
+    return served[0]
+
+
+@pytest.fixture(scope="session")
+def http(url):
+    with httpx.Client(base_url=url, timeout=30) as client:
+        yield client
+
+
+class Scripted(Engine):
+    """Says what it is told to, whatever the model thinks: `Scripted.script` is the next answers' ids."""
+
+    script: ClassVar[list[int]] = []
+
+    def _draw(self, logits_BV, requests):
+        draws = super()._draw(logits_BV, requests)
+        ids_B = torch.tensor([self.script[min(len(r.tokens), len(self.script) - 1)] for r in requests])
+        return draws._replace(ids=ids_B, logprobs=draws.model.gather(1, ids_B[:, None])[:, 0])
+
+
+@pytest.fixture(scope="session")
+def actor(model, tokenizer):
+    """A client of a server that says what `actor.says(...)` was last given: texts, and control tokens by name."""
+    from openai import OpenAI
+
+    with serving(model, tokenizer, Scripted) as (url, _):
+        client = OpenAI(base_url=f"{url}/v1", api_key="none", _strict_response_validation=True, max_retries=0)
+
+        def says(*parts):
+            Scripted.script = []
+            for part in parts:
+                control = tokenizer.control_id(part)
+                Scripted.script += tokenizer.encode(part) if control is None else [control]
+            Scripted.script.append(tokenizer.control_id("<|im_end|>"))
+
+        client.says = says
+        yield client
