@@ -64,9 +64,10 @@ class Ours:
         rows = loop.rows_of_a_step(self.recipe)[0]
         return 1 - self.tokens / (self.steps * rows * self.recipe.data.sequence_length)
 
-    def step(self) -> int:
-        """One optimizer step of the loop."""
-        done = loop.train_step(self.job, self.replica, self.recipe, self.recipe.optim.lr / 10, self.precision)
+    def step(self, lr: float | None = None) -> int:
+        """One optimizer step of the loop, at `lr` or else at the recipe's peak; return its real tokens."""
+        lr = self.recipe.optim.lr if lr is None else lr
+        done = loop.train_step(self.job, self.replica, self.recipe, lr, self.precision)
         self.tokens += done.tokens
         self.steps += 1
         return done.tokens

@@ -16,6 +16,7 @@ from minimind.data.shard_reader import Shards
 from minimind.errors import UserError
 from minimind.losses.lm import IGNORE
 from minimind.model.hf_config import config_to_hf
+from minimind.model.transformer import Transformer
 
 ROWS, LENGTH = 8, 340
 
@@ -41,12 +42,26 @@ def build(config: ModelConfig, seed: int) -> nn.Module:
     return model.train()
 
 
+def as_ours(model: nn.Module, config: ModelConfig) -> Transformer:
+    """The same weights (shared, not copied) in our dense model, to be evaluated by our functions."""
+    with torch.device("meta"):
+        ours = Transformer(config)
+    weights = {name.removeprefix("model."): weight for name, weight in model.state_dict().items()}
+    ours.load_state_dict({name: weights[name] for name, _ in ours.named_parameters()}, assign=True)
+    return ours
+
+
 class PaddedRows:
     """Documents in a seeded order, each cut to a row (keeping its end token) or padded to one; epoch after epoch."""
 
     def __init__(self, shards: Shards, length: int = LENGTH, seed: int = 0) -> None:
         self.shards, self.length, self.seed = shards, length, seed
         self.epoch, self.order = 0, np.zeros(0, np.int64)
+
+    @property
+    def tokens_per_row(self) -> float:
+        """Real tokens of a row on average."""
+        return float(np.minimum(self.shards.lengths, self.length).mean())
 
     def next_batch(self, rows: int) -> tuple[Tensor, Tensor]:
         """Token ids and labels (-100 on padding, not shifted: the model does that), int64 `[rows, length]`."""
