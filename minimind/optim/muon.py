@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 # Jordan's quintic: it does not converge to singular values of exactly 1 but brings them into about
 # [0.7, 1.2] in five steps, which trains as well and is far cheaper.
@@ -75,8 +76,22 @@ class Muon(torch.optim.Optimizer):
             assert parameter.grad is not None
             buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
             updates.append(parameter.grad.lerp(buffer, momentum))  # Nesterov: look one step ahead
-        orthogonal = orthogonalize(torch.stack(updates))  # [parameters, (experts,) rows, columns]
+        orthogonal = orthogonalize(
+            torch.stack([_whole(update) for update in updates])
+        )  # [parameters, (experts,) rows, columns]
         scale = 0.2 * max(parameters[0].shape[-2:]) ** 0.5
         for parameter, update in zip(parameters, orthogonal, strict=True):
             parameter.mul_(1 - lr * weight_decay)
-            parameter.add_(update.to(parameter.dtype), alpha=-lr * scale)
+            parameter.add_(_share(update.to(parameter.dtype), parameter), alpha=-lr * scale)
+
+
+def _whole(update: Tensor) -> Tensor:
+    """All rows of a matrix: under FSDP a rank holds some of them, but only the whole can be orthogonal."""
+    return update.full_tensor() if isinstance(update, DTensor) else update
+
+
+def _share(update: Tensor, parameter: Tensor) -> Tensor:
+    """The part of `update` that this rank holds of `parameter`; every rank has made the whole, so none is sent."""
+    if not isinstance(parameter, DTensor):
+        return update
+    return distribute_tensor(update, parameter.device_mesh, parameter.placements, src_data_rank=None)

@@ -92,6 +92,8 @@ def run(job: Job, recipe: Recipe, out: Path, resume: bool = True) -> Progress:
         if at.compiled:
             job.compile()
         replica = parallel.replicate(job.model, job.loss)
+        if parallel.needs_rehearsal(replica):
+            _rehearse(job, replica, recipe, precision)
         peak = runtime.peak_flops(precision.device, precision.dtype) * runtime.world_size()
         began, saved_at, stop = time.monotonic(), at.step, False
         window, patience = Window(), Patience()
@@ -154,8 +156,7 @@ def train_step(job: Job, replica: nn.Module, recipe: Recipe, rate: float, precis
     if math.isfinite(norm):
         _update(job.optimizers, rate)
     precision.update(math.isfinite(norm))
-    for optimizer in job.optimizers:
-        optimizer.zero_grad(set_to_none=True)
+    _forget_gradients(job)
     return Step(figures, tokens, supervised, norm)
 
 
@@ -181,6 +182,18 @@ def count(batch: Any) -> tuple[int, int]:
     here = torch.tensor([int((batch.document_ids >= 0).sum()), int((batch.labels != IGNORE).sum())])
     tokens, supervised = ranks.summed(here).tolist()
     return tokens, supervised
+
+
+def _rehearse(job: Job, replica: nn.Module, recipe: Recipe, precision: Precision) -> None:
+    """Run one micro-batch forward and backward, and leave everything as it was."""
+    place, random = job.stream.state_dict(), runtime.random_state()
+    _, micro_rows = rows_of_a_step(recipe)
+    _backward(
+        replica, job.stream.next_batch(micro_rows, runtime.rank(), runtime.world_size()), micro_rows, 1, precision
+    )
+    _forget_gradients(job)
+    job.stream.load_state_dict(place)
+    runtime.set_random_state(random)
 
 
 def _backward(
@@ -215,6 +228,11 @@ def _update(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
+
+
+def _forget_gradients(job: Job) -> None:
+    for optimizer in job.optimizers:
+        optimizer.zero_grad(set_to_none=True)
 
 
 def _validate(job: Job, at: Progress, metrics: Metrics) -> None:

@@ -60,6 +60,15 @@ def replicate(model: nn.Module, loss: Callable[[Any, Any], Any]) -> nn.Module:
         return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
+def needs_rehearsal(replica: nn.Module) -> bool:
+    """Whether a backward pass must go before the first step for interrupted runs to end in the same bits.
+
+    DDP arranges its buckets after the first one, by which gradients came first; and where in a bucket a gradient lies
+    decides in which order more than two ranks add it up.
+    """
+    return isinstance(replica, DistributedDataParallel)
+
+
 def accumulating(replica: nn.Module, more_to_come: bool) -> AbstractContextManager[None]:
     """While this micro-batch is not the step's last, DDP keeps its gradient to itself.
 

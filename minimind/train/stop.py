@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from minimind import runtime
 from minimind.console import say
 
 
@@ -41,6 +42,10 @@ def stop_signals() -> Iterator[StopRequest]:
             break
     try:
         yield stop
+    except RuntimeError:
+        if runtime.world_size() > 1:  # torchrun ends this rank after another has failed; it shall still say why
+            previous.pop(signal.SIGTERM, None)
+        raise
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

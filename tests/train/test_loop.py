@@ -5,13 +5,14 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from minimind import runtime
 from minimind.config import ModelConfig
 from minimind.errors import UserError
 from minimind.losses.lm import linear_cross_entropy
 from minimind.model.transformer import Segments, Transformer
 from minimind.optim.groups import make_optimizers
 from minimind.recipe import DataConfig, OptimConfig, Recipe, TrainConfig
-from minimind.train import checkpoint, metrics
+from minimind.train import checkpoint, metrics, parallel
 from minimind.train.loop import Job, Loss, run
 
 SHAPE = ModelConfig(
@@ -45,11 +46,13 @@ class Counting:
             raise KeyboardInterrupt
         generator = torch.Generator().manual_seed(self.at)
         self.at += 1
+        share, rows = slice(rank * rows, (rank + 1) * rows), rows * world
         ids = torch.randint(0, 50, (rows, 16), generator=generator)
         labels = ids.roll(-1, 1)
         labels[:, -1] = -100
         labels[0, :11] = -100  # rows with unequal numbers of supervised tokens
-        return Batch(ids, labels, torch.arange(16).repeat(rows, 1), torch.zeros(rows, 16, dtype=torch.int32))
+        whole = Batch(ids, labels, torch.arange(16).repeat(rows, 1), torch.zeros(rows, 16, dtype=torch.int32))
+        return Batch(*(tensor[share] for tensor in whole))
 
     def state_dict(self):
         return {"at": self.at}
@@ -64,12 +67,20 @@ def lm_loss(model, batch):
     return Loss(total, {"loss": total})
 
 
-def make(fail_at=None, steps=6, loss=lm_loss, config=SHAPE, optim="muon"):
+def write(path):
+    if runtime.is_main():
+        (path / "model.txt").write_text("model", encoding="utf-8")
+
+
+def make(fail_at=None, steps=6, loss=lm_loss, config=SHAPE, optim="muon", kind="ddp"):
     torch.manual_seed(0)
     model = Transformer(config)
-    optimizers = make_optimizers(model, OptimConfig(matrices=optim))
+    parallel.shard(model, model.layers, TrainConfig(parallel=kind))
+    if optim == "sgd":  # its update is the gradient itself; the others may turn a rounding error into a whole step
+        optimizers = [torch.optim.SGD(model.parameters())]
+    else:
+        optimizers = make_optimizers(model, OptimConfig(matrices=optim))
     figures = {"bpb": 2.0}
-    write = lambda path: (path / "model.txt").write_text("model", encoding="utf-8")  # noqa: E731
     return Job(model, optimizers, Counting(fail_at), loss, steps, 1e6, write, lambda: figures, list, lambda: None)
 
 

@@ -1,0 +1,68 @@
+"""Starts processes for tests: ranks of one run, and runs that are killed. They fork from one that has torch already."""
+
+import os
+import pickle
+import signal
+import socket
+import sys
+from multiprocessing import get_context
+
+FORKS = sys.platform != "win32"
+CONTEXT = get_context("forkserver" if FORKS else "spawn")
+if FORKS:
+    CONTEXT.set_forkserver_preload(["minimind.stages.pretrain", "torch.distributed.fsdp", "torch._dynamo"])
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # what Windows calls SIGTERM is as abrupt
+
+
+def in_ranks(world, function, *args, seconds=120):
+    """Call `function(*args)` in `world` processes that are the ranks of one run; return what each gave."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    results = CONTEXT.Queue()
+    started = [CONTEXT.Process(target=_rank, args=(n, world, port, results, function, args)) for n in range(world)]
+    for process in started:
+        process.start()
+    try:
+        values = dict(results.get(timeout=seconds) for _ in started)
+    finally:
+        for process in started:
+            process.join(0 if sys.exc_info()[0] else seconds)
+            process.kill()
+    return [pickle.loads(values[number]) for number in range(world)]
+
+
+def _rank(number, world, port, results, function, args):
+    from minimind import ranks, runtime
+
+    runtime.peak_flops = lambda *_: 1e11  # measuring it takes longer than these runs
+    os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(world)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks.join("cpu")
+    value = function(*args)
+    ranks.leave()
+    results.put((number, pickle.dumps(value)))  # by value: a tensor's memory would go with this process
+
+
+def die_at(moment, folders):
+    """Kill this process before its `moment`-th act of writing under `folders` or of an optimizer; count the acts."""
+    from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+    places = tuple(str(folder) for folder in folders)
+    acts = []
+
+    def act(name):
+        acts.append(name)
+        if len(acts) == moment:
+            os.kill(os.getpid(), KILL)
+
+    def hear(event, args):
+        writes = event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir") or (
+            event == "open" and args[1] not in "rb"
+        )
+        if writes and str(args[0]).startswith(places):
+            act(event)
+
+    sys.addaudithook(hear)
+    register_optimizer_step_pre_hook(lambda *_: act("step"))
+    return acts
