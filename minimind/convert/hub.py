@@ -4,8 +4,9 @@ A place on a hub is written `hf:user/name` or `modelscope:user/name`.
 """
 
 import re
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,7 +113,9 @@ def _send(model: Path, where: Place, private: bool, files: list[str]) -> None:
     hub = HubApi(endpoint=endpoint)
     if not hub.repo_exists(where.repository, "model"):
         hub.create_repo(where.repository, "model", visibility="private" if private else "public")
-    hub.upload_folder(where.repository, "model", model, allow_patterns=files, commit_message=message)
+    hub.upload_folder(  # its cache would be a file in the model's folder
+        where.repository, "model", model, allow_patterns=files, commit_message=message, use_cache=False
+    )
 
 
 @contextmanager
@@ -123,11 +126,12 @@ def _client(where: Place) -> Iterator[None]:
     """
     login = {"huggingface": "hf auth login", "modelscope": "modelscope login"}[where.hub]
     try:
-        yield
+        with redirect_stdout(sys.stderr):  # they print reports; ours is the only one on stdout
+            yield
     except ImportError as error:
         raise UserError(f"{where.hub} needs the library {error.name}; pip install 'minimind[data]'") from None
     except Exception as error:
-        status = getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "status_code", None)
+        status = _status(error)
         if status in (401, 403):
             raise UserError(f"{where.address} refused ({status}): log in with `{login}`, or see whose it is") from error
         if status == 404:
@@ -136,3 +140,13 @@ def _client(where: Place) -> Iterator[None]:
         raise UserError(
             f"{where.address} cannot be reached ({lines[0]}); check the connection and try again"
         ) from error
+
+
+def _status(error: BaseException | None) -> int | None:
+    """HTTP status of an error or of what caused it; the clients wrap it once or twice."""
+    while error is not None:
+        status = getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "status_code", None)
+        if status:
+            return status
+        error = error.__cause__
+    return None

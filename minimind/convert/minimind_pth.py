@@ -179,12 +179,18 @@ def _directory(source: Path) -> tuple[dict[str, Stored], ModelConfig]:
     if content.get("model_type") == "minimind":  # the source project's own class around the same architecture
         if not any(name.endswith("q_norm.weight") for name in stored):
             raise UserError(f"{path}: {OLDER}")
-        content = SOURCE_DEFAULTS | {"model_type": "qwen3_moe" if content.get("use_moe") else "qwen3"} | content
-        content |= {"model_type": "qwen3_moe" if content.get("use_moe") else "qwen3"}
-        heads, hidden = content.get("num_attention_heads"), content.get("hidden_size")
-        if isinstance(heads, int) and isinstance(hidden, int) and heads > 0:
-            content.setdefault("head_dim", hidden // heads)
+        content = _as_qwen3(content)
     return stored, config_from_hf(content, str(path))
+
+
+def _as_qwen3(content: dict[str, Any]) -> dict[str, Any]:
+    """The source project's `config.json` with what it leaves to its class's defaults written out."""
+    content = SOURCE_DEFAULTS | content | {"model_type": "qwen3_moe" if content.get("use_moe") else "qwen3"}
+    heads, hidden = content.get("num_attention_heads"), content.get("hidden_size")
+    if isinstance(heads, int) and isinstance(hidden, int) and heads > 0:
+        content.setdefault("head_dim", hidden // heads)
+    content.setdefault("moe_intermediate_size", content.get("intermediate_size"))
+    return content
 
 
 def _tokenizer(source: Path, named: str | None) -> Tokenizer:
