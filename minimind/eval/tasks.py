@@ -90,10 +90,10 @@ TASKS = {
     "social_iqa": Task(_after("Q: {}\nA:"), ("social_iqa", "socialiqa", "siqa"), task_hub.SOCIAL_IQA),
 }
 PUBLISHED = {
-    "minimind-3": (24.89, 25.38, 28.49, 50.65, 23.60, 28.28, 34.19),
-    "minimind-3-moe": (25.48, 24.32, 27.74, 50.71, 26.20, 27.43, 34.03),
+    "minimind-3": dict(zip(TASKS, (24.89, 25.38, 28.49, 50.65, 23.60, 28.28, 34.19), strict=True)),
+    "minimind-3-moe": dict(zip(TASKS, (25.48, 24.32, 27.74, 50.71, 26.20, 27.43, 34.03), strict=True)),
 }
-"""What the source project reports of its own models, in per cent, in the order of `TASKS`."""
+"""What the source project reports of its own models, in per cent."""
 
 
 def read_questions(names: list[str], folder: str | None, limit: int | None = None) -> dict[str, list[Question]]:
@@ -120,24 +120,20 @@ def read_questions(names: list[str], folder: str | None, limit: int | None = Non
 
 
 def markdown(figures: Mapping[str, Mapping[str, float | int | None]]) -> str:
-    """A table of the tasks in Markdown, in per cent, with the published scores of the source project beside ours."""
-    head = ["task", "questions", "acc", "±", "acc_norm", "guessing", *(f"{name} (published)" for name in PUBLISHED)]
-    rows = []
+    """A table of the tasks in Markdown, in per cent; beside known tasks, what the source project publishes."""
+    known = {name: _task_of(name) for name in figures}
+    published = PUBLISHED if any(known.values()) else {}
+    rows = [["task", "questions", "acc", "±", "acc_norm", "guessing", *(f"{name} (published)" for name in published)]]
     for name, of_task in figures.items():
-        published = [dict(zip(TASKS, scores, strict=True)).get(name) for scores in PUBLISHED.values()]
         ours = [of_task[key] for key in ("acc", "stderr", "acc_norm", "random")]
-        shares = [f"{100 * value:.2f}" if value is not None else "–" for value in ours]
-        rows.append([name, f"{of_task['n']:,}", *shares, *(f"{p:.2f}" if p is not None else "–" for p in published)])
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = [
-        [
-            cell.ljust(width) if not at else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        for row in (head, *rows)
-    ]
-    rule = ["-" * width if not at else "-" * (width - 1) + ":" for at, width in enumerate(widths)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], rule, *lines[1:]))
+        cells = [f"{100 * value:.2f}" if value is not None else "–" for value in ours]
+        theirs = [scores.get(known[name] or "") for scores in published.values()]
+        cells += [f"{score:.2f}" if score is not None else "–" for score in theirs]
+        rows.append([name, f"{of_task['n']:,}", *cells])
+    first, *rest = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * first, *("-" * (width - 1) + ":" for width in rest)])
+    aligned = ([name.ljust(first), *map(str.rjust, cells, rest)] for name, *cells in rows)
+    return "\n".join(f"| {' | '.join(row)} |" for row in aligned)
 
 
 def _find(name: str, folder: str | None) -> tuple[Task, Path | None]:
@@ -148,7 +144,8 @@ def _find(name: str, folder: str | None) -> tuple[Task, Path | None]:
         return TASKS[name], None
     files = {_stem(path): path for path in sorted(Path(folder).iterdir()) if path.name.endswith(ENDINGS)}
     if name in files:
-        return next((task for task in TASKS.values() if _begins(name, task)), GENERAL), files[name]
+        task = _task_of(name)
+        return TASKS[task] if task else GENERAL, files[name]
     if name not in TASKS:
         raise UsageError(f"--tasks: there is no task or file {name!r}{did_you_mean(name, {*TASKS, *files})}")
     fitting = [stem for stem in files if _begins(stem, TASKS[name])]
@@ -159,6 +156,11 @@ def _find(name: str, folder: str | None) -> tuple[Task, Path | None]:
     if len(fitting) > 1:
         raise UsageError(f"{folder} has several files for {name}; name one of them in --tasks: {', '.join(fitting)}")
     return TASKS[name], files[fitting[0]]
+
+
+def _task_of(name: str) -> str | None:
+    """The task that a name or the name of a file means, if any."""
+    return name if name in TASKS else next((task for task in TASKS if _begins(name, TASKS[task])), None)
 
 
 def _stem(path: Path) -> str:

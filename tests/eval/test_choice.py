@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from minimind.config import ModelConfig
 from minimind.errors import UserError
+from minimind.eval import choice
 from minimind.eval.choice import Tree, accuracy, evaluate, log_likelihoods, may_see, plant
 from minimind.eval.tasks import Question
 from minimind.model.transformer import Segments, Transformer
@@ -179,3 +180,15 @@ def test_a_model_that_knows_the_answer_is_right(tokenizer):
     model.train()
     assert evaluate(model, tokenizer, {"sums": asked})["sums"]["acc"] == 1
     assert model.training, "the model is left as it was"
+
+
+def test_only_much_work_is_compiled_for(tokenizer, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(Transformer, "compile_blocks", lambda self, **options: compiled.append(options))
+    monkeypatch.setattr(choice.runtime, "can_compile", lambda device: True)
+    model, asked = Transformer(SHAPE), {"one": [Question("a", ["b", "c"], 0)]}
+    evaluate(model, tokenizer, asked)
+    assert not compiled
+    monkeypatch.setattr(choice, "COMPILE_FROM", 3 * model.config.parameters())  # context and two choices: 3 tokens
+    evaluate(model, tokenizer, asked)
+    assert compiled == [{"dynamic": True}]
