@@ -178,7 +178,7 @@ def judge_answers(judge: Judge, prompts: Sequence[str], answers: Mapping[str, Se
     pairs = [
         {
             **{"first": first, "second": second},
-            **_count(
+            **count_verdicts(
                 [(compared[first, second, n, False], compared[first, second, n, True]) for n in range(len(prompts))]
             ),
         }
@@ -200,7 +200,7 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _count(verdicts: Sequence[tuple[int | None, int | None]]) -> dict[str, int]:
+def count_verdicts(verdicts: Sequence[tuple[int | None, int | None]]) -> dict[str, int]:
     """Of two verdicts on the same two answers, in either order, both must say the same for it to be a win."""
     count: Counter[str] = Counter()
     for one, other in verdicts:
