@@ -5,7 +5,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import minimind
-from minimind.serve import errors, routes, site
+from minimind.serve import errors, rollout, routes, site
 from minimind.serve.guard import Guard
 from minimind.serve.service import Service
 
@@ -22,6 +22,8 @@ def create_app(service: Service) -> FastAPI:
     )
     errors.install(app)
     app.include_router(routes.router(service))
+    if settings.rollout_root:
+        app.include_router(rollout.router(service, settings.rollout_root))
     app.include_router(site.router())
     # The last added runs first: counting, then cross-origin headers (errors need them too), then the guard.
     app.add_middleware(Guard, settings=settings)

@@ -12,7 +12,7 @@ from minimind.engine.text import StopFinder
 from minimind.serve.constraint import constraint
 from minimind.serve.errors import ApiError
 from minimind.serve.logprobs import TokenNames
-from minimind.serve.schema import ChatRequest
+from minimind.serve.schema import ChatRequest, limit
 from minimind.serve.service import Job, Service
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
@@ -49,11 +49,6 @@ def jobs(request: ChatRequest, service: Service) -> list[Job]:
         grammar=constraint(request),
     )
     return [Job(prompt_ids, sampling, index) for index in range(request.n or 1)]
-
-
-def limit(asked: int | None, most: int | None) -> int | None:
-    """The lesser of two numbers that may be absent."""
-    return min((n for n in (asked, most) if n is not None), default=None)
 
 
 class Choice:

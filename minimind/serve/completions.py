@@ -7,10 +7,9 @@ from contextlib import aclosing
 from typing import Any
 
 from minimind.engine.request import Output
-from minimind.serve.chat import limit
 from minimind.serve.errors import ApiError
 from minimind.serve.logprobs import FLOOR, TokenNames
-from minimind.serve.schema import CompletionRequest
+from minimind.serve.schema import CompletionRequest, limit
 from minimind.serve.service import Job, Service
 from minimind.tokenizer.bpe import Tokenizer
 

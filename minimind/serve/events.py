@@ -1,17 +1,38 @@
-"""Server-sent events: one `data: {...}` block a chunk, and an end that is always told."""
+"""Answers that end when the client leaves: whole ones, and streams of server-sent events (`data: {...}` blocks)."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
+from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from minimind.serve.errors import as_api_error, to_json
+from minimind.serve.errors import ApiError, as_api_error, to_json
+
+T = TypeVar("T")
 
 SLACK = 5.0
 """Seconds beyond a request's own time limit after which a client that does not read is cut off."""
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled if the client of `request` leaves before."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    task, leaving = asyncio.create_task(work), asyncio.create_task(gone())
+    try:
+        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ApiError(499, "the client has left", "client_left")  # nobody reads it, but the counters do
+        return task.result()
+    finally:
+        task.cancel()
+        leaving.cancel()
 
 
 class EventStream(StreamingResponse):

@@ -61,8 +61,9 @@ class Guard:
         key = self.settings.api_key
         if key and path not in OPEN_PATHS and not path.startswith("/page/") and method != "OPTIONS":
             given = headers.get("authorization", "")
-            # The whole header is compared, in a time that does not depend on where it differs.
-            if not hmac.compare_digest(given.encode("utf-8", "replace"), f"Bearer {key}".encode()):
+            # The whole header is compared, as the bytes that it was (latin-1 keeps them), in a time that does not
+            # depend on where it differs.
+            if not hmac.compare_digest(given.encode("latin-1"), f"Bearer {key}".encode()):
                 message = "the API key is missing or wrong; send it as 'Authorization: Bearer KEY'"
                 raise ApiError(401, message, "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         length = headers.get("content-length", "0")

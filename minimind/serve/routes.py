@@ -4,12 +4,13 @@ import asyncio
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.requests import Request
 from starlette.responses import Response
 
 from minimind import tools
 from minimind.serve import chat, completions
 from minimind.serve.errors import ApiError, Json
-from minimind.serve.events import EventStream
+from minimind.serve.events import EventStream, while_connected
 from minimind.serve.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest, ToolRequest
 from minimind.serve.service import Job, Service
 from minimind.tokenizer.chat import render
@@ -29,7 +30,7 @@ def router(service: Service) -> APIRouter:
 
         return register
 
-    async def reply(kind: Any, request: Any) -> Response:
+    async def reply(kind: Any, request: Any, http: Request) -> Response:
         """Answer a chat or a text request, streamed or whole."""
         service.check_model(request.model)
         check = service.engine.engine.check  # 503 comes before the work of rendering
@@ -46,19 +47,19 @@ def router(service: Service) -> APIRouter:
         if request.stream:
             return EventStream(kind.stream(request, service, jobs), settings.seconds, release)
         try:
-            return Json(await kind.complete(request, service, jobs))
+            return Json(await while_connected(http, kind.complete(request, service, jobs)))
         finally:
             release()
 
     @aliased("POST", "/chat/completions", tags=["OpenAI"])
-    async def chat_completions(request: ChatRequest) -> Response:
+    async def chat_completions(request: ChatRequest, http: Request) -> Response:
         """Answer a conversation; with `stream`, as server-sent events."""
-        return await reply(chat, request)
+        return await reply(chat, request, http)
 
     @aliased("POST", "/completions", tags=["OpenAI"])
-    async def text_completions(request: CompletionRequest) -> Response:
+    async def text_completions(request: CompletionRequest, http: Request) -> Response:
         """Continue a text."""
-        return await reply(completions, request)
+        return await reply(completions, request, http)
 
     def card() -> dict[str, Any]:
         return {"id": settings.model, "object": "model", "created": service.created, "owned_by": "minimind"}

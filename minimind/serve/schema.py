@@ -80,6 +80,11 @@ class Sampled(Body):
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
+def limit(asked: int | None, most: int | None) -> int | None:
+    """The lesser of two numbers that may be absent."""
+    return min((n for n in (asked, most) if n is not None), default=None)
+
+
 class StreamOptions(Body):
     """`stream_options`."""
 

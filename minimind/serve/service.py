@@ -36,6 +36,7 @@ class Service:
         self._engine: EngineThread | None = None
         self._closing = False
         self._open = 0
+        self._live: set[Answers] = set()
 
     @property
     def engine(self) -> EngineThread:
@@ -90,26 +91,42 @@ class Service:
 
         return release
 
-    def answers(self, jobs: Sequence[Job]) -> "Answers":
-        """Start the jobs; use the result with `async with`."""
-        return Answers(self.engine, jobs, self.settings.seconds, self.metrics)
+    def answers(self, jobs: Sequence[Job], partial: bool = False) -> "Answers":
+        """Start the jobs; use the result with `async with`. `partial`: that some are aborted is no error."""
+        return Answers(self.engine, jobs, self.settings.seconds, self.metrics, self._live, partial)
+
+    def abort(self) -> None:
+        """Abort every answer that is being written or waiting."""
+        for answers in list(self._live):
+            answers.abort()
 
 
 class Answers:
     """Outputs of several requests as they come: `async for number_of_job, output in answers`."""
 
-    def __init__(self, engine: EngineThread, jobs: Sequence[Job], seconds: float, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        engine: EngineThread,
+        jobs: Sequence[Job],
+        seconds: float,
+        metrics: Metrics,
+        live: "set[Answers]",
+        partial: bool,
+    ) -> None:
         self._engine, self._jobs, self._seconds, self._metrics = engine, jobs, seconds, metrics
-        self._outputs: asyncio.Queue[tuple[int, Output | Exception]] = asyncio.Queue()
+        self._live, self._partial, self._aborted = live, partial, False
+        self._outputs: asyncio.Queue[tuple[int, Output | Exception | None]] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> "Answers":
         self._deadline = asyncio.get_running_loop().time() + self._seconds
         self._tasks = [asyncio.create_task(self._pump(i, job)) for i, job in enumerate(self._jobs)]
         self._left = set(range(len(self._jobs)))
+        self._live.add(self)
         return self
 
     async def __aexit__(self, *exception: object) -> None:
+        self._live.discard(self)
         for task in self._tasks:
             task.cancel()
 
@@ -117,12 +134,19 @@ class Answers:
         """End one of the jobs: what comes after the present output is not wanted."""
         self._tasks[job].cancel()
         self._left.discard(job)
+        self._outputs.put_nowait((job, None))  # wakes up who waits for it
+
+    def abort(self) -> None:
+        """End all of the jobs, although they are wanted."""
+        self._aborted = bool(self._left)
+        for job in list(self._left):
+            self.stop(job)
 
     async def __aiter__(self) -> AsyncGenerator[tuple[int, Output], None]:
         """Yield until every job has ended.
 
         Raises:
-            ApiError: 504, it took too long.
+            ApiError: 504, it took too long; 503, it was aborted.
         """
         while self._left:
             try:
@@ -131,13 +155,15 @@ class Answers:
             except TimeoutError:
                 message = f"the answer was not finished within {self._seconds:g} s, the limit of this server"
                 raise ApiError(504, message, "timeout") from None
-            if job not in self._left:
+            if output is None or job not in self._left:
                 continue
             if isinstance(output, Exception):
                 raise output
             if output.finish_reason is not None:
                 self._left.discard(job)
             yield job, output
+        if self._aborted and not self._partial:
+            raise ApiError(503, "the answer was aborted by the server", "aborted")
 
     async def _pump(self, number: int, job: Job) -> None:
         start, first = time.perf_counter(), True

@@ -124,7 +124,7 @@ function grow() {
 
 // Choices
 
-const chosen = () => settings.tools ?? server.tools.map((tool) => tool.function.name);
+const chosen = () => settings.tools;
 
 function tools() {
   $("tools").hidden = !server.tools.length;

@@ -12,7 +12,7 @@ const read = (name, otherwise) => {
 };
 
 /** Settings and choices: `{...DEFAULTS, thinks, tools, language, theme, glass}`. */
-export const settings = { ...DEFAULTS, thinks: false, tools: null, language: null, theme: null, glass: false, ...read("minimind.settings", {}) };
+export const settings = { ...DEFAULTS, thinks: false, tools: [], language: null, theme: null, glass: false, ...read("minimind.settings", {}) };
 
 export function saveSettings(changes = {}) {
   Object.assign(settings, changes);

@@ -1,0 +1,221 @@
+"""The protocol by which reinforcement learning drives a server: SGLang's, the part of it that trainers use.
+
+Prompts and answers are token ids, so that what was sampled is exactly what is trained on; every answer carries its
+log-probabilities; weights are replaced in place. Only there with `--rollout`.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from minimind.engine.request import Output, Request
+from minimind.errors import UserError
+from minimind.model.store import load_model
+from minimind.serve.errors import ApiError, Json, as_api_error
+from minimind.serve.events import EventStream, while_connected
+from minimind.serve.rollout_schema import AbortRequest, GenerateRequest, PauseRequest, UpdateRequest
+from minimind.serve.service import Answers, Job, Service
+
+
+class _Reply:
+    """The answers to one request as they are."""
+
+    def __init__(self, request: GenerateRequest, service: Service) -> None:
+        self.request, self.service, self.start = request, service, time.perf_counter()
+        self.jobs: list[Job] = []
+        self.rids: list[str] = []
+        given = request.rid if isinstance(request.rid, list) else [request.rid] * len(request.prompts)
+        for i, prompt in enumerate(request.prompts):
+            ids = service.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+            params = request.params(i)
+            sampling = params.sampling(request.top_logprobs_num, service.settings.most_tokens)
+            self.jobs += [Job(ids, sampling, nth) for nth in range(params.n)]
+            self.rids += [given[i] or uuid.uuid4().hex] * params.n
+        self.single = request.single and len(self.jobs) == 1
+        self.outputs: dict[int, Output] = {}
+        """The newest of each job; its request holds everything before."""
+
+    def result(self, job: int) -> dict[str, Any]:
+        """One answer so far."""
+        output = self.outputs.get(job)
+        request = output.request if output else None
+        tokens = request.tokens if request else []
+        meta: dict[str, Any] = {
+            "id": self.rids[job],
+            "finish_reason": _finish(request),
+            "prompt_tokens": len(self.jobs[job].prompt_ids),
+            "completion_tokens": len(tokens),
+            "cached_tokens": request.cached_tokens if request else 0,
+            "weight_version": str(tokens[-1].version if tokens else self.service.engine.engine.version),
+            "e2e_latency": time.perf_counter() - self.start,
+        }
+        if self.request.return_logprob:
+            meta["output_token_logprobs"] = [[token.logprob, token.id, None] for token in tokens]
+            # Not SGLang's: under the distribution that was drawn from, and the weights that each token was drawn with.
+            meta["output_policy_logprobs"] = [token.policy_logprob for token in tokens]
+            meta["output_weight_versions"] = [token.version for token in tokens]
+            if self.request.top_logprobs_num:
+                meta["output_top_logprobs"] = [[[lp, id, None] for id, lp in token.top] for token in tokens]
+        text = request.text if request else ""
+        return {"text": text, "output_ids": [token.id for token in tokens], "meta_info": meta}
+
+
+def _finish(request: Request | None) -> dict[str, Any] | None:
+    match request.finish_reason if request else "abort":
+        case "stop":
+            return {"type": "stop", "matched": request.stop if request else None}
+        case "length":
+            return {"type": "length", "length": len(request.tokens) if request else 0}
+        case "abort":
+            return {"type": "abort", "message": "aborted by /abort_request, /pause_generation or the end of the server"}
+    return None
+
+
+class Rollout:
+    """The routes' common state: which request is where, so that it can be aborted."""
+
+    def __init__(self, service: Service, root: Path) -> None:
+        self.service, self.root = service, root.resolve()
+        self.updating = asyncio.Lock()
+        self._running: dict[str, list[tuple[Answers, int]]] = {}
+
+    async def outputs(self, reply: _Reply) -> AsyncGenerator[int, None]:
+        """Note the outputs of a request as they come; yield the job that each belongs to."""
+        async with self.service.answers(reply.jobs, partial=True) as answers, aclosing(aiter(answers)) as outputs:
+            for job, rid in enumerate(reply.rids):
+                self._running.setdefault(rid, []).append((answers, job))
+            try:
+                async for job, output in outputs:
+                    reply.outputs[job] = output
+                    yield job
+            finally:
+                for rid in reply.rids:
+                    self._running.pop(rid, None)
+
+    def abort(self, rid: str) -> None:
+        """Abort the request of that name; an unknown one has ended already."""
+        for answers, job in self._running.get(rid, []):
+            answers.stop(job)
+
+    async def complete(self, reply: _Reply) -> Any:
+        """The whole answers."""
+        async with aclosing(self.outputs(reply)) as outputs:
+            async for _ in outputs:
+                pass
+        results = [self.aborted(reply, job) for job in range(len(reply.jobs))]
+        return results[0] if reply.single else results
+
+    def aborted(self, reply: _Reply, job: int) -> dict[str, Any]:
+        """The last word on a job: one that has no reason to have ended was aborted."""
+        result = reply.result(job)
+        result["meta_info"]["finish_reason"] = result["meta_info"]["finish_reason"] or _finish(None)
+        return result
+
+    async def stream(self, reply: _Reply) -> AsyncGenerator[dict[str, Any], None]:
+        """The answers so far, each time that there is more of one; `index` says which."""
+        ended = set()
+        async with aclosing(self.outputs(reply)) as outputs:
+            async for job in outputs:
+                yield reply.result(job) | ({} if reply.single else {"index": job})
+                if reply.outputs[job].finish_reason:
+                    ended.add(job)
+        for job in set(range(len(reply.jobs))) - ended:
+            yield self.aborted(reply, job) | ({} if reply.single else {"index": job})
+
+    def confined(self, path: str) -> Path:
+        """The directory that a client names, if it and everything in it lie under the root, links followed.
+
+        Raises:
+            ApiError: 403, they do not.
+        """
+        folder = (self.root / path).resolve()
+        files = (
+            [file.resolve() for file in folder.iterdir()]
+            if folder.is_relative_to(self.root) and folder.is_dir()
+            else []
+        )
+        if not files or not all(file.is_relative_to(self.root) for file in files):
+            raise ApiError(403, "model_path is no model directory under --rollout-root", "outside_root", "model_path")
+        return folder
+
+
+def router(service: Service, root: Path) -> APIRouter:
+    """The protocol's routes."""
+    routes = APIRouter(tags=["rollout"], default_response_class=Json)
+    rollout = Rollout(service, root)
+
+    @routes.post("/generate")
+    async def generate(request: GenerateRequest, http: HttpRequest) -> Response:
+        """Continue token ids (or texts); answers ids and their log-probabilities."""
+        check = service.engine.engine.check
+
+        def prepare() -> _Reply:
+            reply = _Reply(request, service)
+            for job in reply.jobs:
+                check(job.prompt_ids, job.sampling)
+            return reply
+
+        reply = await asyncio.to_thread(prepare)
+        release = service.take(reply.jobs)
+        if request.stream:
+            return EventStream(rollout.stream(reply), service.settings.seconds, release)
+        try:
+            return Json(await while_connected(http, rollout.complete(reply)))
+        finally:
+            release()
+
+    @routes.post("/update_weights_from_disk")
+    async def update(request: UpdateRequest) -> Response:
+        """Replace the weights by those of a model directory; running answers go on with the new ones."""
+        engine = service.engine
+
+        def load() -> Any:
+            return load_model(rollout.confined(request.model_path), dtype=engine.engine.dtype)
+
+        try:
+            async with rollout.updating:
+                weights = await asyncio.to_thread(load)
+                await engine.call(lambda engine: engine.update_weights(weights))
+        except (ApiError, UserError) as error:
+            api = as_api_error(error)
+            return Json({"success": False, "message": str(error), **api.body}, api.status)
+        return Json({"success": True, "message": f"weights of {request.model_path}", "num_paused_requests": 0})
+
+    @routes.post("/flush_cache")
+    async def flush() -> Response:
+        """Forget every computed prefix."""
+        await service.engine.call(lambda engine: engine.flush_cache())
+        return Json({"success": True})
+
+    @routes.post("/pause_generation")
+    async def pause(request: PauseRequest) -> Response:
+        """Stop generating until `/continue_generation`."""
+        service.engine.pause()
+        if request.mode == "abort":
+            service.abort()
+        return Json({"success": True})
+
+    @routes.post("/continue_generation")
+    async def resume() -> Response:
+        """Go on generating."""
+        service.engine.resume()
+        return Json({"success": True})
+
+    @routes.post("/abort_request")
+    async def abort(request: AbortRequest) -> Response:
+        """Abort one request of `/generate`, or everything."""
+        if request.abort_all:
+            service.abort()
+        else:
+            rollout.abort(request.rid)
+        return Json({"success": True})
+
+    return routes

@@ -1,0 +1,107 @@
+"""What a trainer may send: SGLang's request bodies, the fields of them that are answered here."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from minimind.engine import grammar
+from minimind.engine.sampling import MOST_TOP_LOGPROBS, Sampling
+from minimind.serve.schema import Body, Ids, StopString, Token, limit
+
+
+class SamplingParams(Body):
+    """`sampling_params`, with SGLang's defaults."""
+
+    max_new_tokens: Annotated[int, Field(ge=0)] | None = 128
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=-1)] = -1
+    min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
+    stop: StopString | list[StopString] | None = None
+    stop_token_ids: list[Token] | None = None
+    ignore_eos: bool = False
+    n: Annotated[int, Field(ge=1)] = 1
+    sampling_seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    json_schema: dict[str, Any] | None = None
+    regex: str | None = None
+
+    def sampling(self, top_logprobs: int, most_tokens: int | None) -> Sampling:
+        """The engine's rules."""
+        form = grammar.json_schema(self.json_schema) if self.json_schema else None
+        return Sampling(
+            temperature=self.temperature,
+            top_k=max(self.top_k, 0),
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            seed=self.sampling_seed,
+            max_new_tokens=limit(self.max_new_tokens, most_tokens),
+            stop=[self.stop] if isinstance(self.stop, str) else self.stop or [],
+            stop_ids=self.stop_token_ids or [],
+            ignore_eos=self.ignore_eos,
+            top_logprobs=top_logprobs,
+            grammar=grammar.regex(self.regex) if self.regex else form,
+        )
+
+
+class GenerateRequest(Body):
+    """Body of `/generate`: one prompt or a list of them. A text is plain text, without any control token."""
+
+    input_ids: Ids | Annotated[list[Ids], Field(min_length=1)] | None = None
+    text: str | Annotated[list[str], Field(min_length=1)] | None = None
+    sampling_params: SamplingParams | list[SamplingParams] = SamplingParams()
+    return_logprob: bool = False
+    logprob_start_len: Literal[-1] | None = None
+    top_logprobs_num: Annotated[int, Field(ge=0, le=MOST_TOP_LOGPROBS)] = 0
+    stream: bool = False
+    rid: str | list[str] | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if (self.input_ids is None) == (self.text is None):
+            raise ValueError("give input_ids, or text, and not both")
+        for name, given in (("sampling_params", self.sampling_params), ("rid", self.rid)):
+            if isinstance(given, list) and len(given) != len(self.prompts):
+                raise ValueError(f"there are {len(self.prompts)} prompts, but {len(given)} {name}")
+        if isinstance(self.rid, str) and len(self.prompts) > 1:
+            raise ValueError("give one rid for each prompt")
+        return self
+
+    @property
+    def single(self) -> bool:
+        """Whether one prompt was given, not a list."""
+        return isinstance(self.text, str) or bool(self.input_ids and isinstance(self.input_ids[0], int))
+
+    @property
+    def prompts(self) -> list[Any]:
+        """The prompts as a list: texts, or lists of ids."""
+        given = self.input_ids if self.text is None else self.text
+        return [given] if self.single else list(given or [])
+
+    def params(self, prompt: int) -> SamplingParams:
+        """The rules of one prompt."""
+        return self.sampling_params[prompt] if isinstance(self.sampling_params, list) else self.sampling_params
+
+
+class UpdateRequest(Body):
+    """Body of `/update_weights_from_disk`: a directory under the one that `--rollout-root` names."""
+
+    model_path: Annotated[str, Field(min_length=1)]
+
+
+class PauseRequest(Body):
+    """Body of `/pause_generation`: `abort` ends what is running, the others let it wait."""
+
+    mode: Literal["abort", "in_place", "retract"] = "abort"
+
+
+class AbortRequest(Body):
+    """Body of `/abort_request`."""
+
+    rid: str = ""
+    abort_all: bool = False
