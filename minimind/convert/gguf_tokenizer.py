@@ -34,10 +34,11 @@ def find_pre_tokenizer(tokenizer: Tokenizer) -> str:
     Raises:
         UserError: none of those that are known here does.
     """
-    texts = _probes(tokenizer)
+    spec = _spec(tokenizer)
+    texts = _probes(tokenizer, _added(spec))
     expected = [ids.tolist() for ids in tokenizer.encode_batch(texts)]
     for name, pattern in PRE_TOKENIZERS.items():
-        if _encode(tokenizer, pattern, texts) == expected:
+        if _encode(spec, pattern, texts) == expected:
             return name
     raise UserError(
         f"none of llama.cpp's pre-tokenizers known here ({', '.join(PRE_TOKENIZERS)}) gives this tokenizer's ids, so "
@@ -45,9 +46,8 @@ def find_pre_tokenizer(tokenizer: Tokenizer) -> str:
     )
 
 
-def _probes(tokenizer: Tokenizer) -> list[str]:
+def _probes(tokenizer: Tokenizer, added: dict[int, str]) -> list[str]:
     """The probe, and the vocabulary's own words glued together: where the merges are, a different split shows."""
-    added = _added(tokenizer)
     decoded = (
         tokenizer.token_bytes(id).decode("utf-8", "ignore") for id in range(tokenizer.vocab_size) if id not in added
     )
@@ -59,13 +59,13 @@ def _probes(tokenizer: Tokenizer) -> list[str]:
     return [PROBE, *PROBE.splitlines(), *(text for text in glued if unicodedata.is_normalized("NFC", text))]
 
 
-def _encode(tokenizer: Tokenizer, pattern: str, texts: list[str]) -> list[list[int]]:
+def _encode(spec: dict[str, Any], pattern: str, texts: list[str]) -> list[list[int]]:
     """What llama.cpp computes: this split, then the same merges; it knows no normalizer."""
     from tokenizers import Tokenizer as Library
 
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    spec = _spec(tokenizer) | {"normalizer": None, "post_processor": None, "added_tokens": []}
+    spec = spec | {"normalizer": None, "post_processor": None, "added_tokens": []}
     spec["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, byte_level]}
     library = Library.from_str(json.dumps(spec))
     return [encoding.ids for encoding in library.encode_batch(texts, add_special_tokens=False)]
@@ -82,7 +82,8 @@ def add_tokenizer(writer: Any, tokenizer: Tokenizer, rows: int) -> str:
     from gguf import TokenType
 
     pre = find_pre_tokenizer(tokenizer)
-    model, added = _spec(tokenizer)["model"], _added(tokenizer)
+    spec = _spec(tokenizer)
+    model, added = spec["model"], _added(spec)
     words = {id: word for word, id in model["vocab"].items()}
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
@@ -113,6 +114,6 @@ def _spec(tokenizer: Tokenizer) -> dict[str, Any]:
     return json.loads(tokenizer.files["tokenizer.json"])
 
 
-def _added(tokenizer: Tokenizer) -> dict[int, str]:
+def _added(spec: dict[str, Any]) -> dict[int, str]:
     """Control and other added tokens, which no text is split into."""
-    return {token["id"]: token["content"] for token in _spec(tokenizer).get("added_tokens") or []}
+    return {token["id"]: token["content"] for token in spec.get("added_tokens") or []}

@@ -144,19 +144,7 @@ def as_openai(message):
     return message | {"content": message.get("content", "")} | ({"tool_calls": calls} if calls else {})
 
 
-@pytest.mark.parametrize(
-    ("kind", "divergence"),
-    [
-        ("f32", 1e-4),
-        ("bf16", 1e-3),
-        ("f16", 1e-4),
-        ("q8_0", 1e-3),
-        ("q5_1", 0.02),
-        ("q5_0", 0.02),
-        ("q4_1", 0.1),
-        ("q4_0", 0.1),
-    ],
-)
+@pytest.mark.parametrize(("kind", "divergence"), [("bf16", 1e-3), ("f16", 1e-4), ("q8_0", 1e-3), ("q4_0", 0.1)])
 def test_every_type_keeps_what_was_learned(taught, tmp_path, kind, divergence):
     """KL(ours ‖ theirs) in nats over the taught answer, and the answer itself, through llama.cpp's own chat parser."""
     export_gguf(taught, tmp_path / "model.gguf", kind)

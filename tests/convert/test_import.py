@@ -164,7 +164,7 @@ def test_what_is_no_such_state_dict_is_refused(model_of, tmp_path, monkeypatch, 
 
 def test_a_plain_pickle_does_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "model.pth").write_bytes(pickle.dumps(Hostile()))
+    (tmp_path / "model.pth").write_bytes(pickle.dumps(Hostile(), protocol=2))
     with pytest.raises(UserError, match=r"more than tensors|damaged"):
         import_model(tmp_path / "model.pth", tmp_path / "out")
     assert not (tmp_path / "pwned").exists()
