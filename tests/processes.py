@@ -57,10 +57,9 @@ def die_at(moment, folders):
             os.kill(os.getpid(), KILL)
 
     def hear(event, args):
-        writes = event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir") or (
-            event == "open" and args[1] not in "rb"
-        )
-        if writes and str(args[0]).startswith(places):
+        changes = event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir")
+        changes |= event == "open" and bool(args[2] & (os.O_WRONLY | os.O_RDWR))
+        if changes and str(args[0]).startswith(places):
             act(event)
 
     sys.addaudithook(hear)

@@ -79,6 +79,8 @@ def write_model(model: Transformer, tokenizer: Tokenizer, directory: Path) -> No
     with torch.device("meta"):
         whole = Transformer(model.config)
     whole.load_state_dict(weights, assign=True)
+    for left in directory.glob(".*.tmp"):  # by a run that was killed while it wrote
+        left.unlink()
     save_model(whole, directory)
     try:
         tokenizer.save(directory)

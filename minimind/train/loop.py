@@ -187,10 +187,9 @@ def count(batch: Any) -> tuple[int, int]:
 def _rehearse(job: Job, replica: nn.Module, recipe: Recipe, precision: Precision) -> None:
     """Run one micro-batch forward and backward, and leave everything as it was."""
     place, random = job.stream.state_dict(), runtime.random_state()
-    _, micro_rows = rows_of_a_step(recipe)
-    _backward(
-        replica, job.stream.next_batch(micro_rows, runtime.rank(), runtime.world_size()), micro_rows, 1, precision
-    )
+    _, rows = rows_of_a_step(recipe)
+    batch = job.stream.next_batch(rows, runtime.rank(), runtime.world_size())
+    _backward(replica, batch, rows, supervised=1, precision=precision)
     _forget_gradients(job)
     job.stream.load_state_dict(place)
     runtime.set_random_state(random)

@@ -182,23 +182,6 @@ def uninterrupted(tmp_path_factory, minimind, pretrain_flags):
     return run
 
 
-def test_killed_at_any_instant_it_ends_as_if_it_never_was(minimind, pretrain_flags, uninterrupted, tmp_path):
-    run = tmp_path / "run"
-    flags = [*pretrain_flags, *LONG, "--out", run]
-    for step in (5, 15):  # the second one kills a continuation
-        process = start(flags)
-        wait_for(run / "checkpoints" / f"step-{step:08d}", process)
-        process.kill()
-        process.communicate()
-        assert not (run / "model").exists(), "it was not killed in time"
-    ended = minimind(*flags)
-    assert ended.code == 0, ended.err
-    assert "Continuing" in ended.err
-    assert weights(run) == weights(uninterrupted)
-    assert figures(run) == figures(uninterrupted)
-    assert not list(run.rglob("*.tmp"))
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="there SIGTERM ends a process at once")
 def test_sigterm_saves_and_exits(minimind, pretrain_flags, uninterrupted, tmp_path):
     run = tmp_path / "run"
