@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import JSONResponse
 
 from minimind.engine.background import QueueFull
 from minimind.engine.request import PromptTooLong
@@ -38,10 +38,8 @@ class ApiError(Exception):
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code, **numbers}}
 
 
-class Json(Response):
+class Json(JSONResponse):
     """A JSON response; a lone surrogate that a client sent us, and that UTF-8 cannot hold, becomes `?`."""
-
-    media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
         """Return the bytes of `content`."""
@@ -105,3 +103,21 @@ def _validation(error: RequestValidationError) -> ApiError:
             param += f".{part}" if param else part
     what = deepest["msg"].removeprefix("Value error, ")
     return ApiError(400, f"{param or 'the body'}: {what}", "invalid_value", param or None)
+
+
+_FIELDS = {"message": {"type": "string"}, "type": {"type": "string"}}
+_FIELDS |= {"param": {"type": ["string", "null"]}, "code": {"type": ["string", "null"]}}
+_ERROR = {"type": "object", "properties": _FIELDS, "required": list(_FIELDS)}
+_BODY = {"application/json": {"schema": {"type": "object", "properties": {"error": _ERROR}, "required": ["error"]}}}
+DESCRIBED: dict[int | str, dict[str, Any]] = {
+    "4XX": {
+        "description": "The request is wrong (400), its API key (401), Host or Origin (403), model or path (404), size "
+        "(413) or type (415); or the queue is full (429, see Retry-After).",
+        "content": _BODY,
+    },
+    "5XX": {
+        "description": "A mistake of the server (500); it is loading or shutting down (503); too slow (504).",
+        "content": _BODY,
+    },
+}
+"""What every route may answer besides, for the OpenAPI description."""

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from minimind.engine.request import Output, Request
 from minimind.errors import UserError
 from minimind.model.store import load_model
-from minimind.serve.errors import ApiError, Json, as_api_error
+from minimind.serve.errors import DESCRIBED, ApiError, Json, as_api_error
 from minimind.serve.events import EventStream, while_connected
 from minimind.serve.rollout_schema import AbortRequest, GenerateRequest, PauseRequest, UpdateRequest
 from minimind.serve.service import Answers, Job, Service
@@ -136,12 +136,12 @@ class Rollout:
         Raises:
             ApiError: 403, they do not.
         """
-        folder = (self.root / path).resolve()
-        files = (
-            [file.resolve() for file in folder.iterdir()]
-            if folder.is_relative_to(self.root) and folder.is_dir()
-            else []
-        )
+        try:
+            folder = (self.root / path).resolve()
+            inside = folder.is_relative_to(self.root) and folder.is_dir()
+            files = [file.resolve() for file in folder.iterdir()] if inside else []
+        except (ValueError, OSError):  # no path at all: a null character, a name that is too long
+            files = []
         if not files or not all(file.is_relative_to(self.root) for file in files):
             raise ApiError(403, "model_path is no model directory under --rollout-root", "outside_root", "model_path")
         return folder
@@ -149,7 +149,7 @@ class Rollout:
 
 def router(service: Service, root: Path) -> APIRouter:
     """The protocol's routes."""
-    routes = APIRouter(tags=["rollout"], default_response_class=Json)
+    routes = APIRouter(tags=["rollout"], default_response_class=Json, responses=DESCRIBED)
     rollout = Rollout(service, root)
 
     @routes.post("/generate")

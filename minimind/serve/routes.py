@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from minimind import tools
 from minimind.serve import chat, completions
-from minimind.serve.errors import ApiError, Json
+from minimind.serve.errors import DESCRIBED, ApiError, Json
 from minimind.serve.events import EventStream, while_connected
 from minimind.serve.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest, ToolRequest
 from minimind.serve.service import Job, Service
@@ -18,7 +18,7 @@ from minimind.tokenizer.chat import render
 
 def router(service: Service) -> APIRouter:
     """All routes, over one service."""
-    routes = APIRouter(default_response_class=Json, responses=ERRORS)
+    routes = APIRouter(default_response_class=Json, responses=DESCRIBED)
     settings, tokenizer = service.settings, service.tokenizer
 
     def aliased(method: str, path: str, **more: Any) -> Any:
@@ -143,38 +143,3 @@ def _piece(bytes: bytes) -> str | list[int]:
         return bytes.decode("utf-8")
     except UnicodeDecodeError:
         return list(bytes)
-
-
-_ERROR = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"]},
-                "code": {"type": ["string", "null"]},
-            },
-        }
-    },
-}
-_TEXTS = {
-    400: "something in the request is wrong",
-    401: "the API key is missing or wrong",
-    403: "the Host or Origin header is not allowed",
-    404: "there is no such model or path",
-    413: "the body is too large",
-    415: "the body is not JSON",
-    429: "the queue is full; see Retry-After",
-    500: "a mistake of the server",
-    503: "the model is being loaded, or the server is shutting down",
-    504: "the request took too long",
-}
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "content": {"application/json": {"schema": _ERROR}}}
-    for status, text in _TEXTS.items()
-}
-"""What every route may answer, for the OpenAPI schema."""

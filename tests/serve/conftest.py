@@ -44,11 +44,11 @@ def model(tokenizer):
 
 
 @contextmanager
-def serving(model, tokenizer, engine=Engine, **settings):
+def serving(model, tokenizer, engine=Engine, context=512, **settings):
     """Start a server; yields `(base URL, service)`."""
     service = Service(Settings(model="minimind", tools=TOOLS, **settings), tokenizer)
     if model is not None:
-        service.attach(EngineThread(engine(model, tokenizer, rows=8, context=512), most_waiting=10**6))
+        service.attach(EngineThread(engine(model, tokenizer, rows=8, context=context), most_waiting=10**6))
     server = uvicorn.Server(uvicorn.Config(create_app(service), port=0, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -81,14 +81,33 @@ def http(url):
 
 
 class Scripted(Engine):
-    """Says what it is told to, whatever the model thinks: `Scripted.script` is the next answers' ids."""
+    """Says what it is told to, whatever the model thinks: `scripts` are the ids of the next answers, the last stays."""
 
-    script: ClassVar[list[int]] = []
+    scripts: ClassVar[list[list[int]]] = []
+    pause = 0.0
+
+    def step(self):
+        time.sleep(self.pause)
+        return super().step()
 
     def _draw(self, logits_BV, requests):
         draws = super()._draw(logits_BV, requests)
-        ids_B = torch.tensor([self.script[min(len(r.tokens), len(self.script) - 1)] for r in requests])
+        ids = []
+        for request in requests:
+            if not hasattr(request, "script"):
+                request.script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
+            ids.append(request.script[min(len(request.tokens), len(request.script) - 1)])
+        ids_B = torch.tensor(ids)
         return draws._replace(ids=ids_B, logprobs=draws.model.gather(1, ids_B[:, None])[:, 0])
+
+
+def script(tokenizer, *parts):
+    """Ids of an answer, from texts and the names of control tokens."""
+    ids = []
+    for part in parts:
+        control = tokenizer.control_id(part)
+        ids += tokenizer.encode(part) if control is None else [control]
+    return [*ids, tokenizer.control_id("<|im_end|>")]
 
 
 @pytest.fixture(scope="session")
@@ -96,15 +115,13 @@ def actor(model, tokenizer):
     """A client of a server that says what `actor.says(...)` was last given: texts, and control tokens by name."""
     from openai import OpenAI
 
-    with serving(model, tokenizer, Scripted) as (url, _):
+    class Actor(Scripted):
+        scripts: ClassVar[list[list[int]]] = []
+
+    def says(*parts):
+        Actor.scripts[:] = [script(tokenizer, *parts)]
+
+    with serving(model, tokenizer, Actor) as (url, _):
         client = OpenAI(base_url=f"{url}/v1", api_key="none", _strict_response_validation=True, max_retries=0)
-
-        def says(*parts):
-            Scripted.script = []
-            for part in parts:
-                control = tokenizer.control_id(part)
-                Scripted.script += tokenizer.encode(part) if control is None else [control]
-            Scripted.script.append(tokenizer.control_id("<|im_end|>"))
-
         client.says = says
         yield client

@@ -124,7 +124,18 @@ def test_weights_come_from_under_the_root_alone(rollout, tmp_path):
     inner.mkdir()
     for file in (tmp_path / "outside").iterdir():
         (inner / file.name).symlink_to(file)
-    outside = [str(tmp_path / "outside"), "../outside", "step-1/../../outside", "link", "inner", "/", "nowhere", "~"]
+    outside = [
+        str(tmp_path / "outside"),
+        "../outside",
+        "step-1/../../outside",
+        "link",
+        "inner",
+        "/",
+        "nowhere",
+        "~",
+        "a\0b",
+        "a" * 5000,
+    ]
     for path in outside:
         refused = rollout.post("/update_weights_from_disk", json={"model_path": path})
         assert (refused.status_code, refused.json()["success"]) == (403, False), path

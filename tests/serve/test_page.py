@@ -1,0 +1,421 @@
+"""The chat page in a real browser, on a server whose model says what the test tells it to."""
+
+import json
+import re
+import shutil
+from typing import ClassVar
+
+import pytest
+from conftest import Scripted, script, serving
+from playwright.sync_api import expect, sync_playwright
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here; on Debian: apt-get install chromium")
+expect.set_options(timeout=15_000)  # a busy machine is no failure
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+
+class Stage(Scripted):
+    scripts: ClassVar[list[list[int]]] = []
+
+
+@pytest.fixture(scope="module")
+def stage(model, tokenizer):
+    """`stage(["a"], ["b"])`: the model's next two answers; `stage.url`, `stage.service`."""
+
+    def says(*answers, pause=0.0):
+        Stage.scripts[:] = [script(tokenizer, *parts) for parts in answers]
+        Stage.pause = pause
+
+    with serving(model, tokenizer, Stage, context=2048) as (says.url, says.service):
+        yield says
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, stage):
+    """Open the page in a fresh profile; whatever the browser complains about fails the test."""
+    contexts, complaints = [], []
+
+    def visit(url=stage.url, width=1100, expected=(), **options):
+        context = browser.new_context(viewport={"width": width, "height": 740}, locale="en-US", **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(8000)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
+        page.on(
+            "console",
+            lambda m: (
+                complaints.append(m.text) if m.type == "error" and not any(e in m.text for e in expected) else None
+            ),
+        )
+        page.goto(url)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert not complaints
+
+
+def ask(page, text):
+    page.fill("#question", text)
+    page.keyboard.press("Enter")
+    expect(page.locator(".user .bubble").last).to_have_text(text)
+
+
+def done(page):
+    expect(page.locator("#send")).to_be_visible()
+    expect(page.locator(".waiting")).to_have_count(0)
+
+
+def answers(page):
+    return page.locator(".answer .prose")
+
+
+def test_answers_stream_in_and_a_reload_keeps_them(visit, stage):
+    stage(["One ", "two ", "three 世界 🙂."], ["Again."], pause=0.05)
+    page = visit()
+    expect(page.locator("#model")).to_have_text("minimind")
+    ask(page, "Count!")
+    expect(answers(page)).to_contain_text("One")
+    assert page.locator("#stop").is_visible(), "it is still being written"
+    expect(answers(page)).to_have_text("One two three 世界 🙂.")
+    done(page)
+    expect(page.locator(".answer .acts small")).to_contain_text("tokens/s")
+    ask(page, "And?")
+    done(page)
+    page.reload()
+    expect(answers(page)).to_have_text(["One two three 世界 🙂.", "Again."])
+    expect(page.locator(".user .bubble")).to_have_text(["Count!", "And?"])
+    expect(page.locator("#list button").first).to_have_text("Count!")
+    page.click("#new")
+    expect(page.locator("#welcome")).to_be_visible()
+    expect(page.locator(".answer")).to_have_count(0)
+    page.locator("#list button").first.click()
+    expect(answers(page)).to_have_count(2)
+    page.locator("#list li").hover()
+    page.locator("#list .icon").click()
+    expect(page.locator("#list li")).to_have_count(0)
+    page.reload()
+    expect(page.locator("#welcome")).to_be_visible()
+
+
+def test_an_answer_can_be_stopped(visit, stage):
+    stage(["word " * 200], ["Fine."], pause=0.03)
+    page = visit()
+    ask(page, "Talk")
+    expect(answers(page)).to_contain_text("word word")
+    page.click("#stop")
+    done(page)
+    expect(page.locator(".answer .acts")).to_contain_text("stopped")
+    assert 2 <= answers(page).inner_text().count("word") < 150
+    engine = stage.service.engine.engine
+    page.wait_for_timeout(200)
+    assert not engine.has_work, "the server was told"
+    ask(page, "Go on")
+    done(page)
+    expect(answers(page).last).to_have_text("Fine.")
+
+
+def test_escape_stops_too(visit, stage):
+    stage(["word " * 200], pause=0.03)
+    page = visit()
+    ask(page, "Talk")
+    expect(answers(page)).to_contain_text("word")
+    page.keyboard.press("Escape")
+    done(page)
+    expect(page.locator(".answer .acts")).to_contain_text("stopped")
+
+
+CALL = ["<tool_call>", '\n{"name": "calculate_math", "arguments": {"expression": "12 * 3"}}\n', "</tool_call>"]
+
+
+def test_tools_are_run_on_the_server_and_shown(visit, stage):
+    stage(["Let me see.\n", *CALL], ["It is 36."])
+    page = visit()
+    page.click("#tools")
+    expect(page.locator("#tool-list label")).to_have_count(2)
+    page.get_by_label("calculate_math").check()
+    page.keyboard.press("Escape")
+    expect(page.locator("#tool-list")).to_be_hidden()
+    with page.expect_request(re.compile("chat/completions")) as request:
+        ask(page, "12 * 3?")
+    sent = json.loads(request.value.post_data)
+    assert [tool["function"]["name"] for tool in sent["tools"]] == ["calculate_math"]
+    done(page)
+    card = page.locator(".card")
+    expect(card).to_contain_text("calculate_math")
+    expect(card).to_contain_text("expression = 12 * 3")
+    expect(card.locator(".result")).to_contain_text("result = 36")
+    expect(answers(page)).to_have_text(["Let me see.", "It is 36."])
+    page.reload()
+    expect(card.locator(".result")).to_contain_text("36")
+    expect(page.locator("#tools b")).to_have_text("1")
+
+
+def test_thoughts_can_be_folded(visit, stage):
+    stage(["I wonder.\n", "</think>", "\n\n", "Yes."], pause=0.02)
+    page = visit()
+    page.click("#think")
+    ask(page, "Hm?")
+    expect(page.locator("details.thought[open]")).to_contain_text("I wonder.")
+    done(page)
+    expect(answers(page)).to_have_text("Yes.")
+    thought = page.locator("details.thought")
+    expect(thought).not_to_have_attribute("open", "")
+    expect(thought.locator("div")).to_be_hidden()
+    thought.locator("summary").click()
+    expect(thought.locator("div")).to_have_text("I wonder.")
+
+
+EVIL = [
+    "<img src=x onerror=alert(1)>",
+    "<script>alert(2)</script>",
+    "[click](javascript:alert(3))",
+    "**<svg/onload=alert(4)>**",
+    '`<iframe srcdoc="<script>alert(5)</script>">`',
+    "```html\n<script>alert(6)</script>\n```",
+    "[a](data:text/html,<script>alert(7)</script>)",
+    '"><style>*{display:none}</style><a href="javascript:alert(8)">x</a>',
+    "| <b onclick=alert(9)>a</b> | b |\n|---|---|\n| <img src=x onerror=alert(10)> | c |",
+    "![x](https://evil.example/steal.png)",
+]
+
+
+def test_nothing_that_is_said_becomes_part_of_the_page(visit, stage):
+    evil = "\n\n".join(EVIL)
+    call = ["<tool_call>", "\n" + json.dumps({"name": EVIL[0], "arguments": {EVIL[0]: EVIL[1]}}) + "\n", "</tool_call>"]
+    stage([*EVIL[:2], "\n", "</think>", "\n\n", evil + "\n", *call], ["\n", "</think>", "\n\n", evil])
+    page = visit(expected=["404"])
+    page.click("#think")
+    page.click("#tools")
+    page.get_by_label("text_length").check()
+    ask(page, EVIL[0])
+    done(page)
+    page.click("#glass")
+    page.click("#glass")
+    page.reload()
+    for text in (EVIL[0], EVIL[1], EVIL[3].strip("*"), "<iframe srcdoc", "alert(6)"):
+        expect(answers(page).last).to_contain_text(text)
+    expect(page.locator("#list button").first).to_have_text(EVIL[0])
+    ours = "img:not(.brand img), script:not([src^='/page/']), #turns svg:not(:has(use))"
+    assert page.locator(f"{ours}, iframe, style, [onerror], [onclick], [onload]").count() == 0
+    links = page.eval_on_selector_all("#turns a", "all => all.map((a) => a.href)")
+    assert all(link.startswith("https://") for link in links), links
+
+
+def test_markdown(visit, stage):
+    stage(
+        [
+            "# Title\n\nSome **bold**, *soft* and `code`.\nSecond line, see https://example.org/a.\n\n"
+            "1. one\n2. two\n   - deep\n\n> quoted\n\n```python\nprint('<b>')\n```\n\n"
+            "| a | b |\n|---|---|\n| 1 | 2 |\n\n---\n"
+            "2 * 3 * 4 and snake_case_name"
+        ]
+    )
+    page = visit()
+    ask(page, "Show")
+    done(page)
+    prose = answers(page)
+    for selector, text in {
+        "h3": "Title", "strong": "bold", "em": "soft", "p code": "code", "ol > li:first-child": "one",
+        "ol ul li": "deep", "blockquote": "quoted", "pre code": "print('<b>')", "td:last-child": "2",
+    }.items():  # fmt: skip
+        expect(prose.locator(selector)).to_have_text(text)
+    expect(prose.locator("a")).to_have_attribute("href", "https://example.org/a")
+    expect(prose.locator("p").last).to_have_text("2 * 3 * 4 and snake_case_name")
+    assert prose.locator("hr").count() == 1
+    assert prose.locator("p br").count() == 1
+
+
+def test_the_glass_box(visit, stage, tokenizer):
+    text = "Hello 世界 🙂!"
+    stage([text])
+    page = visit()
+    ask(page, "Hi")
+    done(page)
+    page.click("#glass")
+    expect(answers(page)).to_be_hidden()
+    tokens = page.locator(".tokens span")
+    assert tokens.count() == len(tokenizer.encode(text))
+    assert "".join(tokens.all_inner_texts()).replace("·", "") == text
+    surprises = tokens.evaluate_all("all => all.map((e) => Number(e.style.getPropertyValue('--surprise')))")
+    assert min(surprises) > 0.9, "a random model finds everything unlikely"
+    tokens.first.click()
+    peek = page.locator("#peek")
+    expect(peek.locator("li")).to_have_count(11)  # the ten likeliest, and the scripted one, which is not among them
+    expect(peek.locator(".chosen code")).to_have_text("H")
+    shares = [float(s.strip(" %<")) for s in peek.locator("li span").all_inner_texts()]
+    assert sum(shares[:10]) <= 101
+    assert shares[:10] == sorted(shares[:10], reverse=True)
+    page.keyboard.press("ArrowRight")
+    expect(tokens.nth(1)).to_be_focused()
+    expect(peek.locator(".chosen code")).not_to_have_text("H")
+    page.keyboard.press("Escape")
+    expect(peek).to_be_hidden()
+    page.reload()
+    assert page.locator(".tokens span").count() == len(tokenizer.encode(text)), "kept"
+
+
+def test_editing_and_answering_again(visit, stage):
+    stage(["First."], ["Second."], ["Third."], ["Fourth."])
+    page = visit()
+    for text in ("a", "b"):
+        ask(page, text)
+        done(page)
+    expect(answers(page)).to_have_text(["First.", "Second."])
+    page.get_by_role("button", name="Answer again").last.click()
+    expect(answers(page)).to_have_text(["First.", "Third."])
+    done(page)
+    page.locator(".user").first.hover()
+    page.get_by_role("button", name="Edit").first.click()
+    page.locator(".editing textarea").fill("c")
+    page.get_by_role("button", name="Save and send").click()
+    expect(answers(page)).to_have_text(["Fourth."])
+    expect(page.locator(".user .bubble")).to_have_text(["c"])
+
+
+def test_on_a_phone(visit, stage):
+    stage(
+        [
+            "A long answer with averyveryveryveryveryveryveryveryveryveryverylongwordthatdoesnotfit.\n\n```\n"
+            + "x" * 120
+            + "\n```"
+        ]
+    )
+    page = visit(width=360, has_touch=True, is_mobile=True)
+    expect(page.locator("#side")).to_be_hidden()
+    ask(page, "https://" + "a" * 100)
+    done(page)
+    for _ in range(2):
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert page.evaluate(
+            "document.querySelector('#talk').scrollWidth <= document.querySelector('#talk').clientWidth"
+        )
+        for selector in ("#send", "#question", "#glass"):
+            box = page.locator(selector).bounding_box()
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= 360
+        page.tap("#glass")
+    page.tap("#open-side")
+    expect(page.locator("#list li")).to_be_visible()
+    page.tap("#list li button >> nth=0")
+    expect(page.locator("#side")).to_be_hidden()
+
+
+def test_both_languages(visit, stage):
+    stage(["好。"])
+    page = visit()
+    for language, word, place in (("zh", "新对话", "说点什么……"), ("en", "New chat", "Say something…")):
+        page.click("#language")
+        expect(page.locator("#new span")).to_have_text(word)
+        expect(page.locator("#question")).to_have_attribute("placeholder", place)
+        assert page.evaluate("document.documentElement.lang") == language
+    page.click("#language")
+    page.reload()
+    expect(page.locator("#new span")).to_have_text("新对话")
+    missing = page.evaluate(
+        """async () => {
+            const { say, speak } = await import("/page/words.js");
+            const words = [...document.querySelectorAll("[data-say], [data-say-label], [data-say-placeholder]")]
+                .flatMap((e) => ["data-say", "data-say-label", "data-say-placeholder"].map((a) => e.getAttribute(a)));
+            return ["en", "zh"].flatMap((name) => { speak(name); return words.filter((w) => w && !say(w)); });
+        }"""
+    )
+    assert missing == []
+
+
+def test_everything_has_a_name_and_works_by_keyboard(visit, stage):
+    stage(["Yes."])
+    page = visit()
+    ask(page, "Name?")
+    done(page)
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll("button, input, textarea, [role=meter]")].filter((e) =>
+            !(e.textContent.trim() || e.getAttribute("aria-label") || e.labels?.length)).map((e) => e.outerHTML)"""
+    )
+    assert nameless == []
+    page.locator("h1").click()
+    page.keyboard.press("/")
+    expect(page.locator("#question")).to_be_focused()
+    page.keyboard.type("one")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("two")
+    expect(page.locator("#question")).to_have_value("one\ntwo")
+    composing = "{key: 'Enter', isComposing: true, bubbles: true, cancelable: true}"
+    page.locator("#question").evaluate(f"e => e.dispatchEvent(new KeyboardEvent('keydown', {composing}))")
+    expect(page.locator("#question")).to_have_value("one\ntwo")  # Enter chose a Chinese character
+    page.keyboard.press("Alt+n")
+    expect(page.locator("#welcome")).to_be_visible()
+
+
+def test_settings_are_sent_and_kept(visit, stage):
+    stage(["Yes."])
+    page = visit()
+    page.click("#open-settings")
+    page.fill("[name=system]", "Be brief.")
+    page.fill("[name=max_tokens]", "7")
+    page.fill("[name=seed]", "3")
+    page.locator("[name=temperature]").fill("0.3")
+    page.get_by_role("button", name="Done").click()
+    page.reload()
+    with page.expect_request(re.compile("chat/completions")) as request:
+        ask(page, "hi")
+    done(page)
+    sent = json.loads(request.value.post_data)
+    assert sent["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert (sent["max_tokens"], sent["seed"], sent["temperature"]) == (7, 3, 0.3)
+
+
+def test_an_error_is_shown_and_can_be_retried(visit, stage):
+    stage(["Fine."])
+    page = visit(expected=["400"])
+    ask(page, "word " * 2500 + "end")
+    expect(page.locator("#notice")).to_contain_text("the context is 2048")
+    expect(page.locator("#notice button")).to_have_text("Try again")
+    page.click("#new")
+    ask(page, "short")
+    done(page)
+    expect(answers(page)).to_have_text("Fine.")
+    expect(page.locator("#notice")).to_be_hidden()
+
+
+def test_dark_and_light(visit, stage):
+    page = visit(color_scheme="dark")
+    colour = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(colour)
+    page.click("#theme")
+    light = page.evaluate(colour)
+    assert dark != light
+    page.reload()
+    assert page.evaluate(colour) == light
+
+
+def test_a_server_with_a_key(visit, model, tokenizer):
+    Stage.scripts[:] = [script(tokenizer, "Welcome.")]
+    with serving(model, tokenizer, Stage, api_key="secret") as (url, _):
+        page = visit(url, expected=["401"])
+        expect(page.locator("#settings")).to_be_visible()
+        page.fill("[name=key]", "secret")
+        page.keyboard.press("Enter")
+        expect(page.locator("#model")).to_have_text("minimind")
+        ask(page, "hi")
+        done(page)
+        expect(answers(page)).to_have_text("Welcome.")
+
+
+def test_the_reference_works_without_a_network(visit, stage):
+    page = visit(f"{stage.url}/docs")
+    expect(page.locator("details").first).to_contain_text("/v1/chat/completions")
+    page.locator("summary").first.click()
+    expect(page.locator("details[open]")).to_contain_text("max_completion_tokens")
+    expect(page.locator("#curl")).to_contain_text('"model": "minimind"')
