@@ -16,21 +16,7 @@ PAGES = sorted((DOCS / "en").glob("*.md"))
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]+)(?:#L(\d+))?\)")
 
-# Runs the blocks of one page in order: Python in one namespace, `minimind` lines as commands of their own.
-RUNNER = """
-import contextlib, io, json, shlex, subprocess, sys
-space = {"__name__": "page"}
-for language, code, expected in json.loads(sys.stdin.read()):
-    if language == "bash":
-        for line in filter(None, code.splitlines()):
-            assert line.startswith("minimind "), line
-            subprocess.run([sys.executable, "-m", *shlex.split(line)], check=True, stdout=sys.stderr)
-        continue
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(compile(code, "page", "exec"), space)
-    assert expected is None or printed.getvalue() == expected, f"printed:\\n{printed.getvalue()}page:\\n{expected}"
-"""
+RUNNER = Path(__file__).with_name("pages.py")
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -58,7 +44,7 @@ def test_the_snippets_run_and_print_what_the_page_says(page: Path, tmp_path: Pat
         "MINIMIND_CACHE": str(tmp_path / "cache"),
     }
     done = subprocess.run(
-        [sys.executable, "-c", RUNNER],
+        [sys.executable, str(RUNNER)],
         input=json.dumps(steps(page)),
         cwd=tmp_path,
         env=environment,
@@ -66,6 +52,31 @@ def test_the_snippets_run_and_print_what_the_page_says(page: Path, tmp_path: Pat
         encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def stand_in(folder: Path, name: str, script: str) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8", newline="\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Slurm and its scripts are for POSIX systems")
+def test_the_slurm_script_starts_its_ranks(tmp_path: Path) -> None:
+    (script,) = [code for language, code in blocks(DOCS / "en" / "10-distributed.md") if language == "sh"]
+    (tmp_path / "train.slurm").write_text(script, encoding="utf-8", newline="\n")
+    stand_in(tmp_path, "scontrol", "printf '127.0.0.1\\n10.0.0.2\\n'")
+    stand_in(tmp_path, "srun", '"$@" & "$@" && wait $!  # a task on each of two nodes')
+    stand_in(tmp_path, "torchrun", f'exec "{sys.executable}" -m torch.distributed.run "$@"')
+    slurm = {"SLURM_NNODES": "2", "SLURM_GPUS_ON_NODE": "1", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]"}
+    path = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        ["bash", "train.slurm", "pretrain", "--help"],
+        cwd=tmp_path,
+        env=os.environ | slurm | path,
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("usage: minimind train pretrain") == 2
 
 
 @pytest.mark.parametrize(
