@@ -1,4 +1,16 @@
-"""What a run will cost, from its recipe alone: memory, floating-point operations, time."""
+"""What a run will cost, from its recipe alone: memory, floating-point operations, time.
+
+Memory is counted the way a step uses it. Always there are the weights and the optimizer's moments. On top of them a
+step has two moments at which it needs most:
+
+    the end of a forward pass    activations of every layer, the loss's logits, gradients of earlier micro-batches
+    the update                   all gradients, and the optimizer's temporaries
+
+The larger of the two counts. Letters: N tokens of a micro-batch, C hidden, Q and K widths of all query and key heads,
+F feed-forward, V vocabulary.
+"""
+
+from dataclasses import asdict, dataclass
 
 from minimind.config import ModelConfig
 from minimind.recipe import Recipe
@@ -6,31 +18,108 @@ from minimind.recipe import Recipe
 USUAL_MFU = 0.35
 """Share of the machine's own matrix-product speed that training reaches; small models reach less."""
 
+WIDE = 4
+"""Bytes of float32: weights, gradients, moments, the residual stream and the loss."""
+LOSS_CHUNK = 1024
+"""Rows of logits that exist at a time (`losses/lm.py`)."""
+LOSS_COPIES = {False: 4.5, True: 2.0}
+"""Tensors of the size of those logits, in float32, while their gradient is made: eager, compiled."""
+MUON_STACK = 1 << 24
+"""Weights that Muon orthogonalises together (`optim/muon.py`)."""
+MUON_BYTES = 14
+"""For each of them: gradient and update in float32, and three bfloat16 matrices of the iteration."""
+ATTENTION_BLOCK, PRODUCTS_UP_TO = 256, 1024
+"""On a CPU attention weights of rows up to this length are kept, block by block (`model/attention.py`)."""
 
-def training_memory(config: ModelConfig, recipe: Recipe) -> int:
-    """Bytes of weights, gradients, optimizer moments and activations of one rank at its largest moment.
 
-    Weights and gradients are float32. AdamW keeps two moments of each weight, Muon one. The activations are
-    what the backward pass reads: counted per token and layer in the order in which a block makes them.
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that one rank needs, by what needs them."""
+
+    weights: float
+    gradients: float
+    moments: float
+    activations: float
+    """What the backward pass reads of all layers of one micro-batch."""
+    loss: float
+    """Logits of a chunk and the gradients of states and output matrix."""
+    update: float
+    """The optimizer's temporaries."""
+    early_gradients: bool
+    """Whether gradients are there already when activations are most: with several micro-batches a step."""
+
+    @property
+    def total(self) -> int:
+        """At the largest moment of a step."""
+        forward = self.activations + self.loss + self.early_gradients * self.gradients
+        return round(self.weights + self.moments + max(forward, self.gradients + self.update))
+
+
+def training_memory(
+    config: ModelConfig, recipe: Recipe, compute_bytes: int = 2, compiled: bool = True, on_cpu: bool = True
+) -> Memory:
+    """Count the tensors of a training step.
+
+    Args:
+        config: the model.
+        recipe: rows, micro-batches, optimizer and activation checkpointing.
+        compute_bytes: of an element of the matrix products (2: bfloat16).
+        compiled: fused kernels keep less.
+        on_cpu: where attention weights of short rows are kept; the GPU's kernel recomputes them.
     """
-    weights = config.parameters()
+    train, weights = recipe.train, config.parameters()
     embedding = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
-    moments = 2 * embedding + (1 if recipe.optim.matrices == "muon" else 2) * (weights - embedding)
-    tokens = min(recipe.train.micro_batch_tokens, recipe.train.tokens_per_step)
-    attention = config.num_attention_heads * config.head_dim
-    keys = config.num_key_value_heads * config.head_dim
-    feed_forward = config.intermediate_size
-    if config.num_experts:
-        feed_forward = config.moe_intermediate_size * config.num_experts_per_tok
-    residual = 2 * 4 * config.hidden_size  # two float32 sums
-    normed = 2 * 2 * config.hidden_size
-    heads = 2 * (3 * attention + 5 * keys)  # before and after norm and rotation, and the output
-    gates = 2 * 3 * feed_forward
-    per_token = residual + normed + heads + gates
-    if recipe.train.activation_checkpointing:
-        per_token = 4 * config.hidden_size + per_token // config.num_hidden_layers
-    logits = 2 * 4 * 1024 * config.vocab_size
-    return 4 * (2 * weights + moments) + tokens * config.num_hidden_layers * per_token + logits
+    matrices = weights - embedding
+    moments = 2 * embedding + (1 if recipe.optim.matrices == "muon" else 2) * matrices
+    tokens = min(train.micro_batch_tokens, train.tokens_per_step)
+    layers = [
+        tokens * _layer(config, layer, recipe.data.sequence_length, compute_bytes, compiled, on_cpu)
+        for layer in range(config.num_hidden_layers)
+    ]
+    stream = WIDE * config.hidden_size * tokens  # the residual stream at one place
+    if train.activation_checkpointing:
+        activations = stream * config.num_hidden_layers + max(layers)
+    else:
+        activations = sum(layers)
+    copies = compute_bytes * matrices if compute_bytes < WIDE else 0  # autocast keeps each weight's copy
+    output = config.vocab_size * config.hidden_size
+    return Memory(
+        weights=WIDE * weights,
+        gradients=WIDE * weights,
+        moments=WIDE * moments,
+        activations=activations + copies,
+        # the last norm's input and output, the states' gradient; the output matrix's gradient, its copy and a chunk's
+        loss=4 * stream
+        + (2 * WIDE + compute_bytes) * output
+        + LOSS_COPIES[compiled] * WIDE * min(LOSS_CHUNK, tokens) * config.vocab_size,
+        update=MUON_BYTES * min(MUON_STACK, matrices) if recipe.optim.matrices == "muon" else 0,
+        early_gradients=train.tokens_per_step > train.micro_batch_tokens,
+    )
+
+
+def _layer(config: ModelConfig, layer: int, length: int, bytes: int, compiled: bool, on_cpu: bool) -> float:
+    """Bytes that the backward pass of a block reads, for one token."""
+    hidden = config.hidden_size
+    queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    attention = bytes * (2 * queries + 2 * keys)  # rotated queries and keys, values, what leaves the heads
+    if on_cpu and length <= PRODUCTS_UP_TO:
+        blocks = max(1, length / ATTENTION_BLOCK)
+        attention += bytes * config.num_attention_heads * length / blocks * (blocks + 1) / 2
+    sparse = config.is_sparse(layer)
+    width = config.moe_intermediate_size * config.num_experts_per_tok if sparse else config.intermediate_size
+    if compiled:
+        residual = WIDE * hidden + 3 * bytes * hidden  # the stream; two norms' outputs; the attention's output
+        heads = bytes * (queries + keys)  # before their norm
+        feed_forward = 3 * bytes * width  # gate, up and their product
+    else:
+        # Both norms keep their input and its normalised copy, and each matrix that reads them a cast of its own.
+        residual = 4 * WIDE * hidden + (5 * bytes if bytes < WIDE else 2 * WIDE) * hidden
+        heads = 2 * WIDE * (queries + keys)
+        feed_forward = 4 * bytes * width
+    if sparse:
+        chosen = config.num_experts_per_tok
+        residual += WIDE * hidden + (2 * chosen - 1) * bytes * hidden  # what the router and the experts read and give
+    return residual + heads + attention + feed_forward
 
 
 def training_seconds(config: ModelConfig, tokens: float, context: float, peak_flops: float) -> float:

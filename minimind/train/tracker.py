@@ -68,14 +68,14 @@ class WandbLike:
 
     def __init__(self, recipe: Recipe, out: Path) -> None:
         name = recipe.train.tracker
+        if name == "trackio":
+            runtime.set_trackio_folder(out / name)  # which it reads as it is imported
         self.tool = _load(name)
         where = {
             "wandb": {"dir": str(out), "mode": runtime.tracker_mode(name)},
             "swanlab": {"log_dir": str(out / name), "mode": runtime.tracker_mode(name)},
             "trackio": {},
         }[name]
-        if name == "trackio":
-            runtime.set_trackio_folder(out / name)
         self.tool.init(project="minimind", name=out.name, config=asdict(recipe), **where)
 
     def log(self, step: int, figures: dict[str, Any]) -> None:

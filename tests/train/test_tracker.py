@@ -1,4 +1,6 @@
 import sys
+import time
+from importlib.util import find_spec
 
 import pytest
 from test_loop import WALL_CLOCK, make, recipe
@@ -25,13 +27,16 @@ def test_tensorboard_shows_what_the_log_holds(tmp_path):
             assert dict(drawn) == pytest.approx(logged, rel=1e-6)
 
 
-@pytest.mark.parametrize(("tool", "files"), [("wandb", "*.wandb"), ("swanlab", "*.swanlab"), ("trackio", "*.db")])
+@pytest.mark.parametrize(("tool", "files"), [("wandb", "*.wandb"), ("swanlab", "*.swanlab"), ("trackio", "*.db*")])
 def test_the_others_write_below_the_run_without_an_account(tmp_path, monkeypatch, tool, files):
-    pytest.importorskip(tool)
+    if find_spec(tool) is None:
+        pytest.skip(f"{tool} is not installed")
     monkeypatch.delenv("TRACKIO_DIR", raising=False)
     run(make(steps=2), recipe(tracker=tool), tmp_path)
-    (written,) = (tmp_path / tool).rglob(files)
-    assert b"grad_norm" in written.read_bytes()
+    end = time.monotonic() + 20  # wandb's own process may still be writing
+    while not any(b"grad_norm" in file.read_bytes() for file in (tmp_path / tool).rglob(files)):
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def test_a_tracker_that_is_not_installed(tmp_path, monkeypatch):
