@@ -29,8 +29,7 @@ class LanguageModel:
                 f"use the tokenizer that the model was trained with"
             )
         self.model, self.tokenizer = model.eval(), tokenizer
-        self._engine = Engine(model, tokenizer, rows=2)  # a second row, so that a side question leaves the chat cached
-        self._weights = self._state()
+        self._engine = self._new_engine()
 
     def generate(self, prompt: str, max_new_tokens: int = 256, sampling: Sampling = GREEDY) -> str:
         """Continue a text as in pretraining (bos + prompt); returns the continuation without special tokens."""
@@ -71,9 +70,8 @@ class LanguageModel:
 
     def _run(self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling) -> Iterator[Output]:
         """Yield the outputs of one request; leaving early cancels it."""
-        if self._weights != (state := self._state()):
-            self._engine.flush_cache()
-            self._weights = state
+        if self._weights != self._state():
+            self._engine = self._new_engine()
         request = self._engine.submit(prompt, replace(sampling, max_new_tokens=max_new_tokens))
         try:
             while request.finish_reason is None:
@@ -81,9 +79,13 @@ class LanguageModel:
         finally:
             self._engine.cancel(request)
 
-    def _state(self) -> int:
+    def _new_engine(self) -> Engine:
+        self._weights = self._state()
+        return Engine(self.model, self.tokenizer, rows=2)  # the second, so that a side question leaves the chat cached
+
+    def _state(self) -> list[tuple[int, int]]:
         """Changes whenever somebody writes to a weight: what the engine has cached is then of another model."""
-        return sum(parameter._version for parameter in self.model.parameters())
+        return [(parameter.data_ptr(), parameter._version) for parameter in self.model.parameters()]
 
     @torch.inference_mode()
     def logits(self, ids: Sequence[int]) -> torch.Tensor:

@@ -218,13 +218,29 @@ def be_deterministic() -> None:
 
 def can_compile(on: "torch.device") -> bool:
     """Whether `torch.compile` can work here: on a CPU it needs a C++ compiler, on MPS it is not worth it."""
-    import shutil
-
     if os.environ.get("MINIMIND_COMPILE") == "0" or on.type == "mps":
         return False
     if on.type == "cuda":
         return sys.platform != "win32"
-    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+    return cpp_compiler() is not None
+
+
+def cpp_compiler() -> str | None:
+    """Path of a C++ compiler, or None; `$MINIMIND_COMPILE=0` hides it."""
+    import shutil
+
+    if os.environ.get("MINIMIND_COMPILE") == "0":
+        return None
+    found = map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))
+    return next(filter(None, found), None)
+
+
+def processor() -> str:
+    """What machine code this processor understands: the key of programs that are built for it alone."""
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
+    return platform.machine() + platform.processor()
 
 
 def environment() -> dict[str, Any]:

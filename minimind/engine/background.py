@@ -149,4 +149,5 @@ class EngineThread:
             if error:
                 self._sinks.pop(request)(error)
             self.engine.cancel(request)
+        self.engine.flush_cache()  # a pass that failed may have left anything in it
         self._deliver(self.engine.take_ended())

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minimind.engine import decode
 from minimind.engine.grammar import Grammars
 from minimind.engine.request import FinishReason, Output, PromptTooLong, Request, Token
 from minimind.engine.sampling import Draws, Sampling, sample, uniforms
@@ -35,12 +36,14 @@ class Engine:
     """Generates for many requests at once. Not thread-safe: `background.EngineThread` serves several threads.
 
     Args:
-        model: its weights are shared, unless `dtype` makes a copy necessary.
+        model: its weights are shared, unless `dtype` or `int8` make a copy necessary.
         tokenizer: for text, stop strings, grammars and the end-of-text token; token ids alone need none.
         rows: how many requests run at once; others wait.
         context: most tokens of a prompt with its answer; the model's own context by default. The cache is
             allocated for `rows` times `context` tokens.
         dtype: number format of weights and cache; the model's by default.
+        int8: round the matrices to int8 with a scale for each row (everything else is bfloat16); on a CPU, decoding
+            reads half the bytes.
         chunk: most prompt tokens of a step.
         batch_invariant: reference mode. The same request and seed give the same bits whatever else runs: matrix
             products have a fixed number of rows (their last bits depend on it), prompts are computed alone in fixed
@@ -58,11 +61,13 @@ class Engine:
         dtype: torch.dtype | None = None,
         chunk: int = 512,
         batch_invariant: bool = False,
+        int8: bool = False,
         seed: int | None = None,
     ) -> None:
         weight = model.output_weight
-        self.dtype = dtype or weight.dtype
-        self.model = model if self.dtype == weight.dtype else copy.deepcopy(model).to(self.dtype).eval()
+        self.dtype = torch.bfloat16 if int8 else dtype or weight.dtype
+        shared = self.dtype == weight.dtype and not int8
+        self.model = model if shared else copy.deepcopy(model).to(self.dtype).eval()
         self.tokenizer = tokenizer
         own = context_length(model.config)
         self.context = min(context or own, own)
@@ -72,6 +77,8 @@ class Engine:
         self.batch_invariant = batch_invariant
         self._width, self._chunk = math.ceil(rows / PADDING) * PADDING, chunk
         self._cache = KVCache(model.config, rows, self.context, self.dtype, self.device)
+        self._int8 = int8
+        self._prepare()
         self._scheduler = Scheduler(rows, self.context, chunk, self._cache.copy, exclusive=batch_invariant)
         self._random = random.Random(seed)
         self._detokenizers: dict[Request, Detokenizer] = {}
@@ -169,11 +176,17 @@ class Engine:
         for name, value in new.items():
             parameters[name].copy_(value)
         self.version += 1
-        self._scheduler.flush()
+        self.flush_cache()
 
     def flush_cache(self) -> None:
-        """Forget every computed prefix."""
+        """Forget everything computed; necessary after weights were changed other than by `update_weights`."""
+        self._prepare()
         self._scheduler.flush()
+
+    def _prepare(self) -> None:
+        quantised = decode.quantise(self.model) if self._int8 else None
+        # Reference mode computes as training does, through the model itself.
+        self._decode_step = None if self.batch_invariant else decode.make(self.model, self._cache, quantised)
 
     # Steps
 
@@ -184,20 +197,30 @@ class Engine:
         spans = self._scheduler.plan()
         if not spans:
             return outputs
+        scores_BV = self._scores(spans)
+        advanced = [self._scheduler.advance(span) for span in spans]
+        requests = [request for request in advanced if request]
+        if requests:
+            ready = [i for i, request in enumerate(advanced) if request]
+            draws = self._draw(scores_BV if len(ready) == len(spans) else scores_BV[ready], requests)
+            for i, request, token in zip(ready, requests, self._tokens(draws, requests), strict=True):
+                outputs.append(self._append(request, spans[i].row, token))
+        return outputs
+
+    def _scores(self, spans: list[Span]) -> Tensor:
+        """Run a pass; scores `[spans, vocab]` of what may follow the last token of each span."""
+        lengths = [span.end - span.start for span in spans]
+        if self._decode_step and max(lengths) == 1 and len(spans) <= decode.MOST_TOKENS:
+            return self._decode_step([self._scheduler.ids(*span)[0] for span in spans], spans)
         if self.batch_invariant and self.model.config.num_experts:
             # How many tokens an expert gets depends on the others of the pass, and the bits of its product on that.
-            states_NC = torch.cat([self._forward([span])[: span.end - span.start] for span in spans])
+            states_NC = torch.cat([self._forward([span])[:n] for span, n in zip(spans, lengths, strict=True)])
         else:
             states_NC = self._forward(spans)
-        ends = np.cumsum([span.end - span.start for span in spans]) - 1
-        advanced = [(self._scheduler.advance(span), span.row, end) for span, end in zip(spans, ends, strict=True)]
-        ready = [(request, row, end) for request, row, end in advanced if request]
-        if ready:
-            requests, rows, last = zip(*ready, strict=True)
-            draws = self._draw(self._logits(states_NC, last), requests)
-            for request, row, token in zip(requests, rows, self._tokens(draws, requests), strict=True):
-                outputs.append(self._append(request, row, token))
-        return outputs
+        last = np.cumsum(lengths) - 1
+        padding = self._width - len(last) if self.batch_invariant else 0
+        index = torch.tensor([*last, *[0] * padding], device=self.device)
+        return self.model.logits(states_NC[index])[: len(last)]
 
     def _forward(self, spans: list[Span]) -> Tensor:
         """States `[N, hidden]` of the tokens in `spans`; in reference mode of some padding behind them."""
@@ -213,12 +236,6 @@ class Engine:
         ids_1N, positions_1N = (torch.tensor([values + [0] * padding]) for values in (ids, positions))
         segments = Segments(documents.to(self.device), positions_1N.to(self.device))
         return self.model(ids_1N.to(self.device), segments, self._cache.layers(spans, self.batch_invariant)).states[0]
-
-    def _logits(self, states_NC: Tensor, last: Sequence[int]) -> Tensor:
-        """Scores `[B, vocab]` after the tokens at the places `last`."""
-        padding = self._width - len(last) if self.batch_invariant else 0
-        index = torch.tensor([*last, *[last[0]] * padding], device=self.device)
-        return self.model.logits(states_NC[index])[: len(last)]
 
     def _draw(self, logits_BV: Tensor, requests: Sequence[Request]) -> Draws:
         samplings = [request.sampling for request in requests]

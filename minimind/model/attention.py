@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from minimind.config import ModelConfig
 from minimind.model.cache import LayerCache
+from minimind.model.linear import Linear
 from minimind.model.norm import RMSNorm
 from minimind.model.rope import Rotation, rotate
 
@@ -120,10 +121,10 @@ class Attention(nn.Module):
         hidden, bias = config.hidden_size, config.attention_bias
         queries = config.num_attention_heads * config.head_dim
         keys = config.num_key_value_heads * config.head_dim
-        self.q_proj = nn.Linear(hidden, queries, bias=bias)
-        self.k_proj = nn.Linear(hidden, keys, bias=bias)
-        self.v_proj = nn.Linear(hidden, keys, bias=bias)
-        self.o_proj = nn.Linear(queries, hidden, bias=bias)
+        self.q_proj = Linear(hidden, queries, bias=bias)
+        self.k_proj = Linear(hidden, keys, bias=bias)
+        self.v_proj = Linear(hidden, keys, bias=bias)
+        self.o_proj = Linear(queries, hidden, bias=bias)
         # QK-norm (Henry et al. 2020), one weight for all heads: bounds the attention logits.
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)

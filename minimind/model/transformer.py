@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from minimind.config import ModelConfig
 from minimind.model.attention import Attention, Layout, Segments, make_layout
 from minimind.model.cache import LayerCache
+from minimind.model.linear import Linear, linear
 from minimind.model.mlp import MLP
 from minimind.model.moe import MixtureOfExperts, RouterCounts, RouterStatistics
 from minimind.model.norm import RMSNorm
@@ -70,7 +71,7 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Block(config, config.is_sparse(i)) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         if not config.tie_word_embeddings:
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.rope = RotaryEmbedding(config)
         self.activation_checkpointing = False
         """Recompute each block in the backward pass instead of keeping its activations: less memory, a third slower."""
@@ -108,7 +109,7 @@ class Transformer(nn.Module):
 
     def logits(self, states: Tensor) -> Tensor:
         """Score every token: `[..., hidden] -> [..., vocab]`; training uses `losses.lm`, which never holds them all."""
-        return F.linear(states, self.output_weight)
+        return linear(states, self.output_weight)
 
     def forward(self, input_ids_BT: Tensor, segments: Segments, caches: list[LayerCache] | None = None) -> Hidden:
         """Run the model over a batch of packed documents, or over the next tokens of cached sequences.

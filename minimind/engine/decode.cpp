@@ -1,0 +1,317 @@
+// One decoding step on a CPU: the newest token of each of N sequences through the whole model, in plain C++.
+//
+// It computes what `Transformer.forward` computes, in the same order; read that first. What it is for: at one token a
+// sequence, the time is that of reading every weight once, and anything else (starting threads for each product,
+// calling a function for each norm) doubles it. So the threads start once a step, and meet at a barrier only where one
+// needs what another has computed. Sums are float32; weights are float32, bfloat16, or int8 with a scale a row.
+//
+// Letters: N tokens, C hidden, H query heads, K key/value heads, D head_dim, F feed-forward, E experts, V vocabulary.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <omp.h>
+#include <vector>
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
+typedef float vec __attribute__((vector_size(64)));  // 16 floats, whatever registers the machine has
+typedef uint16_t vec_u16 __attribute__((vector_size(32)));
+typedef uint32_t vec_u32 __attribute__((vector_size(64)));
+typedef int8_t vec_i8 __attribute__((vector_size(16)));
+constexpr int LANES = 16;
+
+struct bf16 { uint16_t bits; };  // the upper half of a float
+
+template <class T> static T read(const void* p) { T v; std::memcpy(&v, p, sizeof v); return v; }
+static float to_float(float x) { return x; }
+static float to_float(bf16 x) { uint32_t bits = uint32_t(x.bits) << 16; return read<float>(&bits); }
+static void store(float* p, float x) { *p = x; }
+static void store(bf16* p, float x) {  // to the nearest, ties to even
+    uint32_t bits = read<uint32_t>(&x);
+    p->bits = uint16_t((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+}
+
+static vec load(const float* p) { return read<vec>(p); }
+#ifdef __AVX512F__  // what the compiler does not find by itself
+static vec load(const bf16* p) {
+    return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);
+}
+static vec load(const int8_t* p) {
+    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+}
+static float sum(vec v) { return _mm512_reduce_add_ps((__m512)v); }
+#else
+static vec load(const bf16* p) { return (vec)(__builtin_convertvector(read<vec_u16>(p), vec_u32) << 16); }
+static vec load(const int8_t* p) { return __builtin_convertvector(read<vec_i8>(p), vec); }
+static float sum(vec v) { float s = 0; for (int i = 0; i < LANES; i++) s += v[i]; return s; }
+#endif
+
+// How weights of type W are multiplied: so many at a time, with inputs of which type.
+template <class W> struct Dot {
+    typedef float Input;
+    static constexpr int STEP = LANES;
+    static vec weights(const W* p) { return load(p); }
+    static vec inputs(const Input* p) { return load(p); }
+    static vec add(vec sum, vec w, vec x) { return sum + w * x; }
+};
+#ifdef __AVX512BF16__
+template <> struct Dot<bf16> {  // one instruction adds 32 products of bfloat16 to 16 sums
+    typedef bf16 Input;
+    static constexpr int STEP = 2 * LANES;
+    static __m512bh weights(const bf16* p) { return (__m512bh)_mm512_loadu_si512(p); }
+    static __m512bh inputs(const bf16* p) { return (__m512bh)_mm512_loadu_si512(p); }
+    static vec add(vec sum, __m512bh w, __m512bh x) { return (vec)_mm512_dpbf16_ps((__m512)sum, w, x); }
+};
+#endif
+template <class W> using Input = typename Dot<W>::Input;
+template <class W> using Inputs = std::vector<const Input<W>*>;  // one vector a token
+
+template <class W> struct Matrix { const W* weight; const float* scale; };  // [out, in]; scale [out] for int8, else null
+
+// The matrix of expert `e` among matrices that lie one after the other.
+template <class W> static Matrix<W> expert(Matrix<W> m, int64_t e, int64_t out, int64_t in) {
+    return {m.weight + e * out * in, m.scale ? m.scale + e * out : nullptr};
+}
+
+// put(n, o, sum_i weight[o][i] x[n][i]) for R rows o of the matrix and B tokens n: each weight is read once, and R · B
+// sums are in flight, because one alone would wait for each addition to end.
+template <int R, int B, class W, class Put>
+static void dots(Matrix<W> m, int64_t row, int64_t in, const Input<W>* const* x, int64_t first, Put put) {
+    const W* weight = m.weight + row * in;
+    vec sums[R][B] = {};
+    for (int64_t i = 0; i < in; i += Dot<W>::STEP) {
+        decltype(Dot<W>::weights(weight)) w[R];
+        for (int r = 0; r < R; r++) {
+            w[r] = Dot<W>::weights(weight + r * in + i);
+            // The next R rows, asked for while these are summed: without it, half of the memory's speed is lost.
+            __builtin_prefetch(weight + (r + R) * in + i);
+        }
+        for (int b = 0; b < B; b++) {
+            auto xb = Dot<W>::inputs(x[first + b] + i);
+            for (int r = 0; r < R; r++) sums[r][b] = Dot<W>::add(sums[r][b], w[r], xb);
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int b = 0; b < B; b++) put(first + b, row + r, sum(sums[r][b]) * (m.scale ? m.scale[row + r] : 1));
+}
+
+// This thread's share of 0 ... `count`, in blocks of `block`.
+static void my_share(int64_t count, int64_t block, int64_t* begin, int64_t* end) {
+    int64_t blocks = count / block, thread = omp_get_thread_num(), threads = omp_get_num_threads();
+    *begin = blocks * thread / threads * block, *end = blocks * (thread + 1) / threads * block;
+}
+
+// This thread's rows of the product of a matrix `[out, in]` and the vectors `x`: put(n, o, value) for each.
+template <class W, class Put>
+static void product(Matrix<W> m, int64_t out, int64_t in, const Inputs<W>& x, Put put) {
+    constexpr int R = 4;
+    int64_t begin, end, tokens = x.size();
+    my_share(out, R, &begin, &end);
+    for (int64_t row = begin; row < end; row += R) {
+        int64_t n = 0;
+        for (; n + 4 <= tokens; n += 4) dots<R, 4>(m, row, in, x.data(), n, put);
+        for (; n + 2 <= tokens; n += 2) dots<R, 2>(m, row, in, x.data(), n, put);
+        for (; n < tokens; n++) dots<R, 1>(m, row, in, x.data(), n, put);
+    }
+}
+
+template <class V, class To> static void rms_norm(const float* x, const V* weight, int64_t size, float eps, To* out) {
+    float squares = 0;
+    for (int64_t i = 0; i < size; i++) squares += x[i] * x[i];
+    float scale = 1 / std::sqrt(squares / size + eps);
+    for (int64_t i = 0; i < size; i++) store(out + i, x[i] * scale * to_float(weight[i]));
+}
+
+static void rotate(float* x, const float* cos, const float* sin, int64_t head_dim) {
+    int64_t half = head_dim / 2;
+    for (int64_t i = 0; i < half; i++) {
+        float a = x[i], b = x[i + half];
+        x[i] = a * cos[i] - b * sin[i];
+        x[i + half] = b * cos[i] + a * sin[i];
+    }
+}
+
+// softmax(q · kᵀ / √D) · v over the first `length` slots, for G heads that share keys and values: each is read once.
+// `scores` has room for G · length, `out` gets G · D.
+template <int G, class V>
+static void attend(const float* q, const V* keys, const V* values, int64_t length, int64_t D, float* scores, float* out) {
+    for (int64_t s = 0; s < length; s++) {
+        vec sums[G] = {};
+        for (int64_t i = 0; i < D; i += LANES) {
+            vec key = load(keys + s * D + i);
+            for (int g = 0; g < G; g++) sums[g] += load(q + g * D + i) * key;
+            __builtin_prefetch(keys + (s + 8) * D + i);
+        }
+        for (int g = 0; g < G; g++) scores[g * length + s] = sum(sums[g]) / std::sqrt(float(D));
+    }
+    for (int g = 0; g < G; g++) {
+        float *p = scores + g * length, highest = *std::max_element(p, p + length), total = 0;
+        for (int64_t s = 0; s < length; s++) total += p[s] = std::exp(p[s] - highest);
+        for (int64_t s = 0; s < length; s++) p[s] /= total;
+    }
+    for (int64_t i = 0; i < D; i += LANES) {
+        vec sums[G] = {};
+        for (int64_t s = 0; s < length; s++) {
+            vec value = load(values + s * D + i);
+            for (int g = 0; g < G; g++) sums[g] += scores[g * length + s] * value;
+            __builtin_prefetch(values + (s + 8) * D + i);
+        }
+        for (int g = 0; g < G; g++) std::memcpy(out + g * D + i, &sums[g], sizeof(vec));
+    }
+}
+
+// Which tokens go through an expert, and how much of its output they take.
+struct Choice { std::vector<int64_t> tokens; std::vector<float> shares; };
+
+extern "C" struct Shape {
+    int64_t layers, hidden, heads, kv_heads, head_dim, ff, vocab, experts, chosen, normalise;
+    float eps;
+};
+
+template <class V> static std::vector<Choice> route(const Shape& s, const V* router, const std::vector<float>& x, int64_t N) {
+    std::vector<Choice> choices(router ? s.experts : 1);
+    for (int64_t n = 0; n < N; n++) {
+        if (!router) {  // no experts: one network for all
+            choices[0].tokens.push_back(n), choices[0].shares.push_back(1);
+            continue;
+        }
+        std::vector<float> p(s.experts, 0);
+        std::vector<int> order(s.experts);
+        for (int e = 0; e < s.experts; e++) {
+            for (int64_t i = 0; i < s.hidden; i++) p[e] += to_float(router[e * s.hidden + i]) * x[n * s.hidden + i];
+            order[e] = e;
+        }
+        float highest = *std::max_element(p.begin(), p.end()), total = 0, chosen = 0;
+        for (float& score : p) total += score = std::exp(score - highest);
+        std::partial_sort(order.begin(), order.begin() + s.chosen, order.end(), [&](int a, int b) { return p[a] > p[b]; });
+        for (int j = 0; j < s.chosen; j++) chosen += p[order[j]];
+        for (int j = 0; j < s.chosen; j++) {
+            choices[order[j]].tokens.push_back(n);
+            choices[order[j]].shares.push_back(p[order[j]] / (s.normalise ? chosen : total));
+        }
+    }
+    return choices;
+}
+
+// The weights, in the order in which `decode.py` lists them.
+template <class W, class V> struct Model {
+    const V *embedding, *norm;
+    Matrix<W> head;
+};
+template <class W, class V> struct Layer {
+    const V* attention_norm;
+    Matrix<W> q, k, v, o;
+    const V *q_norm, *k_norm, *mlp_norm, *router;  // router: null in a layer without experts
+    Matrix<W> gate, up, down;                      // of all experts, one after the other
+};
+
+extern "C" struct Step {
+    int64_t tokens, threads;
+    const int64_t *ids, *rows, *positions;  // [N]: token, cache row, place in the sequence
+    const float *cos, *sin;                 // [N, D / 2]
+    void *keys, *values;                    // [layers, rows, K, length, D]
+    int64_t cache_rows, cache_length;
+    float* logits;                          // [N, V]
+};
+
+template <class T> static std::vector<const T*> rows_of(const std::vector<T>& buffer, int64_t size) {
+    std::vector<const T*> rows;
+    for (size_t start = 0; start < buffer.size(); start += size) rows.push_back(buffer.data() + start);
+    return rows;
+}
+
+template <class W, class V> static void run(const Shape& s, const Step& step, const void* weights) {
+    typedef Input<W> In;
+    const auto* model = static_cast<const Model<W, V>*>(weights);
+    const auto* layers = reinterpret_cast<const Layer<W, V>*>(model + 1);
+    const int64_t N = step.tokens, C = s.hidden, D = s.head_dim, F = s.ff, Q = s.heads * D, KV = s.kv_heads * D;
+    const int64_t group = s.heads / s.kv_heads, pairs = N * (s.experts ? s.chosen : 1);  // of a token and an expert
+    std::vector<float> x(N * C), q(N * Q), k(N * KV), v(N * KV), gate(pairs * F), up(pairs * F);
+    std::vector<In> mixed(N * Q), act(pairs * F);
+
+#pragma omp parallel num_threads(step.threads)
+    {
+        const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
+        std::vector<float> scores(group * step.cache_length), heads(group * D), routed(N * C);
+        std::vector<In> normed(N * C);
+        const Inputs<W> normed_rows = rows_of(normed, C), mixed_rows = rows_of(mixed, Q), act_rows = rows_of(act, F);
+        // Every thread norms all tokens for itself: that is quicker than to wait for another.
+        auto norm_all = [&](const V* weight) {
+            for (int64_t n = 0; n < N; n++) rms_norm(&x[n * C], weight, C, s.eps, &normed[n * C]);
+        };
+        for (int64_t n = thread; n < N; n += threads)
+            for (int64_t i = 0; i < C; i++) x[n * C + i] = to_float(model->embedding[step.ids[n] * C + i]);
+#pragma omp barrier
+        for (int64_t l = 0; l < s.layers; l++) {
+            const Layer<W, V>& layer = layers[l];
+            norm_all(layer.attention_norm);
+            product(layer.q, Q, C, normed_rows, [&](int64_t n, int64_t o, float y) { q[n * Q + o] = y; });
+            product(layer.k, KV, C, normed_rows, [&](int64_t n, int64_t o, float y) { k[n * KV + o] = y; });
+            product(layer.v, KV, C, normed_rows, [&](int64_t n, int64_t o, float y) { v[n * KV + o] = y; });
+#pragma omp barrier
+            for (int64_t task = thread; task < N * s.kv_heads; task += threads) {
+                const int64_t n = task / s.kv_heads, head = task % s.kv_heads, position = step.positions[n];
+                const float *cos = step.cos + n * D / 2, *sin = step.sin + n * D / 2;
+                const int64_t row = (l * step.cache_rows + step.rows[n]) * s.kv_heads + head;
+                V* keys = static_cast<V*>(step.keys) + row * step.cache_length * D;
+                V* values = static_cast<V*>(step.values) + row * step.cache_length * D;
+                rms_norm(&k[task * D], layer.k_norm, D, s.eps, &k[task * D]);
+                rotate(&k[task * D], cos, sin, D);
+                for (int64_t i = 0; i < D; i++) {
+                    store(keys + position * D + i, k[task * D + i]);
+                    store(values + position * D + i, v[task * D + i]);
+                }
+                float* own_q = &q[task * group * D];
+                for (int64_t g = 0; g < group; g++) {
+                    rms_norm(own_q + g * D, layer.q_norm, D, s.eps, own_q + g * D);
+                    rotate(own_q + g * D, cos, sin, D);
+                }
+                int64_t g = 0, length = position + 1;
+                for (; g + 4 <= group; g += 4) attend<4>(own_q + g * D, keys, values, length, D, &scores[0], &heads[g * D]);
+                for (; g + 2 <= group; g += 2) attend<2>(own_q + g * D, keys, values, length, D, &scores[0], &heads[g * D]);
+                for (; g < group; g++) attend<1>(own_q + g * D, keys, values, length, D, &scores[0], &heads[g * D]);
+                for (int64_t i = 0; i < group * D; i++) store(&mixed[task * group * D + i], heads[i]);
+            }
+#pragma omp barrier
+            product(layer.o, C, Q, mixed_rows, [&](int64_t n, int64_t o, float y) { x[n * C + o] += y; });
+#pragma omp barrier
+            norm_all(layer.mlp_norm);
+            if (layer.router)  // an expert is chosen by exact scores
+                for (int64_t n = 0; n < N; n++) rms_norm(&x[n * C], layer.mlp_norm, C, s.eps, &routed[n * C]);
+            const std::vector<Choice> choices = route(s, layer.router, routed, N);
+            int64_t pair = 0, begin, end;
+            my_share(F, 4, &begin, &end);
+            for (size_t e = 0; e < choices.size(); e++) {
+                Inputs<W> inputs;
+                for (int64_t n : choices[e].tokens) inputs.push_back(normed_rows[n]);
+                float *gates = &gate[pair * F], *ups = &up[pair * F];
+                product(expert(layer.gate, e, F, C), F, C, inputs, [=](int64_t j, int64_t o, float y) { gates[j * F + o] = y; });
+                product(expert(layer.up, e, F, C), F, C, inputs, [=](int64_t j, int64_t o, float y) { ups[j * F + o] = y; });
+                pair += inputs.size();
+            }
+            for (int64_t j = 0; j < pairs; j++)
+                for (int64_t o = j * F + begin; o < j * F + end; o++) store(&act[o], gate[o] / (1 + std::exp(-gate[o])) * up[o]);
+#pragma omp barrier
+            pair = 0;
+            for (size_t e = 0; e < choices.size(); e++) {
+                const Choice& choice = choices[e];
+                const Inputs<W> inputs(act_rows.begin() + pair, act_rows.begin() + pair + choice.tokens.size());
+                product(expert(layer.down, e, C, F), C, F, inputs,
+                        [&](int64_t j, int64_t o, float y) { x[choice.tokens[j] * C + o] += choice.shares[j] * y; });
+                pair += inputs.size();
+            }
+#pragma omp barrier
+        }
+        norm_all(model->norm);
+        product(model->head, s.vocab, C, normed_rows, [&](int64_t n, int64_t o, float y) { step.logits[n * s.vocab + o] = y; });
+    }
+}
+
+// kind: 0 float32, 1 bfloat16, 2 int8 matrices with everything else in bfloat16.
+extern "C" void decode(int kind, const Shape* shape, const Step* step, const void* weights) {
+    if (kind == 0) run<float, float>(*shape, *step, weights);
+    if (kind == 1) run<bf16, bf16>(*shape, *step, weights);
+    if (kind == 2) run<int8_t, bf16>(*shape, *step, weights);
+}

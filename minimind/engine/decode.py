@@ -1,0 +1,171 @@
+"""The decoding step in C++ (`decode.cpp`): built once by the machine's own compiler, called through `ctypes`.
+
+Everything works without it, through `Transformer.forward`, but for a few sequences at a time it is two to three times
+as fast. `make` returns None where it cannot be used.
+"""
+
+import ctypes
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from minimind import runtime
+from minimind.model.cache import KVCache, Span
+from minimind.model.transformer import Transformer
+
+SOURCE = Path(__file__).with_name("decode.cpp")
+FLAGS = ("-O3", "-march=native", "-ffast-math", "-fopenmp", "-shared", "-fPIC", "-std=c++17")
+MOST_TOKENS = 16
+"""From about here on a pass is bound by arithmetic, which the matrix units behind PyTorch do better."""
+LANES, STEP, ROWS = 16, 32, 4
+"""Widths must be multiples of these: what the loops in `decode.cpp` take at once."""
+KINDS = {torch.float32: 0, torch.bfloat16: 1}
+INT8 = 2
+
+Quantised = dict[str, tuple[Tensor, Tensor]]
+"""Name of a parameter to its int8 rows and their float32 scales."""
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("layers", "hidden", "heads", "kv_heads", "head_dim", "ff", "vocab")),
+        *((name, ctypes.c_int64) for name in ("experts", "chosen", "normalise")),
+        ("eps", ctypes.c_float),
+    ]
+
+
+class _Step(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("tokens", "threads")),
+        *((name, ctypes.c_void_p) for name in ("ids", "rows", "positions", "cos", "sin", "keys", "values")),
+        *((name, ctypes.c_int64) for name in ("cache_rows", "cache_length")),
+        ("logits", ctypes.c_void_p),
+    ]
+
+
+class DecodeStep:
+    """The compiled step of one model over one cache. It reads the model's weights where they are: those must stay."""
+
+    def __init__(self, library: ctypes.CDLL, model: Transformer, cache: KVCache, quantised: Quantised | None) -> None:
+        config = model.config
+        self._library, self._model, self._cache, self._quantised = library, model, cache, quantised
+        self._kind = INT8 if quantised else KINDS[model.output_weight.dtype]
+        sparse = config.num_experts > 0
+        self._shape = _Shape(
+            config.num_hidden_layers,
+            config.hidden_size,
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+            config.moe_intermediate_size if sparse else config.intermediate_size,
+            config.vocab_size,
+            config.num_experts,
+            config.num_experts_per_tok,
+            config.norm_topk_prob,
+            config.rms_norm_eps,
+        )
+        # Kept, and detached, so that no address outlives its memory even where a parameter gets other data.
+        self._tensors = [None if tensor is None else tensor.detach() for tensor in self._look_up()]
+        addresses = [None if tensor is None else tensor.data_ptr() for tensor in self._tensors]
+        self._addresses = (ctypes.c_void_p * len(addresses))(*addresses)
+
+    def __call__(self, ids: Sequence[int], spans: Sequence[Span]) -> Tensor:
+        """Run the newest token of each span's sequence; return its scores, float32 `[N, vocab]`."""
+        ids_N = torch.tensor(ids)
+        rows_N = torch.tensor([span.row for span in spans])
+        positions_N = torch.tensor([span.start for span in spans])
+        rotation = self._model.rope(positions_N[None])
+        cos, sin = rotation.cos.contiguous(), rotation.sin.contiguous()
+        logits_NV = torch.empty(len(ids), self._shape.vocab)
+        keys, values = self._cache.keys, self._cache.values
+        step = _Step(
+            len(ids),
+            torch.get_num_threads(),
+            *(tensor.data_ptr() for tensor in (ids_N, rows_N, positions_N, cos, sin, keys, values)),
+            keys.shape[1],
+            keys.shape[3],
+            logits_NV.data_ptr(),
+        )
+        self._library.decode(self._kind, ctypes.byref(self._shape), ctypes.byref(step), self._addresses)
+        return logits_NV
+
+    def _look_up(self) -> list[Tensor | None]:
+        """The weights in the order of `Model` and `Layer` in `decode.cpp`."""
+        config, weights = self._model.config, dict(self._model.named_parameters())
+
+        def matrix(name: str) -> tuple[Tensor, Tensor | None]:
+            return self._quantised[name] if self._quantised else (weights[name], None)
+
+        head = "embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
+        found = [weights["embed_tokens.weight"], weights["norm.weight"], *matrix(head)]
+        for i in range(config.num_hidden_layers):
+            attention, mlp = f"layers.{i}.self_attn.", f"layers.{i}.mlp."
+            found.append(weights[f"layers.{i}.input_layernorm.weight"])
+            for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+                found += matrix(f"{attention}{name}.weight")
+            found += [weights[f"{attention}q_norm.weight"], weights[f"{attention}k_norm.weight"]]
+            found += [weights[f"layers.{i}.post_attention_layernorm.weight"], weights.get(f"{mlp}gate.weight")]
+            for name in ("gate_proj", "up_proj", "down_proj"):
+                found += matrix(f"{mlp}experts.{name}" if config.num_experts else f"{mlp}{name}.weight")
+        return found
+
+
+def make(model: Transformer, cache: KVCache, quantised: Quantised | None = None) -> DecodeStep | None:
+    """The compiled step, or None: no CPU, no compiler, or a shape or number format that it does not have."""
+    config, weight = model.config, model.output_weight
+    widths = [config.hidden_size, config.num_attention_heads * config.head_dim]
+    widths += [config.moe_intermediate_size if config.num_experts else config.intermediate_size]
+    mixed = config.num_experts > 0 and not all(config.is_sparse(i) for i in range(config.num_hidden_layers))
+    if weight.device.type != "cpu" or weight.dtype not in KINDS or config.attention_bias or mixed:
+        return None
+    if any(width % STEP for width in widths) or config.head_dim % LANES or config.vocab_size % ROWS:
+        return None
+    library = _library()
+    return DecodeStep(library, model, cache, quantised) if library else None
+
+
+def quantise(model: Transformer) -> Quantised:
+    """Round every matrix to int8 with a scale for each of its rows, in the model too; return the int8 form.
+
+    The largest weight of a row becomes ±127. The model keeps the rounded values, so that prompts, which PyTorch
+    computes, see the same weights as the decoding step.
+    """
+    quantised: Quantised = {}
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim < 2 or name.endswith("mlp.gate.weight"):
+                continue
+            scale = weight.float().abs().amax(-1, keepdim=True).clamp(min=1e-12) / 127
+            rows = (weight.float() / scale).round().to(torch.int8)
+            weight.copy_(rows * scale)
+            quantised[name] = (rows.contiguous(), scale.flatten().contiguous())
+    return quantised
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    """Build `decode.cpp` for this very processor, unless it has been; None where that is not possible."""
+    compiler = runtime.cpp_compiler()
+    if sys.platform != "linux" or compiler is None:
+        return None
+    identity = [SOURCE.read_text(encoding="utf-8"), compiler, FLAGS, runtime.processor()]
+    name = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
+    path = runtime.cache_dir() / "kernels" / f"decode-{name}.so"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(f".{os.getpid()}")
+        built = subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(unfinished)], capture_output=True, text=True)
+        if built.returncode:
+            return None
+        unfinished.replace(path)
+    library = ctypes.CDLL(str(path))
+    library.decode.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 3]
+    library.decode.restype = None
+    return library

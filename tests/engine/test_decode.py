@@ -1,0 +1,116 @@
+"""The compiled decoding step against the model that it stands for."""
+
+import pytest
+import torch
+
+from minimind.config import PRESETS
+from minimind.engine import decode
+from minimind.engine.engine import Engine
+from minimind.engine.sampling import Sampling
+from minimind.model.attention import Segments
+from minimind.model.cache import KVCache, Span
+from minimind.model.transformer import Transformer
+
+SMALL = {"num_hidden_layers": 2, "vocab_size": 512, "initializer_range": 0.05}
+SHAPES = {
+    "dense": PRESETS["tiny"].with_(**SMALL),
+    "untied, one head a key": PRESETS["tiny"].with_(**SMALL, num_key_value_heads=4, tie_word_embeddings=False),
+    "seven heads a key": PRESETS["tiny"].with_(**SMALL, num_attention_heads=14, num_key_value_heads=2, head_dim=16),
+    "experts": PRESETS["tiny-moe"].with_(**SMALL),
+    "two experts a token": PRESETS["tiny-moe"].with_(**SMALL, num_experts_per_tok=2, norm_topk_prob=True),
+    "yarn": PRESETS["tiny"].with_(
+        **SMALL, rope_scaling={"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+    ),
+}
+pytestmark = pytest.mark.skipif(decode._library() is None, reason="no C++ compiler, or not Linux")
+
+
+def build(shape):
+    torch.manual_seed(1)
+    model = Transformer(SHAPES[shape]).eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            parameter.data.uniform_(0.5, 1.5)
+        parameter.data = parameter.data.bfloat16().float()
+    return model
+
+
+def decoded(model, ids_BT, dtype, quantised=None):
+    """Scores `[B, T, V]`, token by token, in scattered cache rows; row b starts at step b."""
+    rows, time = ids_BT.shape
+    cache = KVCache(model.config, 2 * rows, time, dtype, "cpu")
+    step = decode.make(model, cache, quantised)
+    out = torch.zeros(rows, time, model.config.vocab_size)
+    for t in range(time + rows - 1):
+        running = [(b, t - b) for b in range(rows) if 0 <= t - b < time]
+        spans = [Span(2 * b + 1, at, at + 1) for b, at in running]
+        scores = step([int(ids_BT[b, at]) for b, at in running], spans)
+        for (b, at), score in zip(running, scores, strict=True):
+            out[b, at] = score
+    return out
+
+
+def expected(model, ids_BT):
+    with torch.no_grad():
+        return model.logits(model(ids_BT, Segments.whole(ids_BT)).states).float()
+
+
+def distance(a, b):
+    return ((a - b).norm() / b.norm()).item()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_it_computes_what_the_model_computes(shape):
+    model = build(shape)
+    ids_BT = torch.randint(0, 512, (7, 20))
+    exact = expected(model, ids_BT)
+    assert distance(decoded(model, ids_BT, torch.float32), exact) < 1e-5
+    if "experts" not in shape:  # there, a rounded score may choose another expert
+        assert distance(decoded(model.bfloat16(), ids_BT, torch.bfloat16), exact) < 0.01
+
+
+def test_int8_rounds_every_row_and_both_ways_see_the_same_weights():
+    model = build("dense")
+    ids_BT = torch.randint(0, 512, (3, 20))
+    exact = expected(model, ids_BT)
+    model.bfloat16()
+    before = model.layers[0].mlp.up_proj.weight.clone().float()
+    quantised = decode.quantise(model)
+    after = model.layers[0].mlp.up_proj.weight.float()
+    step = before.abs().amax(1, keepdim=True) / 127
+    assert ((after - before).abs() <= step * 0.51 + before.abs() / 256).all()
+    assert quantised["layers.0.mlp.up_proj.weight"][0].dtype == torch.int8
+    rounded = expected(model.float(), ids_BT)
+    assert 1e-4 < distance(rounded, exact) < 0.03
+    assert distance(decoded(model.bfloat16(), ids_BT, torch.bfloat16, quantised), rounded) < 0.01
+
+
+@pytest.mark.parametrize("options", [{"dtype": torch.float32}, {"dtype": torch.bfloat16}, {"int8": True}])
+def test_the_engine_uses_it_and_leaves_the_model_alone(options):
+    model = build("dense")
+    weights = [p.clone() for p in model.parameters()]
+    engine = Engine(model, rows=4, context=64, **options)
+    assert engine._decode_step
+    requests = [engine.submit([5, i, 7], Sampling(temperature=0, max_new_tokens=9)) for i in range(6)]
+    list(engine.run())
+    for request in requests:
+        for i, token in enumerate(request.tokens):
+            before = torch.tensor([request.prompt_ids + request.ids[:i]])
+            logprobs = expected(model, before)[0, -1].log_softmax(-1)
+            assert token.logprob == pytest.approx(logprobs[token.id].item(), abs=0.1)
+            assert token.logprob == pytest.approx(logprobs.max().item(), abs=0.1)
+    assert all(torch.equal(p, w) for p, w in zip(model.parameters(), weights, strict=True))
+    engine.update_weights({"norm.weight": torch.zeros(192)})
+    flat = engine.submit([5, 6], Sampling(temperature=0, max_new_tokens=3))
+    list(engine.run())
+    assert [token.logprob for token in flat.tokens] == pytest.approx([-torch.tensor(512.0).log().item()] * 3, abs=1e-4)
+
+
+def test_shapes_that_it_does_not_have_go_through_the_model():
+    for change in ({"attention_bias": True}, {"hidden_size": 200}, {"vocab_size": 61}):
+        model = Transformer(PRESETS["tiny"].with_(**{**SMALL, **change})).eval()
+        engine = Engine(model, rows=2, context=32)
+        assert engine._decode_step is None
+        request = engine.submit([1, 2], Sampling(max_new_tokens=3))
+        list(engine.run())
+        assert len(request.ids) == 3
