@@ -114,3 +114,9 @@ def test_shapes_that_it_does_not_have_go_through_the_model():
         request = engine.submit([1, 2], Sampling(max_new_tokens=3))
         list(engine.run())
         assert len(request.ids) == 3
+
+
+def test_loading_it_leaves_subnormal_numbers_alone():
+    """A library linked with -ffast-math would make every later result below 1e-38 zero, in all of the process."""
+    assert decode._library() is not None
+    assert (torch.tensor(1e-40) * torch.ones(())).item() > 0
