@@ -105,7 +105,7 @@ def _validation(error: RequestValidationError) -> ApiError:
     return ApiError(400, f"{param or 'the body'}: {what}", "invalid_value", param or None)
 
 
-_FIELDS = {"message": {"type": "string"}, "type": {"type": "string"}}
+_FIELDS: dict[str, Any] = {"message": {"type": "string"}, "type": {"type": "string"}}
 _FIELDS |= {"param": {"type": ["string", "null"]}, "code": {"type": ["string", "null"]}}
 _ERROR = {"type": "object", "properties": _FIELDS, "required": list(_FIELDS)}
 _BODY = {"application/json": {"schema": {"type": "object", "properties": {"error": _ERROR}, "required": ["error"]}}}

@@ -1,4 +1,4 @@
-"""`chat`, `eval`, `plan` and `demo` as a user calls them."""
+"""`eval`, `plan` and `demo` as a user calls them."""
 
 import json
 import math
@@ -19,67 +19,7 @@ def last_json(ended):
     return json.loads(ended.out.splitlines()[-1])
 
 
-@pytest.fixture
-def typed(monkeypatch):
-    """Feed lines to the command as a pipe, or as a terminal would."""
-
-    def feed(text, terminal=False):
-        import io
-
-        stream = io.StringIO(text)
-        stream.isatty = lambda: terminal
-        monkeypatch.setattr(sys, "stdin", stream)
-
-    return feed
-
-
 CPU = ("--device", "cpu", "--max-new-tokens", "6")
-
-
-def test_chat_answers_one_prompt(minimind, tuned, typed):
-    typed("")
-    ended = minimind("chat", tuned / "model", "--prompt", "Who are you?", *CPU)
-    assert ended.code == 0, ended.err
-    assert ended.out.endswith("\n")
-    assert "<|im_" not in ended.out
-    assert ended == minimind("chat", tuned / "model", "--prompt", "Who are you?", *CPU), "greedy is deterministic"
-
-
-def test_chat_through_a_pipe_answers_every_line_and_remembers(minimind, tuned, typed, monkeypatch):
-    from minimind.api import LanguageModel
-
-    asked = []
-
-    def stream(self, messages, *rest):
-        asked.append(list(messages))
-        yield {"content": f"answer {len(asked)}"}
-
-    monkeypatch.setattr(LanguageModel, "stream", stream)
-    typed("first\n\n  second  \n")
-    ended = minimind("chat", tuned / "model", "--system", "Be brief.", *CPU)
-    assert ended.code == 0, ended.err
-    assert ended.out == "answer 1\nanswer 2\n"
-    system = {"role": "system", "content": "Be brief."}
-    first = [system, {"role": "user", "content": "first"}]
-    assert asked[0] == first
-    answer = {"role": "assistant", "content": "answer 1"}
-    assert asked[1] == [*first, answer, {"role": "user", "content": "second"}]
-
-
-def test_chat_in_a_terminal(minimind, tuned, typed):
-    typed("/help\nhi\n/think\n/reset\nhi\n/exit\nnever read\n", terminal=True)
-    ended = minimind("chat", tuned / "model", *CPU)
-    assert ended.code == 0, ended.err
-    assert "/reset forgets" in ended.err
-    assert "thinking is on" in ended.err
-    assert sys.stdin.read() == "never read\n"
-
-
-def test_chat_in_a_terminal_survives_a_question_that_is_too_long(minimind, tuned, typed):
-    typed("hi " * 3000 + "\nhi\n", terminal=True)
-    ended = minimind("chat", tuned / "model", *CPU)
-    assert ended.code == 0, ended.err
-    assert "/reset starts a new conversation" in " ".join(ended.err.split())
 
 
 def test_eval_bpb(minimind, pretrained, world):
