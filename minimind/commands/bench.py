@@ -1,6 +1,9 @@
-"""`minimind bench train`: how fast this machine does the work, beside what people use instead."""
+"""`minimind bench train|generate`: how fast this machine does the work, beside what people use instead."""
 
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from minimind import console
 from minimind.commands.arguments import at_least, call_one_of, split_settings
@@ -49,7 +52,56 @@ def main(argv: list[str]) -> int:
             console.table(f"bench train {preset}", ("figure", "value"), rows(figures))
         return 0
 
-    return call_one_of({"train": train}, argv, "minimind bench")
+    return call_one_of({"train": train, "generate": generate}, argv, "minimind bench")
+
+
+def generate(
+    model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]] = "minimind-3",
+    dtypes: tuple[str, ...] = ("bfloat16", "int8"),
+    batches: tuple[int, ...] = (1, 8),
+    prompt: int = 128,
+    new: int = 64,
+    rounds: int = 3,
+    reference: bool = True,
+    device: str = "auto",
+    json: bool = False,
+) -> int:
+    """Generated tokens per second, beside transformers and llama.cpp with the same weights.
+
+    The engines take turns, and the best turn of each counts.
+
+    Examples:
+        minimind bench generate minimind-3
+        minimind bench generate runs/laptop/model --batches 1 16 --prompt 512 --json
+
+    Args:
+        model: model directory, or a preset's name for random weights.
+        dtypes: number formats: float32, bfloat16, int8 (beside llama.cpp's Q8_0).
+        batches: how many prompts at once.
+        prompt: tokens of a prompt.
+        new: tokens to generate for each.
+        rounds: turns of each engine.
+        reference: whether to measure transformers and llama.cpp too (needs `minimind[bench]`).
+        device: auto, cpu, cuda or mps.
+        json: print one line of JSON instead of a table.
+    """
+    from minimind.bench.generate import measure
+
+    at_least(1, prompt=prompt, rounds=rounds, batches=min(batches))
+    at_least(2, new=new)
+    figures = measure(model, dtypes, batches, prompt, new, rounds, reference, device)
+    if json:
+        console.print_json(figures)
+        return 0
+    columns = ("engine", "dtype", "batch", "prompt", "prefill tokens/s", "decode tokens/s")
+    console.table(f"bench generate {model}", columns, [tuple(row.values()) for row in figures["rows"]])
+    if figures["ratios"]:
+        console.table(
+            "ours over",
+            ("engine", "dtype", "batch", "prefill", "decode"),
+            [tuple(r.values()) for r in figures["ratios"]],
+        )
+    return 0
 
 
 def rows(figures: dict[str, object], prefix: str = "") -> list[tuple[str, object]]:

@@ -1,0 +1,95 @@
+"""What people generate with today: `transformers.generate`, and llama.cpp through xllamacpp."""
+
+import json
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minimind.bench.generate import Prompts, Speed
+from minimind.convert.gguf import export_gguf
+from minimind.errors import UserError
+
+GGUF_TYPES = {"float32": "f32", "bfloat16": "bf16", "int8": "q8_0"}
+
+
+class Transformers:
+    """`AutoModelForCausalLM.generate` with its default (growing) cache."""
+
+    def __init__(self, directory: Path, dtype: str, on: torch.device) -> None:
+        try:
+            import transformers
+        except ImportError:
+            raise _missing("transformers") from None
+        transformers.logging.set_verbosity_error()
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype))
+        self._model = model.to(on)
+        self._on = on
+
+    def run(self, prompts: Prompts, new: int) -> Speed:
+        """The prompt's time is that of generating a single token."""
+        first, whole = self._seconds(prompts, 1), self._seconds(prompts, new)
+        rows, tokens = len(prompts), sum(map(len, prompts))
+        return Speed(tokens / first, rows * (new - 1) / (whole - first))
+
+    def _seconds(self, prompts: Prompts, new: int) -> float:
+        ids = torch.tensor(prompts, device=self._on)
+        start = time.perf_counter()
+        with torch.inference_mode():
+            self._model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                min_new_tokens=new,
+                max_new_tokens=new,
+                pad_token_id=0,
+            )
+        return time.perf_counter() - start
+
+
+class LlamaCpp:
+    """llama.cpp's own server in this process, one slot a prompt, with as many threads as torch has."""
+
+    def __init__(self, directory: Path, dtype: str, batch: int, context: int, folder: Path) -> None:
+        try:
+            import xllamacpp
+        except ImportError:
+            raise _missing("xllamacpp") from None
+        file = folder / f"{dtype}.gguf"
+        if not file.exists():
+            export_gguf(directory, file, GGUF_TYPES[dtype])
+        params = xllamacpp.CommonParams()
+        params.model.path = str(file)
+        params.n_parallel, params.fit_params = batch, False
+        params.n_ctx = batch * (context + 256)  # shared by the slots
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
+        params.verbosity = -1
+        self._server = xllamacpp.Server(params)
+
+    def run(self, prompts: Prompts, new: int) -> Speed:
+        """Its own timings; of several prompts at once, those of the slowest."""
+        with ThreadPoolExecutor(len(prompts)) as pool:
+            timings = list(pool.map(lambda prompt: self._complete(prompt, new), prompts))
+        tokens = sum(t["prompt_n"] for t in timings), sum(t["predicted_n"] - 1 for t in timings)
+        seconds = [max(t[name] for t in timings) / 1000 for name in ("prompt_ms", "predicted_ms")]
+        return Speed(tokens[0] / seconds[0], tokens[1] / seconds[1])
+
+    def _complete(self, prompt: list[int], new: int) -> dict[str, Any]:
+        options = {"prompt": prompt, "n_predict": new, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
+        request = urllib.request.Request(
+            self._server.listening_address + "/completion",
+            json.dumps(options).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request) as answer:
+            return json.loads(answer.read())["timings"]
+
+
+def _missing(package: str) -> UserError:
+    return UserError(
+        f"the comparison needs {package}, which is not installed; get it with `pip install 'minimind[bench]'`, "
+        f"or leave the references out with --no-reference"
+    )
