@@ -10,13 +10,17 @@ The larger of the two counts. Letters: N tokens of a micro-batch, C hidden, Q an
 F feed-forward, V vocabulary.
 """
 
+import math
 from dataclasses import asdict, dataclass
+
+import numpy as np
 
 from minimind.config import ModelConfig
 from minimind.recipe import Recipe
 
-USUAL_MFU = 0.35
-"""Share of the machine's own matrix-product speed that training reaches; small models reach less."""
+USUAL_MFU = {"cpu": ((2.8e6, 0.29), (6.1e6, 0.35), (63.9e6, 0.65)), "cuda": ((6.1e6, 0.35), (63.9e6, 0.35))}
+"""Share of the device's own matrix-product speed that training reaches, by active parameters. CPU: `minimind bench train`
+on two cores with AMX; CUDA: a guess, not measured."""
 
 WIDE = 4
 """Bytes of float32: weights, gradients, moments, the residual stream and the loss."""
@@ -28,6 +32,11 @@ MUON_STACK = 1 << 24
 """Weights that Muon orthogonalises together (`optim/muon.py`)."""
 MUON_BYTES = 14
 """For each of them: gradient and update in float32, and three bfloat16 matrices of the iteration."""
+PROCESS_BYTES = {False: 300e6, True: 545e6}
+"""The interpreter with torch and a tokenizer, eager and with the compiler loaded (Linux, measured)."""
+FRAGMENTATION = {False: 1.75, True: 1.14}
+"""Memory that a process has from the system for each byte of tensors on a CPU: the C library's heap has holes. They are
+kept on purpose (`runtime.keep_memory`: giving them back costs a tenth of the time); fused kernels leave fewer."""
 ATTENTION_BLOCK, PRODUCTS_UP_TO = 256, 1024
 """On a CPU attention weights of rows up to this length are kept, block by block (`model/attention.py`)."""
 
@@ -47,6 +56,10 @@ class Memory:
     """The optimizer's temporaries."""
     early_gradients: bool
     """Whether gradients are there already when activations are most: with several micro-batches a step."""
+
+    def figures(self) -> dict[str, int]:
+        """The parts in whole bytes."""
+        return {name: round(value) for name, value in asdict(self).items() if name != "early_gradients"}
 
     @property
     def total(self) -> int:
@@ -77,17 +90,17 @@ def training_memory(
         for layer in range(config.num_hidden_layers)
     ]
     stream = WIDE * config.hidden_size * tokens  # the residual stream at one place
+    activations = sum(layers)
     if train.activation_checkpointing:
         activations = stream * config.num_hidden_layers + max(layers)
-    else:
-        activations = sum(layers)
+    mask = compute_bytes * tokens * recipe.data.sequence_length if on_cpu else 0
     copies = compute_bytes * matrices if compute_bytes < WIDE else 0  # autocast keeps each weight's copy
     output = config.vocab_size * config.hidden_size
     return Memory(
         weights=WIDE * weights,
         gradients=WIDE * weights,
         moments=WIDE * moments,
-        activations=activations + copies,
+        activations=activations + mask + copies,
         # the last norm's input and output, the states' gradient; the output matrix's gradient, its copy and a chunk's
         loss=4 * stream
         + (2 * WIDE + compute_bytes) * output
@@ -103,8 +116,9 @@ def _layer(config: ModelConfig, layer: int, length: int, bytes: int, compiled: b
     queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     attention = bytes * (2 * queries + 2 * keys)  # rotated queries and keys, values, what leaves the heads
     if on_cpu and length <= PRODUCTS_UP_TO:
-        blocks = max(1, length / ATTENTION_BLOCK)
-        attention += bytes * config.num_attention_heads * length / blocks * (blocks + 1) / 2
+        blocks = max(1, length / ATTENTION_BLOCK)  # each keeps the keys and values that it sees, and its weights
+        seen = (blocks + 1) / 2
+        attention += bytes * (2 * keys * (seen - 1) + config.num_attention_heads * seen * length / blocks)
     sparse = config.is_sparse(layer)
     width = config.moe_intermediate_size * config.num_experts_per_tok if sparse else config.intermediate_size
     if compiled:
@@ -116,12 +130,23 @@ def _layer(config: ModelConfig, layer: int, length: int, bytes: int, compiled: b
         residual = 4 * WIDE * hidden + (5 * bytes if bytes < WIDE else 2 * WIDE) * hidden
         heads = 2 * WIDE * (queries + keys)
         feed_forward = 4 * bytes * width
-    if sparse:
+    if sparse:  # what the experts read and give; eager, the router's input too, but no casts for gate and up
         chosen = config.num_experts_per_tok
-        residual += WIDE * hidden + (2 * chosen - 1) * bytes * hidden  # what the router and the experts read and give
+        residual += (2 * chosen - 1) * bytes * hidden if compiled else (WIDE + (2 * chosen - 2) * bytes) * hidden
     return residual + heads + attention + feed_forward
 
 
-def training_seconds(config: ModelConfig, tokens: float, context: float, peak_flops: float) -> float:
-    """Time for `tokens` at the usual share of `peak_flops`, the speed of the device's matrix products."""
-    return tokens * config.flops_per_token(context) / (USUAL_MFU * peak_flops)
+def process_memory(memory: Memory, compiled: bool) -> int:
+    """Resident bytes of a training process on a CPU: its tensors, the holes between them, and the program itself."""
+    return round(PROCESS_BYTES[compiled] + FRAGMENTATION[compiled] * memory.total)
+
+
+def usual_mfu(config: ModelConfig, device: str) -> float:
+    """Share of the device's speed that a model of this size usually reaches: straight lines over log(parameters)."""
+    sizes, shares = zip(*USUAL_MFU.get(device, USUAL_MFU["cuda"]), strict=True)
+    return float(np.interp(math.log(config.parameters(active=True)), np.log(sizes), shares))
+
+
+def tokens_per_second(config: ModelConfig, context: float, peak_flops: float, device: str) -> float:
+    """Training speed at the usual share of `peak_flops`, the speed of the device's matrix products."""
+    return usual_mfu(config, device) * peak_flops / config.flops_per_token(context)

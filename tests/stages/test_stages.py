@@ -135,6 +135,7 @@ def test_more_steps_continue_a_finished_run(minimind, pretrain_flags, pretrained
     run = shutil.copytree(pretrained, tmp_path / "run")
     ended = minimind(*pretrain_flags, "--out", run, "--max-steps", "10")
     assert ended.code == 0, ended.err
+    assert "Changed since the checkpoint: train.max_steps 8 → 10." in " ".join(ended.err.split())
     assert [line["step"] for line in figures(run)] == list(range(1, 11))
     assert figures(run)[:8] == figures(pretrained)
     assert weights(run) != weights(pretrained)

@@ -1,4 +1,5 @@
 import math
+import os
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -122,9 +123,9 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path, optim, expert
     assert strip(a) == strip(b)
 
 
-def test_a_damaged_checkpoint_is_passed_over(tmp_path):
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
     straight = make()
-    run(straight, recipe(keep=3), tmp_path)
+    run(straight, recipe(keep=4, save_every=1), tmp_path)
     folder = tmp_path / "checkpoints"
     newest = checkpoint.newest(folder)
     assert newest[1]["step"] == 6
@@ -132,9 +133,12 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path):
     data = bytearray(victim.read_bytes())
     data[len(data) // 2] ^= 1
     victim.write_bytes(data)
+    assert checkpoint.newest(folder)[1]["step"] == 5
+    (folder / "step-00000005" / "complete").unlink()
     assert checkpoint.newest(folder)[1]["step"] == 4
-    (folder / "step-00000004" / "complete").unlink()
-    assert checkpoint.newest(folder)[1]["step"] == 2
+    os.truncate(folder / "step-00000004" / "trainer" / ".metadata", 100)
+    assert checkpoint.newest(folder)[1]["step"] == 3
+    assert capsys.readouterr().err.count("damaged") >= 2
     again = make()
     run(again, recipe(), tmp_path)
     assert all(torch.equal(w, weights(again)[n]) for n, w in weights(straight).items())
