@@ -32,7 +32,7 @@ usage: minimind COMMAND [options]        minimind COMMAND --help
 {commands}
 
 Where to begin:
-  minimind demo                          from nothing to a talking model, eight to nine minutes on two cores
+  minimind demo                          from nothing to a talking model, about seven minutes on two cores
   minimind chat runs/demo/sft/model      talk to it
   minimind train pretrain laptop --data corpus.jsonl
 """
@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv[0] not in COMMANDS:
         return _complain(f"no command {argv[0]!r}{did_you_mean(argv[0], COMMANDS)}", 2)
     runtime.share_cores()
+    runtime.keep_memory()
     try:
         module, main_name = HOMES.get(argv[0], (argv[0], "main"))
         return getattr(importlib.import_module(f"minimind.commands.{module}"), main_name)(argv[1:])
