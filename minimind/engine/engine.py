@@ -28,6 +28,9 @@ from minimind.model.rope import context_length
 from minimind.model.transformer import Transformer
 from minimind.tokenizer.bpe import Tokenizer
 
+NEAR_TIE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
+"""Outside reference mode, company in a batch can change a greedy answer, from a token on whose likeliest rival has
+nearly its log-probability: within so many nats."""
 PADDING = 16
 """In reference mode the number of rows of a product is a multiple of this: all of them go through the same kernel."""
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from minimind.config import PRESETS
 from minimind.engine import grammar
 from minimind.engine.background import EngineThread, QueueFull
-from minimind.engine.engine import Engine
+from minimind.engine.engine import NEAR_TIE, Engine
 from minimind.engine.request import PromptTooLong
 from minimind.engine.sampling import GREEDY, Sampling
 from minimind.errors import UsageError
@@ -98,6 +98,22 @@ def test_in_reference_mode_a_request_gets_the_same_bits_whoever_comes_and_goes(k
         engine = Engine(model, TOKENIZER, rows=4, chunk=32, batch_invariant=True)
         together = joining_at_random(engine, jobs, seed)
         assert [request.tokens for request in together] == [request.tokens for request in alone]
+
+
+@pytest.mark.parametrize("dtype", NEAR_TIE)
+def test_in_fast_mode_company_changes_an_answer_only_where_two_tokens_tie(model, dtype):
+    rules = replace(GREEDY, max_new_tokens=16, ignore_eos=True, top_logprobs=2)
+    jobs = [(prompt, rules) for prompt in prompts()]
+    alone = Engine(model, TOKENIZER, rows=1, dtype=dtype)
+    expected = [alone.submit(*job) for job in jobs]
+    list(alone.run())
+    for seed in range(2):
+        engine = Engine(model, TOKENIZER, rows=5, dtype=dtype, chunk=32)
+        for request, other in zip(joining_at_random(engine, jobs, seed), expected, strict=True):
+            pairs = zip(request.tokens, other.tokens, strict=True)
+            for one in next((pair for pair in pairs if pair[0].id != pair[1].id), ()):
+                (_, first), (_, second) = one.top
+                assert first - second < NEAR_TIE[dtype]
 
 
 def test_logprobs_are_those_of_the_model_and_of_the_policy(model):
