@@ -124,5 +124,6 @@ def grouped_linear(x_MI: Tensor, weight_EOI: Tensor, ends_E: Tensor) -> Tensor:
 
 def _has_grouped_mm(x: Tensor) -> bool:
     if x.device.type == "cpu":
-        return x.dtype in (torch.bfloat16, torch.float32)
+        # torch.compile knows the kernel in bfloat16 only
+        return x.dtype == torch.bfloat16 or (x.dtype == torch.float32 and not torch.compiler.is_compiling())
     return x.device.type == "cuda" and x.dtype == torch.bfloat16
