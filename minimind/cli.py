@@ -32,7 +32,7 @@ usage: minimind COMMAND [options]        minimind COMMAND --help
 {commands}
 
 Where to begin:
-  minimind demo                          from nothing to a talking model, about seven minutes on two cores
+  minimind demo                          from nothing to a talking model, under eight minutes on two cores
   minimind chat runs/demo/sft/model      talk to it
   minimind train pretrain laptop --data corpus.jsonl
 """

@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
 def demo(out: str = "runs/demo", quick: bool = False, fresh: bool = False, device: str = "auto") -> int:
     """Make a bilingual model from nothing: data, tokenizer, pretraining, SFT, evaluation, report.
 
-    About seven minutes on two CPU cores. What is finished is kept: run it again to continue or to see the results.
+    Under eight minutes on two CPU cores. What is finished is kept: run it again to continue or to see the results.
 
     Examples:
         minimind demo
