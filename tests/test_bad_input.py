@@ -342,7 +342,7 @@ def test_a_conversation_too_long_for_the_row(minimind, sft_flags, pretrained, he
 
 
 def test_a_question_too_long_for_the_model(minimind, tuned, here):
-    refused(minimind("chat", tuned / "model", "--prompt", "hi " * 3000), 1, "2048", "shorten the prompt")
+    refused(minimind("chat", tuned / "model", "--prompt", "hi " * 3000), 2, "2048", "shorten the prompt")
 
 
 def test_a_demo_of_the_other_size(minimind, here):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from minimind.train.loop import Job
 
 FIXED = (
-    *("stage", "preset", "model", "init", "data.sequence_length", "data.too_long", "data.random_system_prompt"),
+    *("stage", "preset", "model", "data.sequence_length", "data.too_long", "data.random_system_prompt"),
     *("data.drop_empty_think", "optim.matrices", "train.tokens_per_step", "train.seed"),
 )
 """What makes a run this run. Its data is fixed too, but known by content: files may be moved."""

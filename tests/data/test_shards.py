@@ -143,6 +143,7 @@ def test_built_once_and_keyed_by_content(corpus, write_jsonl, tokenizer, tmp_pat
 ASKING = """
 import sys
 from pathlib import Path
+from minimind.data.shards import ensure
 from minimind.tokenizer.bpe import Tokenizer
 print(ensure([sys.argv[1]], Tokenizer.load("default"), cache=Path(sys.argv[2])).tokens)
 """
