@@ -163,7 +163,7 @@ def test_tools_are_run_on_the_server_and_shown(visit, stage):
 
 
 def test_thoughts_can_be_folded(visit, stage):
-    stage(["I wonder.\n", "</think>", "\n\n", "Yes."], pause=0.02)
+    stage(["I wonder.\n", "</think>", "\n\n", "Yes."], pause=0.3)
     page = visit()
     page.click("#think")
     ask(page, "Hm?")

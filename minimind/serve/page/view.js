@@ -38,16 +38,17 @@ class MessageView {
     this.unkept.hidden = Boolean(message.glass);
     for (const [i, call] of (message.tool_calls ?? []).entries()) {
       this.calls.children[i] ?? this.calls.append(card(call));
+      const shown = this.calls.children[i];
+      shown.querySelector(".given").textContent = pretty(call.function.arguments); // they arrive after the name
       const result = results.get(call.id);
-      if (result !== undefined) this.calls.children[i].lastChild.replaceChildren(h("span", {}, say("result")), h("code", {}, pretty(result)));
+      if (result !== undefined) shown.lastChild.replaceChildren(h("span", {}, say("result")), h("code", {}, pretty(result)));
     }
   }
 }
 
 function card(call) {
   const name = h("p", {}, icon("tool"), h("span", {}, say("called")), " ", h("b", {}, call.function.name));
-  const given = h("code", { class: "given" }, pretty(call.function.arguments));
-  return h("div", { class: "card" }, name, given, h("div", { class: "result" }, h("span", {}, say("running"))));
+  return h("div", { class: "card" }, name, h("code", { class: "given" }), h("div", { class: "result" }, h("span", {}, say("running"))));
 }
 
 /** `{"a": 1}` as `a = 1`, lines for several; anything else as it is. */
