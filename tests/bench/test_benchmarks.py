@@ -70,7 +70,7 @@ def test_bpb_against_reference_from_end_to_end(world, tmp_path, capsys):
     import bpb_against_reference
 
     settings = {"reference_lrs": (1e-3,), "our_lrs": (3e-3,), "our_steps": (256,), "fractions": (0.5, 1.0)}
-    settings |= {"preset": "tiny", "tokens": 600, "seeds": 1, "points": 2}
+    settings |= {"preset": "tiny", "tokens": 4000, "seeds": 1, "points": 2}
     files = (world / "few_pretrain.jsonl", world / "few_pretrain_valid.jsonl", tmp_path)
     bpb_against_reference.main(*files, **settings)
     found = last_json(capsys)
