@@ -1,6 +1,7 @@
-"""`minimind plan`: what a recipe costs, before it is spent."""
+"""`minimind plan`: what a recipe costs, before it is spent; and which size to train for what you can spend."""
 
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import tyro
 
@@ -9,84 +10,188 @@ from minimind.commands.arguments import at_least, call, split_settings
 from minimind.commands.train import STAGES
 
 
+@dataclass
+class Asked:
+    """What the command line says."""
+
+    recipe: str
+    stage: str
+    data: tuple[str, ...]
+    tokens: float
+    minutes: float
+    price: float
+    price_per_hour: float
+    tokens_per_second: float
+    device: str
+    json: bool
+    settings: dict[str, object]
+
+
 def main(argv: list[str]) -> int:
     """Read `--set` flags first, then the others."""
     argv, settings = split_settings(argv)
 
     def plan(
-        recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]],
+        recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]] = "",
         stage: str = "pretrain",
+        data: tuple[str, ...] = (),
         tokens: float = 0,
+        minutes: float = 0,
+        price: float = 0,
         price_per_hour: float = 0,
         tokens_per_second: float = 0,
         device: str = "auto",
         json: bool = False,
     ) -> int:
-        """Print parameters, FLOPs, memory, time and money of a recipe.
+        """Print parameters, FLOPs, memory, time and money of a recipe; or which size to train for a budget.
 
         Examples:
-            minimind plan laptop
+            minimind plan laptop --data corpus.jsonl
             minimind plan minimind-3 --tokens 1.6e9 --price-per-hour 1.3
+            minimind plan --minutes 60
+            minimind plan --price 5 --price-per-hour 1.3 --data corpus.jsonl
 
         Args:
-            recipe: name (`laptop`) or path of a recipe.
+            recipe: name (`laptop`) or path of a recipe; leave it out to be told which size to train.
             stage: which of its recipes: pretrain, sft.
-            tokens: training tokens; without it, those of the recipe's `max_steps`.
+            data: the training text, to count tokens by (prepared as training prepares it, once).
+            tokens: training tokens; without it, those of the recipe's `max_steps`, or of its epochs of --data.
+            minutes: what you can spend; without --tokens, as many tokens as fit.
+            price: the same in money, with --price-per-hour.
             price_per_hour: price of the machine, in any currency.
-            tokens_per_second: speed, if you have measured it; without it, 35 % of this machine's own speed.
+            tokens_per_second: speed of RECIPE, if you have measured it; else what this machine usually reaches.
             device: auto, cpu, cuda or mps.
             json: print one line of JSON instead of a table.
         """
-        return _plan(recipe, stage, tokens, price_per_hour, tokens_per_second, device, json, settings)
+        amounts = {"tokens": tokens, "minutes": minutes, "price": price, "price_per_hour": price_per_hour}
+        at_least(0, **amounts, tokens_per_second=tokens_per_second)
+        asked = Asked(
+            recipe,
+            stage,
+            data,
+            json=json,
+            device=device,
+            settings=settings,
+            **amounts,
+            tokens_per_second=tokens_per_second,
+        )
+        return _plan(asked)
 
     return call(plan, argv, "minimind plan")
 
 
-def _plan(
-    name: str,
-    stage: str,
-    tokens: float,
-    price_per_hour: float,
-    tokens_per_second: float,
-    device: str,
-    json: bool,
-    settings: dict[str, object],
-) -> int:
-    from minimind import runtime
+def _plan(asked: Asked) -> int:
     from minimind.errors import UsageError, did_you_mean
+
+    if asked.stage not in STAGES:
+        raise UsageError(f"--stage {asked.stage}: no such stage{did_you_mean(asked.stage, STAGES)}")
+    if asked.price and not asked.price_per_hour:
+        raise UsageError("--price needs --price-per-hour, what the machine costs")
+    minutes = asked.minutes or (60 * asked.price / asked.price_per_hour if asked.price else 0.0)
+    if asked.recipe:
+        return _cost(asked, minutes)
+    if not minutes:
+        raise UsageError("plan: name a recipe, or what you can spend with --minutes, or --price and --price-per-hour")
+    return _recommend(asked, minutes)
+
+
+def _cost(asked: Asked, minutes: float) -> int:
+    """What one recipe costs."""
+    from minimind import runtime
+    from minimind.errors import UsageError
     from minimind.recipe import Recipe, find, load, model_config
     from minimind.tokenizer.bpe import Tokenizer
-    from minimind.train.budget import training_memory, training_seconds
+    from minimind.train.budget import process_memory, tokens_per_second, training_memory
 
-    at_least(0, tokens=tokens, price_per_hour=price_per_hour, tokens_per_second=tokens_per_second)
-    if stage not in STAGES:
-        raise UsageError(f"--stage {stage}: no such stage{did_you_mean(stage, STAGES)}")
-    path = find(name, stage)
-    recipe = load(Recipe, path, settings)
-    vocabulary = Tokenizer.load(recipe.tokenizer).vocab_size
-    config = model_config(recipe, vocabulary)
-    tokens = tokens or recipe.train.max_steps * recipe.train.tokens_per_step
+    path = find(asked.recipe, asked.stage)
+    recipe = load(Recipe, path, asked.settings)
+    tokenizer = Tokenizer.load(recipe.tokenizer)
+    config = model_config(recipe, tokenizer.vocab_size)
+    context, epoch = recipe.data.sequence_length / 2, 0
+    if asked.data:
+        epoch, length = _corpus(asked, recipe, tokenizer)
+        context = min(recipe.data.sequence_length, length) / 2
+
+    on = runtime.device(asked.device)
+    dtype = runtime.compute_dtype(on)
+    speed = asked.tokens_per_second or tokens_per_second(config, context, runtime.peak_flops(on, dtype), on.type)
+    tokens = asked.tokens or recipe.train.max_steps * recipe.train.tokens_per_step or recipe.train.epochs * epoch
+    if minutes and not asked.tokens:
+        tokens = speed * minutes * 60
     if not tokens:
-        raise UsageError(f"{path} trains for epochs of its data, whose size is not known here; give --tokens N")
-    context = recipe.data.sequence_length / 2
-    if tokens_per_second:
-        seconds = tokens / tokens_per_second
-    else:
-        on = runtime.device(device)
-        seconds = training_seconds(config, tokens, context, runtime.peak_flops(on, runtime.compute_dtype(on)))
-    figures = {
+        raise UsageError(
+            f"{path} trains for epochs of its data, whose size is not known here; name it with --data FILE, or give "
+            f"--tokens N or --minutes M"
+        )
+
+    compiled = recipe.train.compile != "never" and runtime.can_compile(on)
+    memory = training_memory(config, recipe, dtype.itemsize, compiled, on_cpu=on.type == "cpu")
+    resident = process_memory(config, memory, compiled) if on.type == "cpu" else memory.total
+    figures: dict[str, Any] = {
         "parameters": config.parameters(),
         "active_parameters": config.parameters(active=True),
         "flops_per_token": config.flops_per_token(context),
-        "memory_bytes": training_memory(config, recipe),
+        "memory_bytes": resident,
+        "memory": {**memory.figures(), "tensors": memory.total, "process": resident - memory.total},
         "tokens": int(tokens),
-        "seconds": round(seconds, 1),
+        **({"epochs": round(tokens / epoch, 3)} if epoch else {}),
+        "tokens_per_second": round(speed, 1),
+        "seconds": round(tokens / speed, 1),
     }
-    if price_per_hour:
-        figures["price"] = round(seconds / 3600 * price_per_hour, 4)
-    if json:
+    if asked.price_per_hour:
+        figures["price"] = round(tokens / speed / 3600 * asked.price_per_hour, 4)
+    if asked.json:
         console.print_json(figures)
     else:
+        parts = figures.pop("memory")
         rows = [(key.replace("_", " "), value) for key, value in figures.items()]
+        rows += [(f"memory: {key}", value) for key, value in parts.items()]
         console.table(f"{path}", ("figure", "value"), rows)
     return 0
+
+
+def _recommend(asked: Asked, minutes: float) -> int:
+    """What each dense preset would reach in the time, by the scaling law, and the best of them."""
+    from minimind import runtime
+    from minimind.config import PRESETS
+    from minimind.recipe import Recipe, find, load, model_config
+    from minimind.tokenizer.bpe import Tokenizer
+    from minimind.train.budget import tokens_per_second
+    from minimind.train.scaling import LAW, effective_tokens
+
+    on = runtime.device(asked.device)
+    peak = runtime.peak_flops(on, runtime.compute_dtype(on))
+    tokenizer = Tokenizer.load("default")
+    epoch = 0
+    rows: list[dict[str, Any]] = []
+    for preset in (name for name, config in PRESETS.items() if not config.num_experts):
+        recipe = load(Recipe, find(preset, "pretrain"), asked.settings)
+        if asked.data and not epoch:
+            epoch, _ = _corpus(asked, recipe, tokenizer)
+        config = model_config(recipe, tokenizer.vocab_size)
+        speed = tokens_per_second(config, recipe.data.sequence_length / 2, peak, on.type)
+        tokens = speed * minutes * 60
+        useful = effective_tokens(tokens, epoch or tokens)
+        row: dict[str, Any] = {"preset": preset, "parameters": config.parameters(), "tokens": int(tokens)}
+        row |= {"epochs": round(tokens / epoch, 2)} if epoch else {}
+        rows.append(row | {"bpb": round(LAW.bpb(config.parameters(), useful), 3)})
+    rows.sort(key=lambda row: row["parameters"])
+    best = min(rows, key=lambda row: row["bpb"])
+    if asked.json:
+        console.print_json({"recommended": best["preset"], "minutes": round(minutes, 2), "candidates": rows})
+    else:
+        console.table(f"{minutes:,.0f} minutes on {on.type}", list(rows[0]), [list(row.values()) for row in rows])
+        console.say(
+            f"Train [bold]{best['preset']}[/bold]:  minimind train pretrain {best['preset']} --max-minutes {minutes:g} "
+            f"--data FILE\nThe bits per byte are a scaling law's guess; their order is what counts."
+        )
+    return 0
+
+
+def _corpus(asked: Asked, recipe: Any, tokenizer: Any) -> tuple[int, float]:
+    """Tokens of one epoch of --data, and of the document that a token is in on average."""
+    from minimind.stages.common import shards
+
+    recipe.data.files = list(asked.data)
+    training, _ = shards(recipe, tokenizer, kind="sft" if asked.stage == "sft" else "text")
+    return training.tokens, training.mean_length

@@ -21,7 +21,7 @@ from minimind.model.cache import KVCache, Span
 from minimind.model.transformer import Transformer
 
 SOURCE = Path(__file__).with_name("decode.cpp")
-FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-std=c++17")
+FLAGS: tuple[str, ...] = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-std=c++17")
 # Sums may be reordered, or none would be vectorised. Not -ffast-math: a library linked with it makes the whole process
 # treat subnormal numbers as zero from then on.
 FLAGS += ("-fassociative-math", "-freciprocal-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno")

@@ -168,6 +168,7 @@ def _check_tensors(directory: Path, model: Transformer, files: dict[str, Path]) 
 
 @contextmanager
 def opened(paths: set[Path]) -> Iterator[dict[Path, Any]]:
+    """Open safetensors files for reading; which one is missing or broken is said in one sentence."""
     handles = {}
     for path in paths:
         try:
@@ -193,6 +194,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Raises:
+        UserError: it cannot be read, or holds something else.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

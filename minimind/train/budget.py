@@ -19,8 +19,8 @@ from minimind.config import ModelConfig
 from minimind.recipe import Recipe
 
 USUAL_MFU = {"cpu": ((2.8e6, 0.29), (6.1e6, 0.35), (63.9e6, 0.65)), "cuda": ((6.1e6, 0.35), (63.9e6, 0.35))}
-"""Share of the device's own matrix-product speed that training reaches, by active parameters. CPU: `minimind bench train`
-on two cores with AMX; CUDA: a guess, not measured."""
+"""Share of the device's own matrix-product speed that training reaches, by active parameters. CPU: measured on two
+cores with AMX; CUDA: a guess, not measured."""
 
 WIDE = 4
 """Bytes of float32: weights, gradients, moments, the residual stream and the loss."""
@@ -36,7 +36,10 @@ PROCESS_BYTES = {False: 300e6, True: 545e6}
 """The interpreter with torch and a tokenizer, eager and with the compiler loaded (Linux, measured)."""
 FRAGMENTATION = {False: 1.75, True: 1.14}
 """Memory that a process has from the system for each byte of tensors on a CPU: the C library's heap has holes. They are
-kept on purpose (`runtime.keep_memory`: giving them back costs a tenth of the time); fused kernels leave fewer."""
+kept on purpose (`runtime.keep_memory`: giving them back costs a tenth of the time); fused kernels leave fewer. Measured
+with benchmarks/memory.py; compiled runs lie within a tenth of it, eager ones, which vary, within a quarter."""
+EXPERT_HOLES = 13
+"""Bytes of further holes for each weight of an expert, whose stacked gradients are by far the largest blocks."""
 ATTENTION_BLOCK, PRODUCTS_UP_TO = 256, 1024
 """On a CPU attention weights of rows up to this length are kept, block by block (`model/attention.py`)."""
 
@@ -50,8 +53,8 @@ class Memory:
     moments: float
     activations: float
     """What the backward pass reads of all layers of one micro-batch."""
-    loss: float
-    """Logits of a chunk and the gradients of states and output matrix."""
+    working: float
+    """The last states and their gradient, and either a chunk of logits or, recomputed, a block of the model."""
     update: float
     """The optimizer's temporaries."""
     early_gradients: bool
@@ -64,7 +67,7 @@ class Memory:
     @property
     def total(self) -> int:
         """At the largest moment of a step."""
-        forward = self.activations + self.loss + self.early_gradients * self.gradients
+        forward = self.activations + self.working + self.early_gradients * self.gradients
         return round(self.weights + self.moments + max(forward, self.gradients + self.update))
 
 
@@ -91,8 +94,12 @@ def training_memory(
     ]
     stream = WIDE * config.hidden_size * tokens  # the residual stream at one place
     activations = sum(layers)
-    if train.activation_checkpointing:
-        activations = stream * config.num_hidden_layers + max(layers)
+    chunk = LOSS_COPIES[compiled] * WIDE * min(LOSS_CHUNK, tokens) * config.vocab_size
+    if (
+        train.activation_checkpointing
+    ):  # of each block only its input; the rest of one block, and gradients of that rest
+        activations = stream * config.num_hidden_layers
+        chunk = max(chunk, max(layers) + 3 * compute_bytes * _width(config, 0) * tokens)
     mask = compute_bytes * tokens * recipe.data.sequence_length if on_cpu else 0
     copies = compute_bytes * matrices if compute_bytes < WIDE else 0  # autocast keeps each weight's copy
     output = config.vocab_size * config.hidden_size
@@ -102,9 +109,7 @@ def training_memory(
         moments=WIDE * moments,
         activations=activations + mask + copies,
         # the last norm's input and output, the states' gradient; the output matrix's gradient, its copy and a chunk's
-        loss=4 * stream
-        + (2 * WIDE + compute_bytes) * output
-        + LOSS_COPIES[compiled] * WIDE * min(LOSS_CHUNK, tokens) * config.vocab_size,
+        working=4 * stream + (2 * WIDE + compute_bytes) * output + chunk,
         update=MUON_BYTES * min(MUON_STACK, matrices) if recipe.optim.matrices == "muon" else 0,
         early_gradients=train.tokens_per_step > train.micro_batch_tokens,
     )
@@ -114,13 +119,12 @@ def _layer(config: ModelConfig, layer: int, length: int, bytes: int, compiled: b
     """Bytes that the backward pass of a block reads, for one token."""
     hidden = config.hidden_size
     queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-    attention = bytes * (2 * queries + 2 * keys)  # rotated queries and keys, values, what leaves the heads
+    attention: float = bytes * (2 * queries + 2 * keys)  # rotated queries and keys, values, what leaves the heads
     if on_cpu and length <= PRODUCTS_UP_TO:
         blocks = max(1, length / ATTENTION_BLOCK)  # each keeps the keys and values that it sees, and its weights
         seen = (blocks + 1) / 2
         attention += bytes * (2 * keys * (seen - 1) + config.num_attention_heads * seen * length / blocks)
-    sparse = config.is_sparse(layer)
-    width = config.moe_intermediate_size * config.num_experts_per_tok if sparse else config.intermediate_size
+    width = _width(config, layer)
     if compiled:
         residual = WIDE * hidden + 3 * bytes * hidden  # the stream; two norms' outputs; the attention's output
         heads = bytes * (queries + keys)  # before their norm
@@ -130,15 +134,26 @@ def _layer(config: ModelConfig, layer: int, length: int, bytes: int, compiled: b
         residual = 4 * WIDE * hidden + (5 * bytes if bytes < WIDE else 2 * WIDE) * hidden
         heads = 2 * WIDE * (queries + keys)
         feed_forward = 4 * bytes * width
-    if sparse:  # what the experts read and give; eager, the router's input too, but no casts for gate and up
+    if config.is_sparse(
+        layer
+    ):  # what the experts read and give; eager, the router's input too, but no casts for gate and up
         chosen = config.num_experts_per_tok
         residual += (2 * chosen - 1) * bytes * hidden if compiled else (WIDE + (2 * chosen - 2) * bytes) * hidden
     return residual + heads + attention + feed_forward
 
 
-def process_memory(memory: Memory, compiled: bool) -> int:
+def _width(config: ModelConfig, layer: int) -> int:
+    """Of the feed-forward networks that one token passes through."""
+    if config.is_sparse(layer):
+        return config.moe_intermediate_size * config.num_experts_per_tok
+    return config.intermediate_size
+
+
+def process_memory(config: ModelConfig, memory: Memory, compiled: bool) -> int:
     """Resident bytes of a training process on a CPU: its tensors, the holes between them, and the program itself."""
-    return round(PROCESS_BYTES[compiled] + FRAGMENTATION[compiled] * memory.total)
+    sparse = sum(config.is_sparse(layer) for layer in range(config.num_hidden_layers))
+    experts = sparse * config.num_experts * 3 * config.hidden_size * config.moe_intermediate_size
+    return round(PROCESS_BYTES[compiled] + FRAGMENTATION[compiled] * memory.total + EXPERT_HOLES * experts)
 
 
 def usual_mfu(config: ModelConfig, device: str) -> float:

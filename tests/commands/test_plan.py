@@ -1,0 +1,75 @@
+"""`minimind plan` with data, with a budget, and what it refuses."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def plan(minimind):
+    def run(*argv):
+        ended = minimind("plan", *argv, "--device", "cpu", "--json")
+        assert ended.code == 0, ended.err
+        return json.loads(ended.out.splitlines()[-1])
+
+    return run
+
+
+def test_epochs_of_the_data_become_tokens(plan, minimind, world):
+    data = world / "few_pretrain.jsonl"
+    epoch = plan("laptop", "--data", data, "--tokens-per-second", "100", "--set.data.valid_fraction", "0")
+    assert epoch["epochs"] == 1
+    assert epoch["seconds"] == pytest.approx(epoch["tokens"] / 100, abs=0.1)
+    shards = json.loads(
+        minimind("data", "prepare", "--data", data, "--out", world / "few", "--json").out.splitlines()[-1]
+    )
+    assert epoch["tokens"] == shards["tokens"]
+    three = plan("laptop", "--data", data, "--set.train.epochs", "3", "--set.data.valid_fraction", "0")
+    assert three["tokens"] == 3 * epoch["tokens"]
+    assert three["flops_per_token"] < plan("laptop", "--tokens", "1e6")["flops_per_token"], (
+        "short documents: less to see"
+    )
+
+
+def test_memory_is_told_by_what_needs_it(plan):
+    eager, fused = (plan("laptop", "--tokens", "1e6", "--set.train.compile", way) for way in ("never", "auto"))
+    for figures in (eager, fused):
+        assert figures["memory_bytes"] == figures["memory"]["tensors"] + figures["memory"]["process"]
+    assert eager["memory"]["activations"] > eager["memory"]["weights"] == 4 * eager["parameters"]
+
+
+def test_a_budget_becomes_tokens_of_a_recipe(plan):
+    figures = plan("laptop", "--minutes", "2", "--tokens-per-second", "1000", "--price-per-hour", "3")
+    assert figures["tokens"] == 120_000
+    assert figures["price"] == pytest.approx(0.1)
+    assert plan("laptop", "--price", "0.1", "--price-per-hour", "3", "--tokens-per-second", "1000")["tokens"] == 120_000
+
+
+def test_a_budget_alone_is_told_what_to_train(plan, minimind, world):
+    hour, decade = plan("--minutes", "60"), plan("--minutes", "5e6")
+    sizes = [row["parameters"] for row in hour["candidates"]]
+    assert sizes == sorted(sizes)
+    by_name = {row["preset"]: row for row in decade["candidates"]}
+    assert by_name[decade["recommended"]]["bpb"] == min(row["bpb"] for row in decade["candidates"])
+    chosen = [next(r["parameters"] for r in p["candidates"] if r["preset"] == p["recommended"]) for p in (hour, decade)]
+    assert chosen[0] < chosen[1]
+    few = plan("--minutes", "60", "--data", world / "few_pretrain.jsonl")
+    assert all(row["epochs"] > 1 for row in few["candidates"])
+    assert all(a["bpb"] > b["bpb"] for a, b in zip(few["candidates"], hour["candidates"], strict=True)), "little text"
+    ended = minimind("plan", "--price", "3", "--price-per-hour", "1", "--device", "cpu")
+    assert "minimind train pretrain" in " ".join(ended.err.split())
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--price", "3"], "--price-per-hour"),
+        ([], "--minutes"),
+        (["laptop"], "--data"),
+        (["laptop", "--minutes", "-1"], "-1"),
+    ],
+)
+def test_what_is_missing_is_named(minimind, argv, says):
+    ended = minimind("plan", *argv, "--device", "cpu")
+    assert ended.code == 2
+    assert says in ended.err

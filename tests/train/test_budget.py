@@ -1,0 +1,79 @@
+"""Predicted memory against what a process really uses (RSS of a subprocess), and the speed that plans assume."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minimind.config import PRESETS
+from minimind.recipe import Recipe, override
+from minimind.train.budget import tokens_per_second, training_memory, usual_mfu
+
+MEMORY = Path(__file__).parents[2] / "benchmarks" / "memory.py"
+linux = pytest.mark.skipif(sys.platform != "linux", reason="RSS and the C library's heap are those of Linux")
+
+
+def measured(preset, changes, *flags):
+    """What benchmarks/memory.py prints: a process of its own, with nothing of this one in its memory."""
+    argv = [sys.executable, str(MEMORY), "--preset", preset, "--settings", json.dumps(changes), *flags]
+    ended = subprocess.run(argv, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "2"})
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+@linux
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_prediction_is_within_a_tenth_of_measured_rss(checkpointing):
+    changes = {"train.compile": "never", "train.tokens_per_step": 12288, "train.micro_batch_tokens": 12288}
+    changes |= {
+        "data.sequence_length": 128,
+        "model.num_hidden_layers": 4,
+        "train.activation_checkpointing": checkpointing,
+    }
+    found = measured("tiny", changes, "--exact", "--steps", "1")
+    assert found["tensors"] > 0.6 * found["before"], "not only the process itself is compared"
+    assert found["predicted"] == pytest.approx(found["peak"], rel=0.1), found
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("preset", ["tiny", "tiny-moe", "laptop", "minimind2-small", "minimind-3", "minimind-3-moe"])
+def test_prediction_of_a_compiled_run(preset, checkpointing):
+    changes = {"train.compile": "always", "train.tokens_per_step": 8192, "train.micro_batch_tokens": 4096}
+    found = measured(preset, changes | {"train.activation_checkpointing": checkpointing})
+    assert found["predicted"] == pytest.approx(found["peak"], rel=0.1), found
+
+
+def memory(preset="laptop", compute_bytes=2, compiled=True, **changes):
+    recipe = override(Recipe(preset=preset), {name.replace("__", "."): value for name, value in changes.items()})
+    return training_memory(PRESETS[preset], recipe, compute_bytes, compiled)
+
+
+def test_what_memory_depends_on():
+    plain = memory()
+    parameters = PRESETS["laptop"].parameters()
+    assert plain.weights == plain.gradients == 4 * parameters
+    embedding = 6400 * 256
+    assert plain.moments == 4 * (2 * embedding + parameters - embedding)
+    assert memory(optim__matrices="adamw").moments == 8 * parameters
+    assert memory(train__activation_checkpointing=True).activations < plain.activations / 2
+    assert memory(train__micro_batch_tokens=4096).activations == pytest.approx(plain.activations / 2, rel=0.02)
+    assert memory(compiled=False).total > plain.total
+    assert memory(compute_bytes=4).total > 1.3 * plain.total
+    alone = memory(train__tokens_per_step=8192)
+    assert plain.total - alone.total == pytest.approx(plain.gradients, rel=1e-6), "a second micro-batch meets gradients"
+    assert memory("minimind-3-moe").activations > memory("minimind-3").activations
+
+
+def test_larger_models_use_the_machine_better_and_are_slower():
+    tiny, laptop, large = (PRESETS[name] for name in ("tiny", "laptop", "minimind-3"))
+    assert usual_mfu(tiny, "cpu") < usual_mfu(laptop, "cpu") < usual_mfu(large, "cpu") < 1
+    assert usual_mfu(PRESETS["minimind-3-moe"], "cpu") == pytest.approx(usual_mfu(large, "cpu"), rel=1e-3), (
+        "active ones"
+    )
+    speeds = [tokens_per_second(config, 256, 1e12, "cpu") for config in (tiny, laptop, large)]
+    assert speeds == sorted(speeds, reverse=True)

@@ -1,0 +1,33 @@
+"""The scaling law: a fit finds the constants that made the data, and the best size grows with the budget."""
+
+import itertools
+
+import pytest
+
+from minimind.train.scaling import LAW, Law, effective_tokens, fit
+
+
+def test_a_fit_finds_the_law_again():
+    law = Law(floor=0.7, size=50.0, alpha=0.4, text=90.0, beta=0.3)
+    runs = [(n, d, law.bpb(n, d)) for n, d in itertools.product((2e6, 6e6, 2e7), (5e5, 2e6, 8e6))]
+    found = fit(runs)
+    assert found.alpha == pytest.approx(0.4)
+    assert found.beta == pytest.approx(0.3)
+    assert found.bpb(1e8, 1e9) == pytest.approx(law.bpb(1e8, 1e9), rel=1e-3)
+
+
+def test_runs_that_get_worse_with_more_text_have_no_law():
+    with pytest.raises(ValueError, match="sizes or lengths"):
+        fit([(n, d, d / 1e6 + n / 1e6) for n, d in itertools.product((1e6, 2e6, 4e6), (1e6, 2e6, 4e6))])
+
+
+def test_a_larger_budget_wants_a_larger_model():
+    sizes = [1e6 * 2**power for power in range(12)]
+    best = [min(sizes, key=lambda n: LAW.bpb(n, flops / 6 / n)) for flops in (1e15, 1e17, 1e19)]
+    assert best == sorted(set(best))
+
+
+def test_repeated_text_is_worth_less():
+    assert effective_tokens(100, 200) == 100
+    assert 390 < effective_tokens(400, 200) < 400, "a second epoch is nearly as good as new text"
+    assert effective_tokens(1e9, 200) == pytest.approx(200 * 16)
