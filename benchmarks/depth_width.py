@@ -2,8 +2,8 @@
 
     python benchmarks/depth_width.py --data pretrain.jsonl --valid pretrain_valid.jsonl --budget-minutes 30
 
-For each depth the hidden size is chosen so that the parameters outside the embedding match. Each run is one JSON file
-in --out; what is there is not run again.
+For each depth hidden size and feed-forward are chosen so that the parameters outside the embedding match. Each run is
+one JSON file in --out; what is there is not run again.
 """
 
 import statistics
@@ -50,7 +50,7 @@ def main(
     runs: dict[int, list[dict[str, Any]]] = {depth: [] for depth in depths}
     for seed in range(seeds):
         for depth in depths:
-            given = shape(width_for(depth, parameters), depth) | step | {"train.seed": seed}
+            given = equal_shape(depth, parameters) | step | {"train.seed": seed}
             name = f"layers{depth}-{parameters:.0f}-{tokens:.0f}-lr{lr:g}-seed{seed}"
             found = log.run(f"{depth}", name, tokens, lambda: train_ours("laptop", corpus, tokens, given, name))  # noqa: B023
             runs[depth] += [found] if found else []
@@ -62,7 +62,7 @@ def main(
             rows.append(
                 {
                     "layers": depth,
-                    "hidden": width_for(depth, parameters),
+                    "hidden": equal_shape(depth, parameters)["model.hidden_size"],
                     "parameters": made[0]["parameters"],
                     "bpb": statistics.fmean(bpb),
                     "spread": max(bpb) - min(bpb),
@@ -74,15 +74,17 @@ def main(
     print_json({"rows": rows})
 
 
-def width_for(depth: int, parameters: float) -> int:
-    """The hidden size, a multiple of 32, whose blocks have about that many parameters."""
+def equal_shape(depth: int, parameters: float) -> dict[str, Any]:
+    """Fields of a model of `depth` layers whose blocks have `parameters`: first the nearest width, then its FFN."""
 
-    def blocks(hidden: int) -> int:
-        fields = {name.removeprefix("model."): value for name, value in shape(hidden, depth).items()}
-        config = PRESETS["laptop"].with_(**fields)
-        return config.parameters() - config.vocab_size * hidden
+    def blocks(fields: dict[str, Any]) -> int:
+        config = PRESETS["laptop"].with_(**{name.removeprefix("model."): value for name, value in fields.items()})
+        return config.parameters() - config.vocab_size * config.hidden_size
 
-    return min(range(64, 2048, 32), key=lambda hidden: abs(blocks(hidden) - parameters))
+    shapes = [shape(hidden, depth) for hidden in range(64, 2048, 32)]
+    fields = min(shapes, key=lambda fields: abs(blocks(fields) - parameters))
+    missing = (parameters - blocks(fields)) / (3 * depth * fields["model.hidden_size"])
+    return fields | {"model.intermediate_size": fields["model.intermediate_size"] + round(missing / 8) * 8}
 
 
 if __name__ == "__main__":

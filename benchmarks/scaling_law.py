@@ -20,8 +20,8 @@ from minimind.report.plots import Series
 from minimind.train.scaling import fit
 
 SIZES = {  # name -> hidden size, layers; feed-forward 8/3 of it, heads of 64
-    "2.4M": (192, 2),
-    "5.1M": (256, 4),
+    "2M": (192, 2),
+    "6M": (256, 6),
     "12M": (384, 6),
 }
 

@@ -66,9 +66,13 @@ def test_runs_are_made_once_and_only_when_time_is_left(tmp_path):
     assert len(made) == 1
 
 
-def test_bpb_against_reference_from_end_to_end(world, tmp_path, capsys):
+def test_bpb_against_reference_from_end_to_end(world, tmp_path, capsys, monkeypatch):
     import bpb_against_reference
 
+    from minimind.config import PRESETS
+
+    smallest = PRESETS["tiny"].with_(hidden_size=32, intermediate_size=64, num_hidden_layers=1)
+    monkeypatch.setitem(PRESETS, "tiny", smallest)
     settings = {"reference_lrs": (1e-3,), "our_lrs": (3e-3,), "our_steps": (256,), "fractions": (0.5, 1.0)}
     settings |= {"preset": "tiny", "tokens": 4000, "seeds": 1, "points": 2}
     files = (world / "few_pretrain.jsonl", world / "few_pretrain_valid.jsonl", tmp_path)
@@ -81,3 +85,51 @@ def test_bpb_against_reference_from_end_to_end(world, tmp_path, capsys):
     bpb_against_reference.main(*files, **settings)
     assert last_json(capsys) == found
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}, "nothing ran again"
+
+
+def test_scaling_law_from_end_to_end(world, tmp_path, capsys, monkeypatch):
+    import scaling_law
+
+    monkeypatch.setattr(scaling_law, "SIZES", {"small": (64, 1), "large": (128, 1)})
+    files = (world / "few_pretrain.jsonl", world / "few_pretrain_valid.jsonl", tmp_path)
+    scaling_law.main(*files, tokens=(512, 2048), tokens_per_step=512)
+    assert "law" in last_json(capsys)
+    assert (tmp_path / "scaling_law.svg").read_text(encoding="utf-8").count("<polyline") == 2
+    assert len(list(tmp_path.glob("*.json"))) == 4
+
+
+def test_where_a_size_overtakes_the_next_smaller_one():
+    from scaling_law import cross
+
+    def runs(*points):
+        return [{"flops": flops, "bpb": bpb} for flops, bpb in points]
+
+    found = cross({"a": runs((1, 3.0), (2, 2.5), (4, 2.4)), "b": runs((2, 2.8), (4, 2.3)), "c": runs((4, 2.9))})
+    assert [crossing["flops"] for crossing in found] == [4, None]
+
+
+def test_depths_are_compared_at_equal_parameters():
+    from depth_width import equal_shape
+
+    from minimind.config import PRESETS
+
+    for depth in (2, 4, 8, 16):
+        fields = {name.removeprefix("model."): value for name, value in equal_shape(depth, 4.4e6).items()}
+        config = PRESETS["laptop"].with_(**fields)
+        config.check()
+        assert config.num_hidden_layers == depth
+        assert config.parameters() - config.vocab_size * config.hidden_size == pytest.approx(4.4e6, rel=0.01)
+
+
+def test_scaling_measures_each_point_once_in_a_process_of_its_own(world, tmp_path, capsys, monkeypatch):
+    import scaling
+
+    monkeypatch.setattr(scaling, "SIZES", {"1M": (64, 1)})
+    flags = {"kinds": ("parameters",), "sizes": ("1M",), "tokens_per_step": 512, "micro_batch_tokens": 512}
+    scaling.main(world / "few_pretrain.jsonl", tmp_path, seconds=1, **flags)
+    (found,) = last_json(capsys)["parameters"]
+    assert found["tokens_per_second"] > 0
+    assert found["peak_memory_bytes"] > 1e8
+    monkeypatch.setattr(scaling, "bench", None)
+    scaling.main(world / "few_pretrain.jsonl", tmp_path, seconds=1, **flags)
+    assert last_json(capsys)["parameters"] == [found]
