@@ -4,7 +4,8 @@
 
 Starts `minimind serve` on a model of random weights (`laptop` in size), asks some prompts alone and greedily, then lets
 all clients ask them again and again at the same time. A stream may leave its own answer only where the two likeliest
-tokens lie within `NEAR_TIE` of each other: a product of other shape rounds other last bits.
+tokens lie within a near-tie of each other (`minimind.engine.engine.NEAR_TIE`): a product of other shape rounds other
+last bits.
 """
 
 import argparse
@@ -20,8 +21,6 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-NEAR_TIE = 0.05
-"""Nats between the two likeliest tokens below which rounding (of bfloat16, relative 2^-8) may choose."""
 TOPICS = (
     "the sea",
     "a short story about a cat",
@@ -53,6 +52,8 @@ class Outcome:
     streams: int = 0
     tokens: int = 0
     broken: list[str] = field(default_factory=list)
+    near_tie: float = 0.0
+    """Lead in nats up to which rounding may choose another token."""
     near_ties: int = 0
     widest: float = 0.0
     """Largest lead at which a stream left its own answer."""
@@ -115,13 +116,13 @@ def compare(got: Answer, alone: Answer, outcome: Outcome) -> None:
         lead = min(answer.leads[at] for answer in (got, alone) if at < len(answer.leads))
         outcome.near_ties += 1
         outcome.widest = max(outcome.widest, lead)
-        if lead > NEAR_TIE:
+        if lead > outcome.near_tie:
             outcome.broken.append(f"token {at} is another than alone, though the likeliest leads by {lead:.3f} nats")
 
 
-async def load(url: str, clients: int, seconds: float, prompts: int = 24) -> Outcome:
+async def load(url: str, clients: int, seconds: float, near_tie: float, prompts: int = 24) -> Outcome:
     """Ask every prompt alone, then let `clients` ask for so many seconds."""
-    bodies, outcome = requests(prompts), Outcome()
+    bodies, outcome = requests(prompts), Outcome(near_tie=near_tie)
     alone = [await ask(url, body) for body in bodies]
     end = time.monotonic() + seconds
 
@@ -160,6 +161,9 @@ def random_model(preset: str, folder: Path) -> None:
 async def watched(url: str, process: int, clients: int, seconds: float) -> tuple[Outcome, list[float]]:
     """The load, and the server's resident memory in MB, every second of it."""
     import psutil
+    import torch
+
+    from minimind.engine.engine import NEAR_TIE
 
     server, memory = psutil.Process(process), []
 
@@ -169,7 +173,7 @@ async def watched(url: str, process: int, clients: int, seconds: float) -> tuple
             await asyncio.sleep(1)
 
     watching = asyncio.create_task(watch())
-    outcome = await load(url, clients, seconds)
+    outcome = await load(url, clients, seconds, NEAR_TIE[torch.bfloat16])
     watching.cancel()
     return outcome, memory
 

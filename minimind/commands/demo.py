@@ -62,6 +62,7 @@ def demo(out: str = "runs/demo", quick: bool = False, fresh: bool = False, devic
 
     _show(results, samples)
     console.say(f"\nReport:      {page}\nTalk to it:  [bold]minimind chat {report['model']}[/bold]")
+    console.say(f"In a page:   [bold]minimind serve {report['model']}[/bold], then open http://127.0.0.1:8000/")
     return 0
 
 

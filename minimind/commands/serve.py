@@ -63,11 +63,13 @@ def serve(
         cors_origin: web pages of other sites that may call this server, as in https://chat.example.org.
         rollout: also answer the protocol that reinforcement learning uses (/generate, new weights).
         rollout_root: directory that new weights may come from.
-        dtype: number format of the weights: auto, float32 or bfloat16.
+        dtype: number format of the weights: auto, float32, bfloat16 or int8 (half the bytes, a little rounder).
         device: auto, cpu, cuda or mps.
     """
     at_least(1, context=context, parallel=parallel, queue=queue, max_seconds=max_seconds)
     at_least(0, port=port, max_tokens=max_tokens, max_body_mb=max_body_mb, grace=grace)
+    if port > 65535:
+        raise UsageError(f"--port {port}: ports end at 65535")
     if rollout != bool(rollout_root):
         raise UsageError("--rollout and --rollout-root DIR go together: new weights come from that directory alone")
     if rollout and not Path(rollout_root).is_dir():
@@ -126,14 +128,19 @@ def _loader(model: str, context: int, parallel: int, queue: int, dtype: str, dev
     from minimind.model.store import load_config, load_model
 
     on = runtime.device(device)
-    formats = {"auto": runtime.compute_dtype(on), "float32": torch.float32, "bfloat16": torch.bfloat16}
+    formats = {
+        "auto": runtime.compute_dtype(on),
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+        "int8": torch.bfloat16,  # the engine rounds the matrices further
+    }
     if dtype not in formats:
-        raise UsageError(f"--dtype {dtype}: choose auto, float32 or bfloat16")
+        raise UsageError(f"--dtype {dtype}: choose {', '.join(formats)}")
     load_config(model)
 
     def load(tokenizer: Any) -> EngineThread:
         weights = load_model(model, dtype=formats[dtype], device=on).eval()
-        engine = Engine(weights, tokenizer, rows=parallel, context=context)
+        engine = Engine(weights, tokenizer, rows=parallel, context=context, int8=dtype == "int8")
         console.say(f"Ready: {weights.config.parameters() / 1e6:.1f} M parameters, context {engine.context:,} tokens.")
         return EngineThread(engine, most_waiting=queue)
 
