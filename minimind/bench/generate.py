@@ -1,9 +1,14 @@
-"""The speed of generation: our engine beside `transformers.generate` and llama.cpp, same weights, in turn."""
+"""The speed of generation: our engine beside `transformers.generate` and llama.cpp, same weights, in turn.
 
+Each turn of an engine is a process of its own: threads of one that still wait for work would slow the next.
+"""
+
+import json
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -14,8 +19,8 @@ from minimind.config import PRESETS
 from minimind.console import progress
 from minimind.engine.engine import Engine
 from minimind.engine.sampling import GREEDY
-from minimind.errors import UsageError, did_you_mean
-from minimind.model.store import load_model, save_model
+from minimind.errors import UsageError, UserError, did_you_mean
+from minimind.model.store import load_config, load_model, save_model
 from minimind.model.transformer import Transformer
 from minimind.tokenizer.bpe import Tokenizer
 
@@ -35,6 +40,22 @@ class Generator(Protocol):
 
     def run(self, prompts: Prompts, new: int) -> Speed:
         """Generate once, nothing cached from before."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every engine does in a turn."""
+
+    directory: str
+    dtypes: tuple[str, ...]
+    """Some of DTYPES; int8 is compared with llama.cpp's Q8_0."""
+    batches: tuple[int, ...]
+    """How many prompts at once."""
+    prompt: int
+    """Tokens of a prompt."""
+    new: int
+    """Tokens generated for each."""
+    device: str
 
 
 class Ours:
@@ -60,87 +81,86 @@ class Ours:
         return Speed(tokens / (first - start), (new * len(prompts) - before) / (end - first))
 
 
-def measure(
-    model: str,
-    dtypes: Sequence[str],
-    batches: Sequence[int],
-    prompt: int,
-    new: int,
-    rounds: int,
-    reference: bool,
-    device: str,
-) -> dict[str, Any]:
-    """Let every engine generate `rounds` times in turn, and take the best of each.
+def measure(model: str, work: Work, rounds: int, reference: bool) -> dict[str, Any]:
+    """Let every engine do the work `rounds` times in turn, and take the best of each.
 
     The best, because whatever else a machine does can only slow a turn down.
 
     Args:
         model: model directory, or the name of a preset: random weights are as fast as any.
-        dtypes: some of DTYPES; int8 is compared with llama.cpp's Q8_0.
-        batches: how many prompts at once.
-        prompt: tokens of a prompt.
-        new: tokens generated for each.
+        work: its `directory` is filled in here.
         rounds: turns.
-        reference: whether to measure transformers and llama.cpp too.
-        device: of ours and transformers'; llama.cpp runs on the CPU and is left out elsewhere.
+        reference: whether to measure transformers, and on a CPU llama.cpp, too.
 
     Raises:
         UsageError: neither a directory nor a preset, or an unknown dtype.
-        UserError: a reference is not installed.
+        UserError: a reference is not installed, or an engine failed.
     """
-    for dtype in dtypes:
+    for dtype in work.dtypes:
         if dtype not in DTYPES:
             raise UsageError(f"--dtypes {dtype}: no such number format{did_you_mean(dtype, DTYPES)}")
-    on = runtime.device(device)
+    on = runtime.device(work.device)
+    engines = ["minimind"]
+    if reference:
+        engines += ["transformers"] + (["llama.cpp"] if on.type == "cpu" else [])
+    best: dict[tuple[str, str, int], Speed] = {}
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(model) if Path(model).is_dir() else _random(model, Path(folder) / "model")
-        weights = load_model(directory, device=on)
-        generator = torch.Generator().manual_seed(0)
-        vocabulary = min(weights.config.vocab_size, Tokenizer.load(directory).vocab_size)
-        rows: list[dict[str, Any]] = []
-        for dtype in dtypes:
-            for batch in batches:
-                prompts = torch.randint(vocabulary // 2, vocabulary, (batch, prompt), generator=generator).tolist()
-                generators: dict[str, Generator] = {"minimind": Ours(weights, dtype, prompt + new + 1, batch)}
-                if reference:
-                    generators |= _references(directory, dtype, batch, prompt + new, on, Path(folder))
-                for name, speed in _race(generators, prompts, new, rounds, f"{dtype}, batch {batch}").items():
-                    rows.append(
-                        {
-                            "engine": name,
-                            "dtype": dtype,
-                            "batch": batch,
-                            "prompt": prompt,
-                            "prefill_tokens_per_second": round(speed.prefill, 1),
-                            "decode_tokens_per_second": round(speed.decode, 1),
-                        }
-                    )
+        work = replace(work, directory=str(directory))
+        with progress("turns", total=rounds * len(engines)) as bar:
+            for _ in range(rounds):
+                for engine in engines:
+                    for dtype, batch, *speed in _in_a_process(engine, work, folder):
+                        old = best.get((engine, dtype, batch), Speed(0, 0))
+                        best[engine, dtype, batch] = Speed(*map(max, zip(old, speed, strict=True)))
+                    bar.advance(note=engine)
+    rows = [
+        {
+            "engine": engine,
+            "dtype": dtype,
+            "batch": batch,
+            "prompt": work.prompt,
+            "prefill_tokens_per_second": round(speed.prefill, 1),
+            "decode_tokens_per_second": round(speed.decode, 1),
+        }
+        for (engine, dtype, batch), speed in sorted(best.items(), key=lambda item: item[0][1:])
+    ]
     return {"device": on.type, "threads": torch.get_num_threads(), "rows": rows, "ratios": _ratios(rows)}
 
 
-def _race(generators: dict[str, Generator], prompts: Prompts, new: int, rounds: int, what: str) -> dict[str, Speed]:
-    for generator in generators.values():
-        generator.run(prompts, 4)  # a compiler runs, memory is touched
-    turns: dict[str, list[Speed]] = {name: [] for name in generators}
-    with progress(what, total=rounds * len(generators)) as bar:
-        for _ in range(rounds):
-            for name, generator in generators.items():
-                turns[name].append(generator.run(prompts, new))
-                bar.advance(note=name)
-    return {n: Speed(max(s.prefill for s in got), max(s.decode for s in got)) for n, got in turns.items()}
+def _in_a_process(engine: str, work: Work, folder: str) -> list[list[Any]]:
+    command = [sys.executable, "-m", "minimind.bench.generate", engine, json.dumps(asdict(work)), folder]
+    ended = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
+    if ended.returncode:
+        last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(last.removeprefix("minimind.errors.UserError: "))
+    return json.loads(ended.stdout.splitlines()[-1])
 
 
-def _references(
-    directory: Path, dtype: str, batch: int, context: int, on: torch.device, folder: Path
-) -> dict[str, Generator]:
+def turn(engine: str, work: Work, folder: Path) -> list[tuple[str, int, float, float]]:
+    """Do the work once, in this process: `(dtype, batch, prefill, decode)` of each combination that the engine has."""
     from minimind.bench.rivals import LlamaCpp, Transformers
 
-    found: dict[str, Generator] = {}
-    if dtype != "int8":
-        found["transformers"] = Transformers(directory, dtype, on)
-    if on.type == "cpu":
-        found["llama.cpp"] = LlamaCpp(directory, dtype, batch, context, folder)
-    return found
+    directory, on, context = Path(work.directory), runtime.device(work.device), work.prompt + work.new + 1
+    vocabulary = min(load_config(directory).vocab_size, Tokenizer.load(directory).vocab_size)
+    random = torch.Generator().manual_seed(0)
+    done = []
+    for dtype in work.dtypes:
+        for batch in work.batches:
+            prompts = torch.randint(vocabulary // 2, vocabulary, (batch, work.prompt), generator=random).tolist()
+            generator: Generator
+            if engine == "minimind":
+                generator = Ours(load_model(directory, device=on), dtype, context, batch)
+            elif engine == "llama.cpp":
+                generator = LlamaCpp(directory, dtype, batch, context, folder)
+            elif dtype != "int8":
+                generator = Transformers(directory, dtype, on)
+            else:
+                continue
+            generator.run(prompts, 4)  # a compiler runs, memory is touched
+            done.append((dtype, batch, *generator.run(prompts, work.new)))
+            del generator
+    return done
 
 
 def _ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -164,3 +184,8 @@ def _random(preset: str, directory: Path) -> Path:
     save_model(Transformer(PRESETS[preset].with_(vocab_size=tokenizer.vocab_size)), directory)
     tokenizer.save(directory)
     return directory
+
+
+if __name__ == "__main__":
+    engine_name, work_json, workplace = sys.argv[1:]
+    print(json.dumps(turn(engine_name, Work(**json.loads(work_json)), Path(workplace))))

@@ -68,7 +68,7 @@ def generate(
 ) -> int:
     """Generated tokens per second, beside transformers and llama.cpp with the same weights.
 
-    The engines take turns, and the best turn of each counts.
+    The engines take turns, each in a process of its own, and the best turn of each counts.
 
     Examples:
         minimind bench generate minimind-3
@@ -85,11 +85,11 @@ def generate(
         device: auto, cpu, cuda or mps.
         json: print one line of JSON instead of a table.
     """
-    from minimind.bench.generate import measure
+    from minimind.bench.generate import Work, measure
 
     at_least(1, prompt=prompt, rounds=rounds, batches=min(batches))
     at_least(2, new=new)
-    figures = measure(model, dtypes, batches, prompt, new, rounds, reference, device)
+    figures = measure(model, Work("", dtypes, batches, prompt, new, device), rounds, reference)
     if json:
         console.print_json(figures)
         return 0

@@ -8,114 +8,8 @@
 // Letters: N tokens, C hidden, H query heads, K key/value heads, D head_dim, F feed-forward, E experts, V vocabulary.
 #include <algorithm>
 #include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <omp.h>
-#include <vector>
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
 
-typedef float vec __attribute__((vector_size(64)));  // 16 floats, whatever registers the machine has
-typedef uint16_t vec_u16 __attribute__((vector_size(32)));
-typedef uint32_t vec_u32 __attribute__((vector_size(64)));
-typedef int8_t vec_i8 __attribute__((vector_size(16)));
-constexpr int LANES = 16;
-
-struct bf16 { uint16_t bits; };  // the upper half of a float
-
-template <class T> static T read(const void* p) { T v; std::memcpy(&v, p, sizeof v); return v; }
-static float to_float(float x) { return x; }
-static float to_float(bf16 x) { uint32_t bits = uint32_t(x.bits) << 16; return read<float>(&bits); }
-static void store(float* p, float x) { *p = x; }
-static void store(bf16* p, float x) {  // to the nearest, ties to even
-    uint32_t bits = read<uint32_t>(&x);
-    p->bits = uint16_t((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
-}
-
-static vec load(const float* p) { return read<vec>(p); }
-#ifdef __AVX512F__  // what the compiler does not find by itself
-static vec load(const bf16* p) {
-    return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);
-}
-static vec load(const int8_t* p) {
-    return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
-}
-static float sum(vec v) { return _mm512_reduce_add_ps((__m512)v); }
-#else
-static vec load(const bf16* p) { return (vec)(__builtin_convertvector(read<vec_u16>(p), vec_u32) << 16); }
-static vec load(const int8_t* p) { return __builtin_convertvector(read<vec_i8>(p), vec); }
-static float sum(vec v) { float s = 0; for (int i = 0; i < LANES; i++) s += v[i]; return s; }
-#endif
-
-// How weights of type W are multiplied: so many at a time, with inputs of which type.
-template <class W> struct Dot {
-    typedef float Input;
-    static constexpr int STEP = LANES;
-    static vec weights(const W* p) { return load(p); }
-    static vec inputs(const Input* p) { return load(p); }
-    static vec add(vec sum, vec w, vec x) { return sum + w * x; }
-};
-#ifdef __AVX512BF16__
-template <> struct Dot<bf16> {  // one instruction adds 32 products of bfloat16 to 16 sums
-    typedef bf16 Input;
-    static constexpr int STEP = 2 * LANES;
-    static __m512bh weights(const bf16* p) { return (__m512bh)_mm512_loadu_si512(p); }
-    static __m512bh inputs(const bf16* p) { return (__m512bh)_mm512_loadu_si512(p); }
-    static vec add(vec sum, __m512bh w, __m512bh x) { return (vec)_mm512_dpbf16_ps((__m512)sum, w, x); }
-};
-#endif
-template <class W> using Input = typename Dot<W>::Input;
-template <class W> using Inputs = std::vector<const Input<W>*>;  // one vector a token
-
-template <class W> struct Matrix { const W* weight; const float* scale; };  // [out, in]; scale [out] for int8, else null
-
-// The matrix of expert `e` among matrices that lie one after the other.
-template <class W> static Matrix<W> expert(Matrix<W> m, int64_t e, int64_t out, int64_t in) {
-    return {m.weight + e * out * in, m.scale ? m.scale + e * out : nullptr};
-}
-
-// put(n, o, sum_i weight[o][i] x[n][i]) for R rows o of the matrix and B tokens n: each weight is read once, and R · B
-// sums are in flight, because one alone would wait for each addition to end.
-template <int R, int B, class W, class Put>
-static void dots(Matrix<W> m, int64_t row, int64_t in, const Input<W>* const* x, int64_t first, Put put) {
-    const W* weight = m.weight + row * in;
-    vec sums[R][B] = {};
-    for (int64_t i = 0; i < in; i += Dot<W>::STEP) {
-        decltype(Dot<W>::weights(weight)) w[R];
-        for (int r = 0; r < R; r++) {
-            w[r] = Dot<W>::weights(weight + r * in + i);
-            // The next R rows, asked for while these are summed: without it, half of the memory's speed is lost.
-            __builtin_prefetch(weight + (r + R) * in + i);
-        }
-        for (int b = 0; b < B; b++) {
-            auto xb = Dot<W>::inputs(x[first + b] + i);
-            for (int r = 0; r < R; r++) sums[r][b] = Dot<W>::add(sums[r][b], w[r], xb);
-        }
-    }
-    for (int r = 0; r < R; r++)
-        for (int b = 0; b < B; b++) put(first + b, row + r, sum(sums[r][b]) * (m.scale ? m.scale[row + r] : 1));
-}
-
-// This thread's share of 0 ... `count`, in blocks of `block`.
-static void my_share(int64_t count, int64_t block, int64_t* begin, int64_t* end) {
-    int64_t blocks = count / block, thread = omp_get_thread_num(), threads = omp_get_num_threads();
-    *begin = blocks * thread / threads * block, *end = blocks * (thread + 1) / threads * block;
-}
-
-// This thread's rows of the product of a matrix `[out, in]` and the vectors `x`: put(n, o, value) for each.
-template <class W, class Put>
-static void product(Matrix<W> m, int64_t out, int64_t in, const Inputs<W>& x, Put put) {
-    constexpr int R = 4;
-    int64_t begin, end, tokens = x.size();
-    my_share(out, R, &begin, &end);
-    for (int64_t row = begin; row < end; row += R) {
-        int64_t n = 0;
-        for (; n + 4 <= tokens; n += 4) dots<R, 4>(m, row, in, x.data(), n, put);
-        for (; n + 2 <= tokens; n += 2) dots<R, 2>(m, row, in, x.data(), n, put);
-        for (; n < tokens; n++) dots<R, 1>(m, row, in, x.data(), n, put);
-    }
-}
+#include "products.h"
 
 template <class V, class To> static void rms_norm(const float* x, const V* weight, int64_t size, float eps, To* out) {
     float squares = 0;
@@ -234,6 +128,7 @@ template <class W, class V> static void run(const Shape& s, const Step& step, co
 #pragma omp parallel num_threads(step.threads)
     {
         const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
+        const TileSetup tiles;
         std::vector<float> scores(group * step.cache_length), heads(group * D), routed(N * C);
         std::vector<In> normed(N * C);
         const Inputs<W> normed_rows = rows_of(normed, C), mixed_rows = rows_of(mixed, Q), act_rows = rows_of(act, F);
@@ -282,7 +177,7 @@ template <class W, class V> static void run(const Shape& s, const Step& step, co
                 for (int64_t n = 0; n < N; n++) rms_norm(&x[n * C], layer.mlp_norm, C, s.eps, &routed[n * C]);
             const std::vector<Choice> choices = route(s, layer.router, routed, N);
             int64_t pair = 0, begin, end;
-            my_share(F, 4, &begin, &end);
+            my_rows(F, &begin, &end);
             for (size_t e = 0; e < choices.size(); e++) {
                 Inputs<W> inputs;
                 for (int64_t n : choices[e].tokens) inputs.push_back(normed_rows[n]);
@@ -308,6 +203,9 @@ template <class W, class V> static void run(const Shape& s, const Step& step, co
         product(model->head, s.vocab, C, normed_rows, [&](int64_t n, int64_t o, float y) { step.logits[n * s.vocab + o] = y; });
     }
 }
+
+// From how many tokens on PyTorch is as fast: there, a pass is bound by arithmetic.
+extern "C" int64_t most_tokens(int kind) { return kind == 1 && matrix_unit ? 64 : 16; }
 
 // kind: 0 float32, 1 bfloat16, 2 int8 matrices with everything else in bfloat16.
 extern "C" void decode(int kind, const Shape* shape, const Step* step, const void* weights) {

@@ -20,13 +20,11 @@ from minimind import runtime
 from minimind.model.cache import KVCache, Span
 from minimind.model.transformer import Transformer
 
-SOURCE = Path(__file__).with_name("decode.cpp")
+SOURCES = [Path(__file__).with_name(name) for name in ("decode.cpp", "products.h")]
 FLAGS: tuple[str, ...] = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-std=c++17")
 # Sums may be reordered, or none would be vectorised. Not -ffast-math: a library linked with it makes the whole process
 # treat subnormal numbers as zero from then on.
 FLAGS += ("-fassociative-math", "-freciprocal-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno")
-MOST_TOKENS = 16
-"""From about here on a pass is bound by arithmetic, which the matrix units behind PyTorch do better."""
 LANES, STEP, ROWS = 16, 32, 4
 """Widths must be multiples of these: what the loops in `decode.cpp` take at once."""
 KINDS = {torch.float32: 0, torch.bfloat16: 1}
@@ -60,6 +58,8 @@ class DecodeStep:
         config = model.config
         self._library, self._model, self._cache, self._quantised = library, model, cache, quantised
         self._kind = INT8 if quantised else KINDS[model.output_weight.dtype]
+        self.most_tokens: int = library.most_tokens(self._kind)
+        """With more tokens than this, the model itself is as fast."""
         sparse = config.num_experts > 0
         self._shape = _Shape(
             config.num_hidden_layers,
@@ -158,17 +158,20 @@ def _library() -> ctypes.CDLL | None:
     compiler = runtime.cpp_compiler()
     if sys.platform != "linux" or compiler is None:
         return None
-    identity = [SOURCE.read_text(encoding="utf-8"), compiler, FLAGS, runtime.processor()]
+    identity = [*(source.read_text(encoding="utf-8") for source in SOURCES), compiler, FLAGS, runtime.processor()]
     name = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
     path = runtime.cache_dir() / "kernels" / f"decode-{name}.so"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}")
-        built = subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(unfinished)], capture_output=True, text=True)
+        built = subprocess.run(
+            [compiler, *FLAGS, str(SOURCES[0]), "-o", str(unfinished)], capture_output=True, text=True
+        )
         if built.returncode:
             return None
         unfinished.replace(path)
     library = ctypes.CDLL(str(path))
     library.decode.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 3]
     library.decode.restype = None
+    library.most_tokens.restype = ctypes.c_int64
     return library

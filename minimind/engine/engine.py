@@ -213,7 +213,7 @@ class Engine:
     def _scores(self, spans: list[Span]) -> Tensor:
         """Run a pass; scores `[spans, vocab]` of what may follow the last token of each span."""
         lengths = [span.end - span.start for span in spans]
-        if self._decode_step and max(lengths) == 1 and len(spans) <= decode.MOST_TOKENS:
+        if self._decode_step and max(lengths) == 1 and len(spans) <= self._decode_step.most_tokens:
             return self._decode_step([self._scheduler.ids(*span)[0] for span in spans], spans)
         if self.batch_invariant and self.model.config.num_experts:
             # How many tokens an expert gets depends on the others of the pass, and the bits of its product on that.

@@ -62,7 +62,7 @@ def distance(a, b):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_it_computes_what_the_model_computes(shape):
     model = build(shape)
-    ids_BT = torch.randint(0, 512, (7, 20))
+    ids_BT = torch.randint(0, 512, (19, 20))  # of 19, the matrix unit takes 16 at once
     exact = expected(model, ids_BT)
     assert distance(decoded(model, ids_BT, torch.float32), exact) < 1e-5
     if "experts" not in shape:  # there, a rounded score may choose another expert
