@@ -1,6 +1,12 @@
 """The requests that well-known programs send, in the shapes that they send them, and what they read of the answers."""
 
+import ast
 import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -149,3 +155,15 @@ def test_lm_eval_generation(http):
         "seed": 1234,
     }
     assert http.post("/v1/chat/completions", json=body, headers=KIND).status_code == 200
+
+
+def test_the_example(url):
+    example = Path(__file__).parents[2] / "examples" / "openai_client.py"
+    command = [sys.executable, str(example), "--base-url", f"{url}/v1"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=os.environ | {"PYTHONUTF8": "1"})
+    assert done.returncode == 0, done.stderr
+    shown = re.split(r"^--- (\w+)$", done.stdout, flags=re.MULTILINE)
+    parts = dict(zip(shown[1::2], shown[2::2], strict=True))
+    assert list(parts) == ["chat", "stream", "think", "use_tools", "look_inside", "answer_in_json"]
+    assert all(part.strip() for part in parts.values())
+    assert set(ast.literal_eval(parts["answer_in_json"].strip())) == {"city", "sunny"}
