@@ -266,6 +266,20 @@ def test_the_glass_box(visit, stage, tokenizer):
     assert page.locator(".tokens span").count() == len(tokenizer.encode(text)), "kept"
 
 
+def test_the_glass_box_shows_thoughts_and_calls_in_their_order(visit, stage):
+    stage(["Hm.\n", "</think>", "\n\n", "Now.\n", *CALL], ["\n", "</think>", "\n\n", "36"])
+    page = visit()
+    page.click("#think")
+    page.click("#tools")
+    page.get_by_label("calculate_math").check()
+    ask(page, "12 * 3?")
+    done(page)
+    page.click("#glass")
+    first = "".join(page.locator(".tokens").first.locator("span").all_inner_texts()).replace("⏎", "")
+    assert first == "Hm.\n</think>\n\nNow.\n" + "".join(CALL)
+    assert page.locator(".tokens .thought").count() > 0
+
+
 def test_editing_and_answering_again(visit, stage):
     stage(["First."], ["Second."], ["Third."], ["Fourth."])
     page = visit()

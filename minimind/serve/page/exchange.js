@@ -6,6 +6,7 @@ import { say } from "./words.js";
 
 const ALTERNATIVES = 10;
 const ROUNDS = 6;
+const FIELDS = ["reasoning_content", "content", "tool_calls"]; // in the order in which a model writes them
 
 /** Messages as the API takes them, without what this page keeps beside them. */
 function plain(messages) {
@@ -29,8 +30,8 @@ function add(message, choice) {
     message.tool_calls[index] ??= { id, type: "function", function: { name: called.name, arguments: "" } };
     message.tool_calls[index].function.arguments += called.arguments ?? "";
   }
-  for (const [field, entries] of Object.entries(choice.logprobs ?? {})) {
-    for (const entry of entries ?? []) message.glass.push(kept(entry, field === "reasoning_content"));
+  for (const field of FIELDS) {
+    for (const entry of choice.logprobs?.[field] ?? []) message.glass.push(kept(entry, field === "reasoning_content"));
   }
   if (choice.finish_reason) message.finish = choice.finish_reason;
 }
