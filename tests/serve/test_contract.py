@@ -22,7 +22,7 @@ OPERATIONS = {
 }
 CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance]
 FEW = settings(
-    max_examples=20,
+    max_examples=12,
     deadline=None,
     derandomize=True,
     database=None,

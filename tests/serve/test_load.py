@@ -27,7 +27,7 @@ def serve_load():
 def test_sixteen_clients_get_complete_streams_equal_to_those_alone(model, tokenizer, serve_load):
     with serving(model, tokenizer) as (url, service):
         engine = service.engine
-        outcome = asyncio.run(serve_load.load(url, 16, 2.0, NEAR_TIE[torch.float32], prompts=8))
+        outcome = asyncio.run(serve_load.load(url, 16, 1.0, NEAR_TIE[torch.float32], prompts=8))
         assert outcome.broken == []
         assert outcome.streams >= 16
         time.sleep(0.1)
