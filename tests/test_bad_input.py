@@ -330,6 +330,18 @@ def test_an_error_leaves_an_earlier_run_as_it_was(minimind, pretrain_flags, pret
     assert state(run) == before
 
 
+def test_a_run_goes_on_only_from_the_weights_that_it_started_from(minimind, sft_flags, pretrained, tuned, here):
+    run, moved = shutil.copytree(tuned, here / "run"), shutil.copytree(pretrained / "model", here / "moved")
+    flags = [*sft_flags, "--init", moved, "--out", "run"]
+    assert minimind(*flags).code == 0
+    before = state(run)
+    weights = bytearray((moved / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (moved / "model.safetensors").write_bytes(weights)
+    refused(minimind(*flags), 1, str(moved), "other weights", "another --out", "--resume never")
+    assert state(run) == before
+
+
 def test_a_conversation_too_long_for_the_row(minimind, sft_flags, pretrained, here):
     (here / "long.jsonl").write_text(CHAT.replace("hi", "hi " * 600) + "\n", encoding="utf-8")
     flags = [*sft_flags, "--init", pretrained / "model", "--data", "long.jsonl", "--out", "run"]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from minimind import runtime
+from minimind.console import say, warn
 from minimind.model.cache import KVCache, Span
 from minimind.model.transformer import Transformer
 
@@ -161,16 +162,17 @@ def _library() -> ctypes.CDLL | None:
     identity = [*(source.read_text(encoding="utf-8") for source in SOURCES), compiler, FLAGS, runtime.processor()]
     name = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
     path = runtime.cache_dir() / "kernels" / f"decode-{name}.so"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(f".{os.getpid()}")
-        built = subprocess.run(
-            [compiler, *FLAGS, str(SOURCES[0]), "-o", str(unfinished)], capture_output=True, text=True
-        )
-        if built.returncode:
-            return None
-        unfinished.replace(path)
-    library = ctypes.CDLL(str(path))
+    try:
+        if not path.exists():
+            say("[dim]Building the decoding step for this processor, once: some 5 s.[/dim]")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = path.with_suffix(f".{os.getpid()}")
+            subprocess.run([compiler, *FLAGS, str(SOURCES[0]), "-o", str(unfinished)], capture_output=True, check=True)
+            unfinished.replace(path)
+        library = ctypes.CDLL(str(path))
+    except (OSError, subprocess.CalledProcessError) as error:
+        warn(f"decoding without the compiled step, at a third of its speed: {path} could not be built ({error})")
+        return None
     library.decode.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 3]
     library.decode.restype = None
     library.most_tokens.restype = ctypes.c_int64

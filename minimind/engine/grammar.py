@@ -6,6 +6,7 @@ tells before each token which ones may come next.
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 from minimind.errors import UsageError
 from minimind.tokenizer.bpe import Tokenizer
 
+COMPILED = 32
+"""Grammars that are kept ready: an agent's tools, a server's schemas."""
 _THOUGHT = 'thought: /(.|\\n)*/ </think> "\\n\\n"\n'
 # Blanks as the chat format has them. Were any allowed, a model could write blanks until its context is full.
 _LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -62,6 +65,7 @@ class Grammars:
             tokenizer.files["tokenizer.json"], n_vocab=vocabulary, eos_token=tokenizer.eos_id
         )
         self._vocabulary = vocabulary
+        self._compiled = lru_cache(COMPILED)(self._compile)
 
     def matcher(self, grammar: str) -> Any:
         """Start one answer: an `LLMatcher`, to be told each token by `consume_token`.
@@ -69,6 +73,9 @@ class Grammars:
         Raises:
             UsageError: the grammar is wrong, or uses a control token that the tokenizer does not have.
         """
+        return self._compiled(grammar).deep_copy()
+
+    def _compile(self, grammar: str) -> Any:
         import llguidance
 
         matcher = llguidance.LLMatcher(self._tokenizer, grammar)

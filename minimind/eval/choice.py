@@ -165,7 +165,7 @@ def _score(model: Transformer, rows: list[_Row]) -> tuple[list[float], list[bool
     ids_BT = padded([row.ids for row in rows], 0)
     branches_BT = padded([row.branches for row in rows], -1)
     segments = Segments(branches_BT.clamp(max=0).int(), padded([row.positions for row in rows], 0))
-    states_BTC = _states(model, ids_BT, segments, Layout(may_see(branches_BT)[:, None]))
+    states_BTC = model(ids_BT, segments, layout=Layout(may_see(branches_BT)[:, None])).states
     places = [(i, column, token) for i, row in enumerate(rows) for scored in row.scored for column, token in scored]
     row_N, column_N, label_N = torch.tensor(places, device=device).unbind(1)
     logprobs, greedy = [], []
@@ -186,15 +186,6 @@ def may_see(branches_BT: Tensor) -> Tensor:
     """
     seer_BT1, seen_B1T = branches_BT[:, :, None], branches_BT[:, None, :]
     return ((seer_BT1 == seen_B1T) | ((seen_B1T == 0) & (seer_BT1 > 0))).tril()
-
-
-def _states(model: Transformer, ids_BT: Tensor, segments: Segments, layout: Layout) -> Tensor:
-    """What `Transformer.forward` does, with a layout of our own."""
-    x_BTC = model.embed_tokens(ids_BT)
-    rotation = model.rope(segments.positions)
-    for block in model.layers:
-        x_BTC, _ = model.run_block(block, x_BTC, rotation, layout, segments)
-    return model.norm(x_BTC)
 
 
 def evaluate(

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+CHUNK = 1024
+"""Rows of logits that exist at a time."""
 IGNORE = -100
 """Label of a position that is not supervised (torch's convention)."""
 
 
 def linear_cross_entropy(
-    states_NC: Tensor, weight_VC: Tensor, labels_N: Tensor, chunk: int = 1024, compiled: bool = False
+    states_NC: Tensor, weight_VC: Tensor, labels_N: Tensor, chunk: int = CHUNK, compiled: bool = False
 ) -> Tensor:
     """Sum of -log softmax(states · weightᵀ)[label] over labels other than -100: a float32 scalar.
 
@@ -31,7 +33,7 @@ def linear_cross_entropy(
 
 
 @torch.no_grad()
-def token_nll(states_NC: Tensor, weight_VC: Tensor, labels_N: Tensor, chunk: int = 1024) -> Tensor:
+def token_nll(states_NC: Tensor, weight_VC: Tensor, labels_N: Tensor, chunk: int = CHUNK) -> Tensor:
     """Negative log-likelihood (nats) of each label, float32 `[N]`, 0 where it is -100; no gradient."""
     states_NC, labels_N = states_NC.flatten(0, -2), labels_N.flatten()
     dtype = _compute_dtype(states_NC)

@@ -58,12 +58,13 @@ class Layout(NamedTuple):
 def make_layout(segments: Segments, dtype: torch.dtype) -> Layout:
     """Describe who sees whom: a token sees its own document up to itself.
 
-    On CUDA in a 16-bit `dtype` the layout is that of the flash kernel of `torch.nn.attention.varlen`, which skips
-    whatever lies outside a document; it needs a GPU to be exercised.
+    On CUDA (Ampere or newer) in a 16-bit `dtype` the layout is that of the flash kernel of
+    `torch.nn.attention.varlen`, which skips whatever lies outside a document; it needs a GPU to be exercised.
     """
     document_ids = segments.document_ids
     rows, length = document_ids.shape
-    if document_ids.is_cuda and dtype in (torch.bfloat16, torch.float16):
+    half = dtype in (torch.bfloat16, torch.float16)
+    if document_ids.is_cuda and half and torch.cuda.get_device_capability(document_ids.device) >= (8, 0):
         first = torch.ones(rows, length, dtype=torch.bool, device=document_ids.device)
         first[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
         starts = F.pad(first.flatten().nonzero().flatten(), (0, 1), value=rows * length)

@@ -90,7 +90,7 @@ class MixtureOfExperts(nn.Module):
         count_E = torch.zeros(experts + 1, device=x_NC.device).scatter_add_(
             0, choice_M, torch.ones_like(choice_M, dtype=torch.float32)
         )[:experts]
-        ends_E = count_E.cumsum(0).int()
+        ends_E = count_E.int().cumsum(0, dtype=torch.int32)  # of floats there is no deterministic kernel on CUDA
         # The kernel leaves rows behind the last end undefined; padding is zeros, which the last expert maps to 0.
         ends_E[-1] = len(choice_M)
         out_MC = self.experts(x_NC.index_select(0, order_M // self.chosen), ends_E)

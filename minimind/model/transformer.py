@@ -110,17 +110,25 @@ class Transformer(nn.Module):
         """Score every token: `[..., hidden] -> [..., vocab]`; training uses `losses.lm`, which never holds them all."""
         return linear(states, self.output_weight)
 
-    def forward(self, input_ids_BT: Tensor, segments: Segments, caches: list[LayerCache] | None = None) -> Hidden:
+    def forward(
+        self,
+        input_ids_BT: Tensor,
+        segments: Segments,
+        caches: list[LayerCache] | None = None,
+        layout: Layout | None = None,
+    ) -> Hidden:
         """Run the model over a batch of packed documents, or over the next tokens of cached sequences.
 
         Args:
             input_ids_BT: token ids, int64 `[B, T]`.
             segments: documents and positions.
             caches: each layer's, for the tokens of one flat row (B = 1); padding may only be at its end.
+            layout: who sees whom, if that is not what `segments` say.
         """
         x_BTC = self.embed_tokens(input_ids_BT)
         rotation = self.rope(segments.positions)
-        layout = None if caches else make_layout(segments, _compute_dtype(x_BTC))
+        if not caches and layout is None:
+            layout = make_layout(segments, _compute_dtype(x_BTC))
         run = run_block if caches else self.run_block
         counts: list[RouterCounts] = []
         for i, layer in enumerate(self.layers):

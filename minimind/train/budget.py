@@ -16,6 +16,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from minimind.config import ModelConfig
+from minimind.losses.lm import CHUNK
+from minimind.model.attention import BLOCK, PRODUCTS_UP_TO
+from minimind.optim.muon import STACK
 from minimind.recipe import Recipe
 
 USUAL_MFU = {"cpu": ((2.8e6, 0.29), (6.1e6, 0.35), (63.9e6, 0.65)), "cuda": ((6.1e6, 0.35), (63.9e6, 0.35))}
@@ -24,14 +27,11 @@ cores with AMX; CUDA: a guess, not measured."""
 
 WIDE = 4
 """Bytes of float32: weights, gradients, moments, the residual stream and the loss."""
-LOSS_CHUNK = 1024
-"""Rows of logits that exist at a time (`losses/lm.py`)."""
 LOSS_COPIES = {False: 4.5, True: 2.0}
 """Tensors of the size of those logits, in float32, while their gradient is made: eager, compiled."""
-MUON_STACK = 1 << 24
-"""Weights that Muon orthogonalises together (`optim/muon.py`)."""
 MUON_BYTES = 14
-"""For each of them: gradient and update in float32, and three bfloat16 matrices of the iteration."""
+"""For each weight that Muon orthogonalises together: gradient and update in float32, and three bfloat16 matrices of
+the iteration."""
 PROCESS_BYTES = {False: 300e6, True: 545e6}
 """The interpreter with torch and a tokenizer, eager and with the compiler loaded (Linux, measured)."""
 FRAGMENTATION = {False: 1.75, True: 1.14}
@@ -40,8 +40,6 @@ kept on purpose (`runtime.keep_memory`: giving them back costs a tenth of the ti
 with benchmarks/memory.py; compiled runs lie within a tenth of it, eager ones, which vary, within a quarter."""
 EXPERT_HOLES = 13
 """Bytes of further holes for each weight of an expert, whose stacked gradients are by far the largest blocks."""
-ATTENTION_BLOCK, PRODUCTS_UP_TO = 256, 1024
-"""On a CPU attention weights of rows up to this length are kept, block by block (`model/attention.py`)."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +92,9 @@ def training_memory(
     ]
     stream = WIDE * config.hidden_size * tokens  # the residual stream at one place
     activations = sum(layers)
-    chunk = LOSS_COPIES[compiled] * WIDE * min(LOSS_CHUNK, tokens) * config.vocab_size
-    if (
-        train.activation_checkpointing
-    ):  # of each block only its input; the rest of one block, and gradients of that rest
+    chunk = LOSS_COPIES[compiled] * WIDE * min(CHUNK, tokens) * config.vocab_size
+    if train.activation_checkpointing:
+        # of each block only its input; the rest of one block, and gradients of that rest
         activations = stream * config.num_hidden_layers
         chunk = max(chunk, max(layers) + 3 * compute_bytes * _width(config, 0) * tokens)
     mask = compute_bytes * tokens * recipe.data.sequence_length if on_cpu else 0
@@ -110,7 +107,7 @@ def training_memory(
         activations=activations + mask + copies,
         # the last norm's input and output, the states' gradient; the output matrix's gradient, its copy and a chunk's
         working=4 * stream + (2 * WIDE + compute_bytes) * output + chunk,
-        update=MUON_BYTES * min(MUON_STACK, matrices) if recipe.optim.matrices == "muon" else 0,
+        update=MUON_BYTES * min(STACK, matrices) if recipe.optim.matrices == "muon" else 0,
         early_gradients=train.tokens_per_step > train.micro_batch_tokens,
     )
 
@@ -121,7 +118,7 @@ def _layer(config: ModelConfig, layer: int, length: int, bytes: int, compiled: b
     queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     attention: float = bytes * (2 * queries + 2 * keys)  # rotated queries and keys, values, what leaves the heads
     if on_cpu and length <= PRODUCTS_UP_TO:
-        blocks = max(1, length / ATTENTION_BLOCK)  # each keeps the keys and values that it sees, and its weights
+        blocks = max(1, length / BLOCK)  # each keeps the keys and values that it sees, and its weights
         seen = (blocks + 1) / 2
         attention += bytes * (2 * keys * (seen - 1) + config.num_attention_heads * seen * length / blocks)
     width = _width(config, layer)
@@ -134,9 +131,8 @@ def _layer(config: ModelConfig, layer: int, length: int, bytes: int, compiled: b
         residual = 4 * WIDE * hidden + (5 * bytes if bytes < WIDE else 2 * WIDE) * hidden
         heads = 2 * WIDE * (queries + keys)
         feed_forward = 4 * bytes * width
-    if config.is_sparse(
-        layer
-    ):  # what the experts read and give; eager, the router's input too, but no casts for gate and up
+    if config.is_sparse(layer):
+        # what the experts read and give; eager, the router's input too, but no casts for gate and up
         chosen = config.num_experts_per_tok
         residual += (2 * chosen - 1) * bytes * hidden if compiled else (WIDE + (2 * chosen - 2) * bytes) * hidden
     return residual + heads + attention + feed_forward

@@ -29,7 +29,7 @@ from minimind import ranks, runtime
 from minimind.console import warn
 from minimind.errors import UserError
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 def save(
@@ -158,6 +158,11 @@ def _quiet() -> Iterator[None]:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def weights_checksum(directory: Path) -> int:
+    """What tells the weights of a model directory from others."""
+    return zlib.crc32(repr([_checksum(file) for file in sorted(directory.glob("*.safetensors"))]).encode())
 
 
 def _checksum(file: Path) -> int:

@@ -20,7 +20,7 @@ FIXED = (
     *("stage", "preset", "model", "data.sequence_length", "data.too_long", "data.random_system_prompt"),
     *("data.drop_empty_think", "optim.matrices", "train.tokens_per_step", "train.seed"),
 )
-"""What makes a run this run. Its data is fixed too, but known by content: files may be moved."""
+"""What makes a run this run. Its data and its `init` are fixed too, but known by content: files may be moved."""
 
 
 @dataclass
@@ -32,6 +32,8 @@ class Progress:
     best_step: int | None = None
     best_bpb: float = math.inf
     compiled: bool = False
+    init: int = 0
+    """Checksum of the weights that the run started from; 0: drawn from the seed."""
 
 
 def start(job: "Job", recipe: Recipe, checkpoints: Path, precision: Precision, resume: bool) -> Progress:
@@ -44,11 +46,17 @@ def start(job: "Job", recipe: Recipe, checkpoints: Path, precision: Precision, r
     """
     if not resume and runtime.is_main():
         shutil.rmtree(checkpoints, ignore_errors=True)
+    init = ranks.from_main(checkpoint.weights_checksum(Path(recipe.init)) if recipe.init and runtime.is_main() else 0)
     found = ranks.from_main(checkpoint.newest(checkpoints) if runtime.is_main() else None)
     if found is None:
-        return Progress(compiled=ranks.from_main(_worth_compiling(job, recipe, precision)))
+        return Progress(compiled=ranks.from_main(_worth_compiling(job, recipe, precision)), init=init)
     source, state = found
     _check_recipe(source, state["recipe"], recipe)
+    if state["progress"]["init"] != init:
+        raise UserError(
+            f"{source}: init {recipe.init!r} has other weights than the run started from, "
+            f"{state['recipe']['init']!r}; restore them, use another --out, or start anew with --resume never"
+        )
     checkpoint.load(source, job.model, job.optimizers)
     _continue_stream(source, job, state, recipe)
     precision.load_state_dict(state["precision"])

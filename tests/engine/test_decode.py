@@ -116,6 +116,21 @@ def test_shapes_that_it_does_not_have_go_through_the_model():
         assert len(request.ids) == 3
 
 
+@pytest.mark.parametrize("way", ["cache", "compiler"])
+def test_where_it_cannot_be_built_the_model_decodes(way, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("MINIMIND_CACHE", str(tmp_path / ("file" if way == "cache" else "empty")))
+    if way == "compiler":
+        monkeypatch.setattr(decode, "FLAGS", ("-no-such-flag",))
+    decode._library.cache_clear()
+    try:
+        engine = Engine(build("dense"), rows=1, context=32)
+    finally:
+        decode._library.cache_clear()
+    assert engine._decode_step is None
+    assert "could not be built" in " ".join(capsys.readouterr().err.split())
+
+
 def test_loading_it_leaves_subnormal_numbers_alone():
     """A library linked with -ffast-math would make every later result below 1e-38 zero, in all of the process."""
     assert decode._library() is not None

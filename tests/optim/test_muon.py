@@ -34,6 +34,18 @@ def test_stacked_experts_are_updated_one_by_one():
     torch.testing.assert_close(stacked.detach(), torch.stack([p.detach() for p in single]), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("stack", [1, 2 * 16 * 24, 1 << 24])
+def test_how_many_are_updated_together_changes_nothing(stack, monkeypatch):
+    torch.manual_seed(0)
+    parameters = [torch.nn.Parameter(torch.randn(16, 24)) for _ in range(5)]
+    expected = [p.detach() - 0.01 * 0.2 * 24**0.5 * orthogonalize(p.detach()) for p in parameters]
+    for p in parameters:
+        p.grad = p.detach().clone()
+    monkeypatch.setattr("minimind.optim.muon.STACK", stack)
+    Muon(parameters, lr=0.01, weight_decay=0.0).step()
+    torch.testing.assert_close([p.detach() for p in parameters], expected, atol=1e-3, rtol=1e-3)
+
+
 def test_the_update_is_nearly_orthogonal():
     torch.manual_seed(0)
     singular_values = torch.linalg.svdvals(orthogonalize(torch.randn(48, 96)).float())
