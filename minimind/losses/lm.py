@@ -36,16 +36,16 @@ def linear_cross_entropy(
 def token_nll(states_NC: Tensor, weight_VC: Tensor, labels_N: Tensor, chunk: int = CHUNK) -> Tensor:
     """Negative log-likelihood (nats) of each label, float32 `[N]`, 0 where it is -100; no gradient."""
     states_NC, labels_N = states_NC.flatten(0, -2), labels_N.flatten()
-    dtype = _compute_dtype(states_NC)
+    dtype = compute_dtype(states_NC)
     weight = weight_VC.to(dtype)
     pairs = zip(states_NC.split(chunk), labels_N.split(chunk), strict=True)
-    return torch.cat([_nll(_wide(s.to(dtype) @ weight.t()), labels)[0] for s, labels in pairs])
+    return torch.cat([_nll(wide(s.to(dtype) @ weight.t()), labels)[0] for s, labels in pairs])
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor, labels: Tensor, chunk: int, compiled: bool) -> Tensor:
-        dtype = _compute_dtype(states)
+        dtype = compute_dtype(states)
         weight_VC = weight.to(dtype)
         run = _compiled_chunk() if compiled else chunk_gradients
         total = torch.zeros((), dtype=torch.promote_types(dtype, torch.float32), device=states.device)
@@ -68,7 +68,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 def chunk_gradients(states_NC: Tensor, weight_VC: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Loss of a chunk and its gradients: d loss / d logits = softmax(logits) - onehot(label), 0 where unsupervised."""
-    logits_NV = _wide(states_NC @ weight_VC.t())
+    logits_NV = wide(states_NC @ weight_VC.t())
     nll_N, lse_N = _nll(logits_NV, labels_N)
     words = torch.arange(logits_NV.shape[1], device=labels_N.device)
     onehot_NV = (words == labels_N[:, None]).to(logits_NV.dtype)
@@ -89,11 +89,12 @@ def _nll(logits_NV: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
     return (lse_N - label_logit_N).where(supervised, 0), lse_N
 
 
-def _wide(logits: Tensor) -> Tensor:
+def wide(logits: Tensor) -> Tensor:
     """At least float32: a sum over the vocabulary needs more than bfloat16's 8 bits."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def _compute_dtype(states: Tensor) -> torch.dtype:
+def compute_dtype(states: Tensor) -> torch.dtype:
+    """Of the product with the vocabulary: autocast's where it is on."""
     device = states.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype

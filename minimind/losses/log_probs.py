@@ -1,0 +1,83 @@
+"""Log-probability of every token under a model, with a gradient, without ever holding all logits.
+
+What preference and policy losses are made of: they need each token's log-probability by itself, not the sum. The
+gradient is not known before the loss is, so the backward pass projects each chunk of tokens a second time. With
+z = logits / temperature, p = softmax(z) and the entropy H = -Σ p log p:
+
+    d log p_label / dz = onehot(label) - p          dH / dz = -p (log p + H)
+
+Letters: N tokens, C hidden, V vocabulary.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from minimind.losses.lm import CHUNK, IGNORE, compute_dtype, wide
+
+
+class LogProbs(NamedTuple):
+    """Both shaped like the labels, in float32, 0 where the label is -100."""
+
+    log_probs: Tensor
+    """Nats."""
+    entropy: Tensor
+    """Of the distribution that the token was drawn from, in nats."""
+
+
+def token_log_probs(
+    states: Tensor, weight_VC: Tensor, labels: Tensor, temperature: float = 1.0, chunk: int = CHUNK
+) -> LogProbs:
+    """Score `labels` [...] given the last hidden `states` [..., C]: log softmax(states · weightᵀ / temperature)[label].
+
+    Differentiable in `states` and `weight_VC`. Positions whose label is -100 are not even projected. Products are taken
+    in autocast's dtype where it is on, else in that of `states`; softmax in float32.
+    """
+    scored = labels != IGNORE
+    log_probs_N, entropy_N = _TokenLogProbs.apply(states[scored], weight_VC, labels[scored], temperature, chunk)
+    empty = torch.zeros(labels.shape, dtype=log_probs_N.dtype, device=labels.device)
+    return LogProbs(empty.masked_scatter(scored, log_probs_N), empty.masked_scatter(scored, entropy_N))
+
+
+class _TokenLogProbs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, states_NC: Tensor, weight: Tensor, labels_N: Tensor, temperature: float, chunk: int
+    ) -> tuple[Tensor, Tensor]:
+        dtype = compute_dtype(states_NC)
+        weight_VC = weight.to(dtype)
+        ctx.save_for_backward(states_NC, weight, labels_N)
+        ctx.temperature, ctx.chunk, ctx.dtype = temperature, chunk, dtype
+        log_probs_N = states_NC.new_empty(len(labels_N), dtype=torch.promote_types(dtype, torch.float32))
+        entropy_N = torch.empty_like(log_probs_N)
+        for start in range(0, len(labels_N), chunk):
+            rows = slice(start, start + chunk)
+            logp_NV = _log_softmax(states_NC[rows].to(dtype), weight_VC, temperature)
+            log_probs_N[rows] = logp_NV.gather(1, labels_N[rows, None]).squeeze(1)
+            entropy_N[rows] = -(logp_NV.exp() * logp_NV).sum(1)
+        return log_probs_N, entropy_N
+
+    @staticmethod
+    def backward(ctx: Any, d_log_probs_N: Tensor, d_entropy_N: Tensor) -> Any:
+        states_NC, weight, labels_N = ctx.saved_tensors
+        weight_VC = weight.to(ctx.dtype)
+        d_states_NC, d_weight_VC = torch.empty_like(states_NC), torch.zeros_like(weight)
+        for start in range(0, len(labels_N), ctx.chunk):
+            rows = slice(start, start + ctx.chunk)
+            chunk_NC = states_NC[rows].to(ctx.dtype)
+            logp_NV = _log_softmax(chunk_NC, weight_VC, ctx.temperature)
+            p_NV = logp_NV.exp()
+            d_logits_NV = -p_NV * d_log_probs_N[rows, None]
+            d_logits_NV.scatter_add_(1, labels_N[rows, None], d_log_probs_N[rows, None])
+            if d_entropy_N.any():
+                entropy_N1 = -(p_NV * logp_NV).sum(1, keepdim=True)
+                d_logits_NV -= p_NV * (logp_NV + entropy_N1) * d_entropy_N[rows, None]
+            d_logits_NV = (d_logits_NV / ctx.temperature).to(ctx.dtype)
+            d_states_NC[rows] = d_logits_NV @ weight_VC
+            d_weight_VC += d_logits_NV.t() @ chunk_NC
+        return d_states_NC, d_weight_VC, None, None, None
+
+
+def _log_softmax(states_NC: Tensor, weight_VC: Tensor, temperature: float) -> Tensor:
+    return (wide(states_NC @ weight_VC.t()) / temperature).log_softmax(-1)
