@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from minimind.config import PRESETS, ModelConfig
 from minimind.errors import UsageError, did_you_mean
+from minimind.recipe_sections import LoraConfig
 
 
 @dataclass
@@ -113,6 +114,7 @@ class Recipe:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
 
 R = TypeVar("R", bound=Recipe)
@@ -261,14 +263,15 @@ def _check(recipe: Recipe) -> None:
     """Refuse values that cannot work, before anything is read or written."""
     length = recipe.data.sequence_length
     fractions = ["data.random_system_prompt", "data.drop_empty_think", "optim.decay", "optim.final_lr"]
-    shares = ["data.valid_fraction", "optim.warmup", "optim.beta1", "optim.beta2", "optim.momentum"]
+    shares = ["data.valid_fraction", "optim.warmup", "optim.beta1", "optim.beta2", "optim.momentum", "lora.dropout"]
     counts = [f"train.{name}" for name in ("max_steps", "max_minutes", "valid_every", "sample_every", "save_every")]
     rules: list[tuple[list[str], Callable[[Any], bool], str]] = [
         (["data.sequence_length"], lambda x: x >= 8, "at least 8"),
         (fractions, lambda x: 0 <= x <= 1, "in [0, 1]"),
         (shares, lambda x: 0 <= x < 1, "in [0, 1)"),
-        (["optim.lr", "train.epochs"], lambda x: 0 < x < math.inf, "above 0"),
-        (["optim.clip", "optim.weight_decay", "train.seed", *counts], lambda x: x >= 0, "at least 0"),
+        (["optim.lr", "train.epochs", "lora.alpha"], lambda x: 0 < x < math.inf, "above 0"),
+        (["optim.clip", "optim.weight_decay", "train.seed", "lora.rank", *counts], lambda x: x >= 0, "at least 0"),
+        (["lora.targets"], bool, "a list of names or patterns"),
         (["train.keep", "train.log_every"], lambda x: x >= 1, "at least 1"),
         (
             ["train.tokens_per_step", "train.micro_batch_tokens"],
