@@ -34,6 +34,11 @@ class Batch(NamedTuple):
     document_ids: torch.Tensor
     """int32, from 0 in every row; -1 on padding."""
 
+    @property
+    def weight(self) -> int:
+        """The supervised tokens: what the sum of their losses is divided by."""
+        return int((self.labels != IGNORE).sum())
+
 
 class _Rows(NamedTuple):
     """Packed pieces of one window, ordered by row: `first[r]:first[r + 1]` are those of row r."""

@@ -1,10 +1,10 @@
 """What the language-model stages share: from a recipe to a running loop and a finished model directory."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -77,7 +77,7 @@ def write_model(model: Transformer, tokenizer: Tokenizer, directory: Path) -> No
     if not runtime.is_main():
         return
     with torch.device("meta"):
-        whole = Transformer(model.config)
+        whole = type(model)(model.config)
     whole.load_state_dict(weights, assign=True)
     for left in directory.glob(".*.tmp"):  # by a run that was killed while it wrote
         left.unlink()
@@ -86,6 +86,16 @@ def write_model(model: Transformer, tokenizer: Tokenizer, directory: Path) -> No
         tokenizer.save(directory)
     except OSError as error:
         raise UserError(f"cannot write the tokenizer to {directory}: {error.strerror}; make room there") from None
+
+
+class StageLoss(Protocol):
+    """A stage's loss: sums over one micro-batch."""
+
+    compiled: bool
+    """Set where the run is compiled, for a loss that can be too."""
+
+    def __call__(self, model: Any, batch: Any) -> loop.Loss:
+        """Sum the loss over what the batch's weight counts."""
 
 
 class LanguageModelLoss:
@@ -115,9 +125,13 @@ def train(
     training: Shards,
     validation: Shards | None,
     resume: bool,
+    **lesson: Any,
 ) -> Path:
-    """Run the loop over packed `training` rows and write the finished model to `out`/model."""
-    job = make_job(recipe, model, tokenizer, training, validation)
+    """Run the loop over packed `training` rows and write the finished model to `out`/model.
+
+    lesson: what a stage teaches, as in `make_job`.
+    """
+    job = make_job(recipe, model, tokenizer, training, validation, **lesson)
     say(
         f"{recipe.stage}: {model.config.parameters() / 1e6:.2f} M parameters on {model.output_weight.device.type}, "
         f"{training.documents:,} documents, {training.tokens:,} tokens; {job.steps:,} steps of "
@@ -132,15 +146,26 @@ def train(
 
 
 def make_job(
-    recipe: Recipe, model: Transformer, tokenizer: Tokenizer, training: Shards, validation: Shards | None
+    recipe: Recipe,
+    model: Transformer,
+    tokenizer: Tokenizer,
+    training: Shards,
+    validation: Shards | None,
+    *,
+    stream: PackedStream | None = None,
+    loss: StageLoss | None = None,
+    validate: Callable[[], dict[str, float]] | None = None,
 ) -> loop.Job:
-    """What the loop needs to train `model` on packed rows of `training`."""
+    """What the loop needs to train `model` on packed rows of `training`.
+
+    `stream`, `loss` and `validate` are what a stage teaches; left out, they are those of next-token prediction.
+    """
     parallel.shard(model, model.layers, recipe.train)
     length = recipe.data.sequence_length
-    stream = PackedStream(training, length, seed=recipe.train.seed)
+    stream = stream or PackedStream(training, length, seed=recipe.train.seed)
+    loss = loss or LanguageModelLoss()
     rows_per_step = max(1, recipe.train.tokens_per_step // length)
     steps = recipe.train.max_steps or max(1, math.ceil(recipe.train.epochs * stream.rows_per_epoch / rows_per_step))
-    loss = LanguageModelLoss()
 
     def compile_model() -> None:
         model.compile_blocks()
@@ -154,7 +179,7 @@ def make_job(
         steps=steps,
         flops_per_token=model.config.flops_per_token(context=min(length, training.mean_length) / 2),
         write_model=partial(write_model, model, tokenizer),
-        validate=partial(_validate, recipe, model, tokenizer, validation),
+        validate=validate or partial(_validate, recipe, model, tokenizer, validation),
         sample=partial(_sample, recipe, model, tokenizer),
         compile=compile_model,
     )

@@ -29,7 +29,7 @@ from minimind import ranks, runtime
 from minimind.console import warn
 from minimind.errors import UserError
 
-SCHEMA = 3
+SCHEMA = 4
 
 
 def save(

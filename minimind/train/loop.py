@@ -6,9 +6,10 @@ The loop brings accumulation, precision, clipping, schedules, checkpoints, resum
 
 One rule makes accumulation, packing and several ranks exact: the gradient of a step is that of
 
-    (sum of the loss over all supervised tokens of the step) / (number of those tokens),
+    (sum of the loss over everything in the step) / (weight of the step),
 
-counted over all micro-batches before the first backward pass, never a mean of means.
+where a batch says what it weighs (its supervised tokens; its pairs, where answers are compared). Weights are added up
+over all micro-batches and ranks before the first backward pass: never a mean of means.
 """
 
 import math
@@ -24,7 +25,6 @@ from torch import Tensor, nn
 from minimind import ranks, runtime
 from minimind.console import Bar, progress, say
 from minimind.errors import UsageError
-from minimind.losses.lm import IGNORE
 from minimind.optim.schedule import learning_rate
 from minimind.recipe import Recipe
 from minimind.train import checkpoint, folder, parallel, tracker
@@ -39,9 +39,9 @@ class Loss(NamedTuple):
     """What a stage's loss returns for one micro-batch."""
 
     total: Tensor
-    """Scalar to differentiate: a sum over the supervised tokens."""
+    """Scalar to differentiate: a sum over what the batch's weight counts."""
     figures: dict[str, Tensor]
-    """What to log: scalars are sums, to be divided by the number of supervised tokens (`loss` is one of them);
+    """What to log: scalars are sums, to be divided by the weight of the step (`loss` is one of them);
     a matrix holds counts, of which the shares in each row are logged (tokens of each expert)."""
 
 
@@ -49,7 +49,10 @@ class Stream(Protocol):
     """Batches in one global order. The state is all that is needed to continue at the same token."""
 
     def next_batch(self, rows: int, rank: int = 0, world: int = 1) -> Any:
-        """The next `rows` rows (this rank's share of them) as a batch of tensors [rows, time]."""
+        """The next `rows` rows (this rank's share of them): a named tuple of tensors [rows, time].
+
+        It has `document_ids` (-1 on padding), and a property `weight`: what the sums of its loss are divided by.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         """The position in the data."""
@@ -105,11 +108,11 @@ def run(job: Job, recipe: Recipe, out: Path, resume: bool = True) -> Progress:
             metrics = Metrics(out / "metrics.jsonl", at.step, shown)
             while at.step < job.steps and not stop:
                 rate = learning_rate(at.step, job.steps, recipe.optim)
-                figures, tokens, supervised, norm = train_step(job, replica, recipe, rate, precision)
+                figures, tokens, weight, norm = train_step(job, replica, recipe, rate, precision)
                 at.step += 1
                 at.tokens += tokens
                 patience.check(norm, at.step, precision)
-                window.add(figures, tokens, supervised)
+                window.add(figures, tokens, weight)
 
                 last = at.step == job.steps
                 if at.step % train.log_every == 0 or at.step == 1 or last:
@@ -137,11 +140,11 @@ def run(job: Job, recipe: Recipe, out: Path, resume: bool = True) -> Progress:
 
 
 class Step(NamedTuple):
-    """One optimizer step: this rank's summed figures; real and supervised tokens of all ranks; the gradient's norm."""
+    """One optimizer step: this rank's summed figures; tokens and weight of all ranks; the gradient's norm."""
 
     figures: dict[str, Tensor]
     tokens: int
-    supervised: int
+    weight: int
     norm: float
 
 
@@ -149,15 +152,15 @@ def train_step(job: Job, replica: nn.Module, recipe: Recipe, rate: float, precis
     """Read this rank's rows, accumulate the gradient, clip it and update the weights, unless it is NaN or infinite."""
     rows, micro_rows = rows_of_a_step(recipe)
     batch = job.stream.next_batch(rows, runtime.rank(), runtime.world_size())
-    tokens, supervised = count(batch)
-    figures = _backward(replica, batch, micro_rows, supervised, precision)
+    tokens, weight = count(batch)
+    figures = _backward(replica, batch, micro_rows, weight, precision)
     precision.unscale(job.model.parameters())
     norm = float(parallel.clip(job.model, recipe.optim.clip))
     if math.isfinite(norm):
         _update(job.optimizers, rate)
     precision.update(math.isfinite(norm))
     _forget_gradients(job)
-    return Step(figures, tokens, supervised, norm)
+    return Step(figures, tokens, weight, norm)
 
 
 def rows_of_a_step(recipe: Recipe) -> tuple[int, int]:
@@ -178,10 +181,10 @@ def rows_of_a_step(recipe: Recipe) -> tuple[int, int]:
 
 
 def count(batch: Any) -> tuple[int, int]:
-    """Real tokens and supervised ones in all ranks' rows of a step: what its sums are divided by."""
-    here = torch.tensor([int((batch.document_ids >= 0).sum()), int((batch.labels != IGNORE).sum())])
-    tokens, supervised = ranks.summed(here).tolist()
-    return tokens, supervised
+    """Real tokens in all ranks' rows of a step, and what its sums are divided by."""
+    here = torch.tensor([int((batch.document_ids >= 0).sum()), batch.weight])
+    tokens, weight = ranks.summed(here).tolist()
+    return tokens, weight
 
 
 def _rehearse(job: Job, replica: nn.Module, recipe: Recipe, precision: Precision) -> None:
@@ -189,15 +192,13 @@ def _rehearse(job: Job, replica: nn.Module, recipe: Recipe, precision: Precision
     place, random = job.stream.state_dict(), runtime.random_state()
     _, rows = rows_of_a_step(recipe)
     batch = job.stream.next_batch(rows, runtime.rank(), runtime.world_size())
-    _backward(replica, batch, rows, supervised=1, precision=precision)
+    _backward(replica, batch, rows, weight=1, precision=precision)
     _forget_gradients(job)
     job.stream.load_state_dict(place)
     runtime.set_random_state(random)
 
 
-def _backward(
-    replica: nn.Module, batch: Any, micro_rows: int, supervised: int, precision: Precision
-) -> dict[str, Tensor]:
+def _backward(replica: nn.Module, batch: Any, micro_rows: int, weight: int, precision: Precision) -> dict[str, Tensor]:
     """Accumulate the gradient of one step over micro-batches and ranks; return this rank's summed figures."""
     factor = precision.scale * runtime.world_size()  # ranks' gradients are averaged, the step's is their sum
     sums: dict[str, Tensor] = {}
@@ -206,7 +207,7 @@ def _backward(
         with parallel.accumulating(replica, more_to_come=number < len(micro_batches)):
             with precision.autocast():
                 loss = replica(_to(micro, precision.device))
-            (loss.total * factor / max(1, supervised)).backward()
+            (loss.total * factor / max(1, weight)).backward()
         for name, value in loss.figures.items():
             sums[name] = sums.get(name, torch.zeros((), device=precision.device)) + value.detach()
     return sums
@@ -241,9 +242,9 @@ def _validate(job: Job, at: Progress, metrics: Metrics) -> None:
     job.model.train()
     if figures:
         metrics.write(at.step, tokens=at.tokens, **{f"valid_{name}": value for name, value in figures.items()})
-        bpb = figures.get("bpb", math.inf)
-        if bpb < at.best_bpb:
-            at.best_bpb, at.best_step = bpb, at.step
+        score = figures.get("bpb", figures.get("loss", math.inf))
+        if score < at.best_score:
+            at.best_score, at.best_step = score, at.step
         say(f"step {at.step:,}: " + ", ".join(f"validation {name} {value:.4f}" for name, value in figures.items()))
 
 

@@ -30,7 +30,8 @@ class Progress:
     step: int = 0
     tokens: int = 0
     best_step: int | None = None
-    best_bpb: float = math.inf
+    best_score: float = math.inf
+    """The lowest validation BPB, or loss where a stage has no BPB."""
     compiled: bool = False
     init: int = 0
     """Checksum of the weights that the run started from; 0: drawn from the seed."""

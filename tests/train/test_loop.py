@@ -1,13 +1,13 @@
 import math
 import os
 from dataclasses import replace
-from typing import NamedTuple
 
 import pytest
 import torch
 
 from minimind import runtime
 from minimind.config import ModelConfig
+from minimind.data.packing import Batch
 from minimind.errors import UserError
 from minimind.losses.lm import linear_cross_entropy
 from minimind.model.transformer import Segments, Transformer
@@ -27,13 +27,6 @@ SHAPE = ModelConfig(
     head_dim=16,
 )
 WALL_CLOCK = {"tokens_per_second", "mfu"}
-
-
-class Batch(NamedTuple):
-    input_ids: torch.Tensor
-    labels: torch.Tensor
-    positions: torch.Tensor
-    document_ids: torch.Tensor
 
 
 class Counting:
