@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from minimind.config import PRESETS, ModelConfig
 from minimind.errors import UsageError, did_you_mean
-from minimind.recipe_sections import LoraConfig
+from minimind.recipe_sections import DpoConfig, LoraConfig
 
 
 @dataclass
@@ -115,6 +115,7 @@ class Recipe:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
+    dpo: DpoConfig = field(default_factory=DpoConfig)
 
 
 R = TypeVar("R", bound=Recipe)
@@ -269,9 +270,11 @@ def _check(recipe: Recipe) -> None:
         (["data.sequence_length"], lambda x: x >= 8, "at least 8"),
         (fractions, lambda x: 0 <= x <= 1, "in [0, 1]"),
         (shares, lambda x: 0 <= x < 1, "in [0, 1)"),
-        (["optim.lr", "train.epochs", "lora.alpha"], lambda x: 0 < x < math.inf, "above 0"),
+        (["optim.lr", "train.epochs", "lora.alpha", "dpo.beta"], lambda x: 0 < x < math.inf, "above 0"),
         (["optim.clip", "optim.weight_decay", "train.seed", "lora.rank", *counts], lambda x: x >= 0, "at least 0"),
+        (["dpo.margin", "dpo.sft_coef"], lambda x: x >= 0, "at least 0"),
         (["lora.targets"], bool, "a list of names or patterns"),
+        (["dpo.label_smoothing"], lambda x: 0 <= x < 0.5, "in [0, 0.5)"),
         (["train.keep", "train.log_every"], lambda x: x >= 1, "at least 1"),
         (
             ["train.tokens_per_step", "train.micro_batch_tokens"],
