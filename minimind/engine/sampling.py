@@ -127,6 +127,15 @@ def sample(
     return Draws(ids_B, model_BV.gather(1, ids_B[:, None])[:, 0], policy_B, model_BV)
 
 
+def kept(p_BV: Tensor, sampling: Sampling) -> Tensor:
+    """True for the tokens that the filters of `sampling` leave of probabilities `[B, V]`, softmax(logits/temperature).
+
+    For whoever scores what was sampled: the distribution that it was drawn from is `p_BV` over these tokens alone.
+    """
+    sorted_BV, order_BV = p_BV.sort(-1, descending=True)
+    return torch.empty_like(p_BV, dtype=torch.bool).scatter(1, order_BV, _filtered(sorted_BV, [sampling]) > 0)
+
+
 def uniforms(seeds: Sequence[int], positions: Sequence[int]) -> np.ndarray:
     """Random numbers in [0, 1), each a function of a request's seed and the place of its token alone: float64.
 
@@ -169,20 +178,25 @@ def _penalised(scores_BV: Tensor, samplings: Sequence[Sampling], counts_BV: Tens
     return scores_BV - frequency_B1 * counts_BV
 
 
+def _filtered(p_BV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+    """Sorted probabilities, likeliest first, 0 where a filter drops them; one rule for all rows, or one each."""
+    vocabulary = p_BV.shape[1]
+    top_k_B1 = torch.tensor([[s.top_k or vocabulary] for s in samplings]).to(p_BV.device)
+    p_BV = p_BV.masked_fill(torch.arange(vocabulary, device=p_BV.device) >= top_k_B1, 0)
+    p_BV = p_BV / p_BV.sum(-1, keepdim=True)
+    likelier_BV = p_BV.cumsum(-1) - p_BV  # probability of all tokens before this one
+    nucleus_BV = likelier_BV < _column(samplings, "top_p", p_BV)
+    keep_BV = nucleus_BV & (p_BV >= _column(samplings, "min_p", p_BV) * p_BV[:, :1])
+    keep_BV[:, 0] = True
+    return p_BV * keep_BV
+
+
 def _draw(p_BV: Tensor, samplings: Sequence[Sampling], uniform_B: Tensor) -> tuple[Tensor, Tensor]:
     """Draw by inverting the cumulative distribution of the tokens that the filters keep."""
     filtered = any(s.top_k or s.top_p < 1 or s.min_p for s in samplings)
     if filtered:
-        vocabulary = p_BV.shape[1]
         p_BV, order_BV = p_BV.sort(-1, descending=True)
-        top_k_B1 = torch.tensor([[s.top_k or vocabulary] for s in samplings]).to(p_BV.device)
-        p_BV = p_BV.masked_fill(torch.arange(vocabulary, device=p_BV.device) >= top_k_B1, 0)
-        p_BV = p_BV / p_BV.sum(-1, keepdim=True)
-        likelier_BV = p_BV.cumsum(-1) - p_BV  # probability of all tokens before this one
-        nucleus_BV = likelier_BV < _column(samplings, "top_p", p_BV)
-        keep_BV = nucleus_BV & (p_BV >= _column(samplings, "min_p", p_BV) * p_BV[:, :1])
-        keep_BV[:, 0] = True
-        p_BV = p_BV * keep_BV
+        p_BV = _filtered(p_BV, samplings)
     double = torch.float32 if p_BV.device.type == "mps" else torch.float64
     cumulative_BV = p_BV.cumsum(-1, dtype=double)
     target_B1 = uniform_B[:, None].to(p_BV.device, double) * cumulative_BV[:, -1:]

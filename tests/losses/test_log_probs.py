@@ -60,3 +60,26 @@ def test_under_autocast_products_are_16_bit_and_log_probs_float32():
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     found.log_probs.sum().backward()
     assert states.grad.dtype == weight.grad.dtype == torch.float32
+
+
+def three_likeliest(p_NV):
+    return p_NV >= p_NV.topk(3).values[:, -1:]
+
+
+def test_filtered_it_is_the_distribution_over_what_is_left():
+    states, weight, labels = problem()
+    found = token_log_probs(states, weight, labels, 0.7, chunk=4, keep=three_likeliest)
+    z = (states @ weight.t() / 0.7).flatten(0, 1)
+    kept = three_likeliest(z.softmax(-1)).scatter(1, labels.flatten().clamp(min=0)[:, None], True)
+    logp = z.masked_fill(~kept, -1e30).log_softmax(-1).unflatten(0, labels.shape)
+    scored = labels != -100
+    expected = logp.gather(-1, labels.clamp(min=0)[..., None]).squeeze(-1) * scored
+    entropy = -(logp.exp() * logp).sum(-1) * scored
+    torch.testing.assert_close(tuple(found), (expected, entropy))
+    weights = torch.randn(2, *labels.shape, dtype=torch.float64)
+    gradients = [
+        torch.autograd.grad((weights[0] * a + weights[1] * b).sum(), (states, weight), retain_graph=True)
+        for a, b in (found, (expected, entropy))
+    ]
+    torch.testing.assert_close(*gradients)
+    assert found.log_probs.isfinite().all(), "the label stays possible, however unlikely"

@@ -1,0 +1,98 @@
+"""Prompts for reinforcement learning: a conversation up to where the assistant is to speak, and what is expected of it.
+
+A line is an SFT line whose last assistant turn is ignored, with `"gt": ["expected", ...]` where the answer can be
+checked.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from minimind.console import warn
+from minimind.data.conversations import read_conversation
+from minimind.data.corpus import BadLine, bad_line, expand, read_batches, read_object, stopped_at
+from minimind.errors import UserError
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the policy is asked, and how its answer is judged."""
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    gt: list[str] = field(default_factory=list)
+
+    @property
+    def question(self) -> str:
+        """The last thing that the user said."""
+        said = [turn["content"] for turn in self.messages if turn["role"] == "user"]
+        return said[-1] if said else ""
+
+
+def read_prompts(files: Sequence[str | Path], on_bad_line: Literal["stop", "skip"] = "stop") -> list[Prompt]:
+    """All prompts of some files.
+
+    Raises:
+        UserError: a file is missing or empty, or a line is wrong (with its number), unless those are skipped.
+    """
+    prompts, skipped, first = [], 0, ""
+    for number, file, line in _lines(files):
+        try:
+            prompts.append(read_prompt(read_object(line)))
+        except (BadLine, UserError) as error:
+            sentence = bad_line(file, number, str(error))
+            if on_bad_line == "stop":
+                raise stopped_at(sentence) from None
+            skipped, first = skipped + 1, first or sentence
+    if skipped:
+        warn(f"{skipped:,} bad lines left out; the first: {first}")
+    if not prompts:
+        raise UserError(f"{', '.join(map(str, files))}: there is no prompt to learn from")
+    return prompts
+
+
+def read_prompt(row: dict[str, Any]) -> Prompt:
+    """One line as a prompt.
+
+    Raises:
+        UserError: what is wrong with it.
+    """
+    name = "messages" if "messages" in row else "conversations"
+    turns = row.get(name)
+    if isinstance(turns, list) and turns and isinstance(turns[-1], dict) and turns[-1].get("role") != "assistant":
+        row = row | {name: [*turns, {"role": "assistant", "content": ""}]}
+    conversation = read_conversation(row)
+    gt = row.get("gt", [])
+    gt = [gt] if isinstance(gt, str | int | float) else gt
+    if not isinstance(gt, list) or not all(isinstance(one, str | int | float) for one in gt):
+        raise UserError("'gt' must be a list of strings: what a right answer holds")
+    messages = conversation.messages[:-1] if conversation.messages[-1]["role"] == "assistant" else conversation.messages
+    if not messages:
+        raise UserError("it has nothing but an assistant turn: there is no prompt")
+    return Prompt(messages, conversation.tools, [one if isinstance(one, str) else json.dumps(one) for one in gt])
+
+
+class PromptStream:
+    """Endless prompts, in a new order each epoch; its place is one number."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed, self.position = count, seed, 0
+
+    def take(self, number: int) -> list[int]:
+        """Indices of the next `number` prompts."""
+        taken = []
+        for place in range(self.position, self.position + number):
+            epoch, nth = divmod(place, self.count)
+            taken.append(int(np.random.default_rng([self.seed, epoch]).permutation(self.count)[nth]))
+        self.position += number
+        return taken
+
+
+def _lines(files: Sequence[str | Path]) -> Iterator[tuple[int, str, bytes]]:
+    for batch in read_batches(expand(files)):
+        for number, line in batch.lines:
+            yield number, batch.file, line
