@@ -1,6 +1,6 @@
-"""`minimind eval bpb|choice|generate MODEL`: measure a model."""
+"""`minimind eval bpb|choice|tools|generate MODEL`: measure a model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +15,7 @@ Models = tyro.conf.Positional[Annotated[list[str], tyro.conf.arg(metavar="MODEL"
 
 def main(argv: list[str]) -> int:
     """Run one of the measurements."""
-    return call_one_of({"bpb": bpb, "choice": choice, "generate": generate}, argv, "minimind eval")
+    return call_one_of({"bpb": bpb, "choice": choice, "tools": tools, "generate": generate}, argv, "minimind eval")
 
 
 def bpb(
@@ -94,6 +94,69 @@ def choice(
     else:
         print(markdown(figures))
     return 0
+
+
+def tools(
+    model: Model,
+    count: int = 20,
+    tasks: Literal["all", "arithmetic", "choice"] = "all",
+    thinking: bool = False,
+    temperature: float = 0.0,
+    seed: int = 0,
+    device: str = "auto",
+    json: bool = False,
+) -> int:
+    """Using tools: arithmetic that needs the calculator, and choosing among eight tools, in English and Chinese.
+
+    Tools really answer, and the model goes on with their results. The score is the share of the arithmetic tasks
+    whose result is in the final answer.
+
+    Examples:
+        minimind eval tools runs/agent/model
+        minimind eval tools runs/agent/model --count 240 --tasks arithmetic --json
+
+    Args:
+        model: model directory.
+        count: arithmetic tasks, at most 240; a larger count begins with the tasks of a smaller one.
+        tasks: all, arithmetic, or choice (which tool, with exactly which arguments; none; two).
+        thinking: let the model think before it speaks.
+        temperature: 0 always takes the likeliest word.
+        seed: of the tasks, and of the draws when the temperature is above 0.
+        device: auto, cpu, cuda or mps.
+        json: print one line of JSON.
+    """
+    from minimind import runtime
+    from minimind.api import load
+    from minimind.engine.sampling import Sampling
+    from minimind.eval import toolcall
+
+    cases = toolcall.arithmetic(count, seed) if tasks != "choice" else []
+    cases += toolcall.choice(seed) if tasks != "arithmetic" else []
+    lm = load(model, device)
+    dtype = runtime.compute_dtype(lm.model.output_weight.device)
+    sampling = Sampling(temperature=temperature, seed=seed)
+    rows = toolcall.run(lm.model, lm.tokenizer, cases, dtype, sampling, thinking)
+    sums = [row for row in rows if row["kind"].startswith("level")]
+    choices = [row for row in rows if not row["kind"].startswith("level")]
+    if json:
+        figures = {**toolcall.figures(sums or choices), "cases": sums or choices}
+        extra = {"choice": {**toolcall.figures(choices), "cases": choices}} if sums and choices else {}
+        console.print_json(figures | extra)
+        return 0
+    for title, part in (("arithmetic with a calculator", sums), ("choosing among eight tools", choices)):
+        if part:
+            _print_tool_cases(title, part, toolcall.figures(part))
+    return 0
+
+
+def _print_tool_cases(title: str, rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Any]) -> None:
+    print(title)
+    for row in rows:
+        wanted = ", ".join(row["gt"]) or "no call"
+        print(f"  {'✓' if row['ok'] else '✗'} {row['prompt']}\n      wanted {wanted} · got {row['pred'][:100]!r}")
+    lines = [*figures["by_kind"].items(), ("all", figures)]
+    console.table(title, ("kind", "right", "of"), [(k, round(f["score"] * f["n"]), f["n"]) for k, f in lines])
+    print(f"score {figures['score']:.1%}\n")
 
 
 def generate(

@@ -166,7 +166,7 @@ def parse_call(text: str) -> dict[str, Any] | None:
     try:
         call = json.loads(text)
         return _normalize_call(call) if isinstance(call, dict) and isinstance(call.get("arguments"), dict) else None
-    except (json.JSONDecodeError, RecursionError, UserError):
+    except (ValueError, RecursionError, UserError):  # ValueError: broken JSON, or a number of over 4,300 digits
         return None
 
 
@@ -211,7 +211,7 @@ def _as_list(calls: Any) -> list[Any]:
 def _read_json(text: str, what: str) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{what} is not valid JSON ({error}); write it as an object or as JSON text") from error
 
 

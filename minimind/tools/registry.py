@@ -14,12 +14,16 @@ tool, broken JSON, a missing argument, a division by zero) is an answer that the
 import inspect
 import json
 import random
+import typing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object"}
+from minimind.tools.schema import fault, of
+
+MOST_CHARACTERS = 4000
+"""Of a result; what is longer is cut, or one call could fill the model's context."""
 
 
 @dataclass
@@ -32,29 +36,50 @@ class Context:
 
 @dataclass(frozen=True)
 class Tool:
-    """A registered function with its OpenAI schema; `types` maps each argument to its Python type."""
+    """A function with its OpenAI schema."""
 
     name: str
-    function: Callable[..., dict]
+    function: Callable[..., Any]
     schema: dict[str, Any]
-    types: dict[str, type]
-    takes_context: bool
+    takes_context: bool = False
 
 
 _TOOLS: dict[str, Tool] = {}
 
 
-def tool(function: Callable[..., dict]) -> Callable[..., dict]:
+def tool(function: Callable[..., Any]) -> Callable[..., Any]:
     """Register a function; its docstring's first line is the description, `name: text` lines describe arguments.
 
     A keyword-only parameter named `context` receives the `Context` and stays out of the schema.
     """
-    lines = inspect.getdoc(function).splitlines()  # type: ignore[union-attr]  # a tool without a docstring is a bug
-    described = dict(line.split(": ", 1) for line in lines[1:] if ": " in line)
+    add(describe(function))
+    return function
+
+
+def describe(function: Callable[..., Any]) -> Tool:
+    """Make a tool of a function with type hints and a docstring.
+
+    Raises:
+        TypeError: it has no docstring, or a parameter has no type hint that a schema can be made of.
+    """
+    lines = (inspect.getdoc(function) or "").splitlines()
+    if not lines:
+        raise TypeError(f"{function.__name__} has no docstring: its first line tells the model what the tool does")
+    described = dict(line.strip().split(": ", 1) for line in lines[1:] if ": " in line)
     parameters = dict(inspect.signature(function).parameters)
     takes_context = parameters.pop("context", None) is not None
-    types = {name: parameter.annotation for name, parameter in parameters.items()}
-    properties = {name: {"type": JSON_TYPES[kind], "description": described[name]} for name, kind in types.items()}
+    hints = typing.get_type_hints(function)
+    properties = {}
+    for name in parameters:
+        try:
+            properties[name] = of(hints[name]) | ({"description": described[name]} if name in described else {})
+        except KeyError:
+            raise TypeError(f"parameter {name} of {function.__name__} has no type hint") from None
+        except TypeError as error:
+            raise TypeError(
+                f"parameter {name} of {function.__name__} has the type {error}; use str, int, float, bool, list, dict "
+                f"or Literal"
+            ) from None
     required = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
     schema = {
         "type": "function",
@@ -64,8 +89,12 @@ def tool(function: Callable[..., dict]) -> Callable[..., dict]:
             "parameters": {"type": "object", "properties": properties, "required": required},
         },
     }
-    _TOOLS[function.__name__] = Tool(function.__name__, function, schema, types, takes_context)
-    return function
+    return Tool(function.__name__, function, schema, takes_context)
+
+
+def add(tool: Tool) -> None:
+    """Register a tool; one of the same name is replaced."""
+    _TOOLS[tool.name] = tool
 
 
 def names() -> list[str]:
@@ -78,39 +107,58 @@ def schemas(names: Iterable[str]) -> list[dict[str, Any]]:
     return [_TOOLS[name].schema for name in names]
 
 
-def call(name: str, arguments: dict[str, Any] | str, context: Context | None = None) -> str:
-    """Run a tool and return its result as JSON; every fault comes back as `{"error": "..."}`."""
+def call(
+    name: str,
+    arguments: dict[str, Any] | str,
+    context: Context | None = None,
+    offered: Iterable[dict[str, Any]] | None = None,
+) -> str:
+    """Run a tool and return its result as JSON; every fault comes back as `{"error": "..."}`.
+
+    Without `offered` any registered tool may be called, and a number may be written as text, as small models do.
+    `offered` are the schemas that the model was shown: it may call only what is in them, with arguments that fit
+    exactly; an argument that its schema has but our function has not is checked and left out.
+    """
     try:
-        result = _run(name, arguments, context or Context())
+        result = _run(name, arguments, context or Context(), offered)
     except Exception as error:  # the boundary to whatever a model wrote: it reads the fault and may try again
         result = {"error": str(error) or type(error).__name__}
-    return json.dumps(result, ensure_ascii=False)
+    text = json.dumps(result, ensure_ascii=False)
+    text = text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}… (cut)"
+    return text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is legal in JSON, but no text
 
 
-def _run(name: str, arguments: dict[str, Any] | str, context: Context) -> dict:
+def is_error(result: str) -> bool:
+    """Whether `call` returned a fault."""
+    return result.startswith('{"error": ')
+
+
+def _run(name: str, arguments: dict[str, Any] | str, context: Context, offered: Iterable[dict[str, Any]] | None) -> Any:
+    shown = None if offered is None else {s["name"]: s for s in (one.get("function", one) for one in offered)}
+    known = _TOOLS if shown is None else shown
+    if name not in known:
+        raise ValueError(f"unknown tool {name!r}; there are: {', '.join(known) or 'none'}")
     if name not in _TOOLS:
-        raise ValueError(f"unknown tool {name!r}; there are: {', '.join(_TOOLS)}")
-    tool = _TOOLS[name]
+        raise ValueError(f"the tool {name!r} does not work here")
     if isinstance(arguments, str):
         arguments = json.loads(arguments)
     if not isinstance(arguments, dict):
         raise ValueError("arguments must be a JSON object")
-    required = tool.schema["function"]["parameters"]["required"]
-    if missing := [key for key in required if key not in arguments]:
-        raise ValueError(f"missing argument: {', '.join(missing)}")
-    if unknown := [key for key in arguments if key not in tool.types]:
-        raise ValueError(f"unknown argument: {', '.join(unknown)}")
-    values = {key: _coerce(key, value, tool.types[key]) for key, value in arguments.items()}
+    tool = _TOOLS[name]
+    own = tool.schema["function"]["parameters"]
+    if shown is not None:
+        if wrong := fault(arguments, shown[name].get("parameters") or {}):
+            raise ValueError(wrong)
+        arguments = {key: value for key, value in arguments.items() if key in own["properties"]}
+    values = {key: _number(value, own["properties"].get(key, {}).get("type")) for key, value in arguments.items()}
+    if wrong := fault(values, own):
+        raise ValueError(wrong)
     return tool.function(**values, **({"context": context} if tool.takes_context else {}))
 
 
-def _coerce(key: str, value: Any, kind: type) -> Any:
-    """Accept a number written as text, which small models often do; refuse any other wrong type."""
-    if kind in (int, float):
-        if isinstance(value, int | float | str) and not isinstance(value, bool):
-            number = float(value)
-            if kind is float or number.is_integer():
-                return kind(number)
-    elif isinstance(value, kind):
-        return value
-    raise ValueError(f"argument {key} must be of type {JSON_TYPES[kind]}")
+def _number(value: Any, kind: str | None) -> Any:
+    """A number that is written as text, or an integer with a decimal point, as the number that is meant."""
+    if kind in ("integer", "number") and isinstance(value, str | float):
+        number = float(value)
+        return int(number) if kind == "integer" and number.is_integer() else number
+    return value

@@ -1,0 +1,152 @@
+"""Using tools: arithmetic that needs the calculator, and which of eight tools a request needs, with which arguments.
+
+The model calls, the tool answers for real, the model goes on; all cases run at once. Tasks are drawn from a seed; those
+of the small world's training files are others.
+"""
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from minimind import tools
+from minimind.console import track
+from minimind.data.smallworld import conversations, tooltalk, tooltasks
+from minimind.data.smallworld.preferences import expected
+from minimind.data.smallworld.world import LANGUAGES
+from minimind.engine.dialogue import Dialogue, converse
+from minimind.engine.engine import Engine
+from minimind.engine.sampling import GREEDY, Sampling
+from minimind.errors import UsageError
+from minimind.model.transformer import Transformer
+from minimind.tokenizer.bpe import Tokenizer
+from minimind.tools.answers import hits
+
+ROWS = 64
+MOST_TOKENS = 384
+"""That a dialogue may add to its prompt: some calls, their results and the answer."""
+NO_TOOL = 4
+"""Requests of each language that need no tool."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One request and what must come of it."""
+
+    kind: str
+    """`level 1` … `level 3` for arithmetic; the tool's name, `no tool` or `two tools` for choice."""
+    messages: list[dict[str, Any]]
+    schemas: list[dict[str, Any]]
+    gt: list[str]
+    """What the final answer must hold; empty where the calls decide."""
+    calls: list[dict[str, Any]] | None = None
+    """Exactly these calls, whatever their order; None where the answer decides."""
+
+
+def arithmetic(count: int = 20, seed: int = 0) -> list[Case]:
+    """The first `count` held-out arithmetic tasks, levels and languages by turns.
+
+    Raises:
+        UsageError: there are not so many.
+    """
+    if not 1 <= count <= tooltasks.HELD_OUT:
+        raise UsageError(f"eval tools: {count} tasks are asked for, there are 1 to {tooltasks.HELD_OUT}")
+    rng = random.Random(f"tools on offer {seed}")
+    cases = []
+    for one in tooltasks.held_out(seed)[:count]:
+        system, user = one.turns(rng)
+        schemas = json.loads(system.pop("tools"))
+        cases.append(Case(f"level {one.level}", [system, user], schemas, [expected(one.request)]))
+    return cases
+
+
+def choice(seed: int = 0) -> list[Case]:
+    """Requests with all eight tools on offer: each tool in each language, none needed, and two needed."""
+    rng = random.Random(f"tool choice {seed}")
+    held_out, draw = tooltalk.split(random.Random(f"tool requests {seed}"))
+    every = tools.schemas(tools.BUILTIN)
+    cases = []
+
+    def add(kind: str, language: str, text: str, calls: list[dict[str, Any]]) -> None:
+        messages = [{"role": "system", "content": tooltalk.SYSTEM[language]}, conversations.user(text)]
+        cases.append(Case(kind, messages, every, [], calls))
+
+    seen = set()
+    for one in held_out:
+        if (one.tool, one.language) not in seen:
+            seen.add((one.tool, one.language))
+            add(one.tool, one.language, one.text, [one.call])
+    for language in LANGUAGES:
+        for prompts, _ in conversations.SMALL_TALK[language][:NO_TOOL]:
+            add("no tool", language, prompts[0], [])
+        for _ in range(NO_TOOL):
+            first, second = (draw(name, language) for name in rng.sample(tooltalk.VERIFIABLE, 2))
+            join = " And then: " if language == "en" else " 然后："
+            add("two tools", language, first.text + join + second.text, [first.call, second.call])
+    return cases
+
+
+def run(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    cases: Sequence[Case],
+    dtype: Any,
+    sampling: Sampling = GREEDY,
+    thinking: bool = False,
+) -> list[dict[str, Any]]:
+    """Carry all cases out.
+
+    Returns:
+        For each `{"kind", "prompt", "gt", "pred", "calls", "ok"}`; `pred` is the final answer, or where the calls
+        decide, what was called.
+    """
+    dialogues = [
+        Dialogue(
+            case.messages,
+            case.schemas,
+            tokenizer,
+            thinking=thinking,
+            context=tooltalk.context(random.Random(f"clock and dice {number}")),
+        )
+        for number, case in enumerate(cases)
+    ]
+    longest = max((len(dialogue.ids) for dialogue in dialogues), default=1)
+    engine = Engine(model, tokenizer, rows=min(ROWS, len(cases)), context=longest + MOST_TOKENS, dtype=dtype)
+    for _ in track(converse(engine, dialogues, sampling, MOST_TOKENS), "asking for tools", len(cases)):
+        pass
+    return [_judge(case, dialogue) for case, dialogue in zip(cases, dialogues, strict=True)]
+
+
+def _judge(case: Case, dialogue: Dialogue) -> dict[str, Any]:
+    made = [{"name": call.name, "arguments": call.arguments} for call in dialogue.calls]
+    row = {"kind": case.kind, "prompt": case.messages[-1]["content"], "calls": [_show(call) for call in made]}
+    if case.calls is None:
+        right = dialogue.finished and all(hits(case.gt, dialogue.answer))
+        return row | {"gt": case.gt, "pred": dialogue.answer or _last_words(dialogue), "ok": right}
+    wanted = sorted(map(_show, case.calls))
+    right = dialogue.finished and sorted(map(_show, made)) == wanted
+    return row | {"gt": wanted, "pred": "; ".join(map(_show, made)) or dialogue.answer, "ok": right}
+
+
+def _last_words(dialogue: Dialogue) -> str:
+    """What a dialogue without an answer ended in."""
+    return str(dialogue.turns[-1].message["content"]).strip() if dialogue.turns else ""
+
+
+def _show(call: dict[str, Any]) -> str:
+    """A call as one line, the same for equal calls: the order of arguments, and 3 or 3.0, make no difference."""
+    arguments = call["arguments"]
+    if isinstance(arguments, dict):
+        numbers = {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in arguments.items()}
+        arguments = json.dumps(numbers, ensure_ascii=False, sort_keys=True)
+    return f"{call['name']}({arguments})"
+
+
+def figures(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """`{"score", "n", "by_kind": {kind: {"score", "n"}}}` of judged cases."""
+    kinds = {
+        kind: [row["ok"] for row in rows if row["kind"] == kind] for kind in dict.fromkeys(r["kind"] for r in rows)
+    }
+    by_kind = {kind: {"score": sum(oks) / len(oks), "n": len(oks)} for kind, oks in kinds.items()}
+    return {"score": sum(row["ok"] for row in rows) / max(1, len(rows)), "n": len(rows), "by_kind": by_kind}
