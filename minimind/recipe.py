@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from minimind.config import PRESETS, ModelConfig
 from minimind.errors import UsageError, did_you_mean
-from minimind.recipe_sections import DpoConfig, LoraConfig
+from minimind.recipe_sections import DpoConfig, LoraConfig, PpoConfig, RlConfig, ScoringConfig
 
 
 @dataclass
@@ -116,6 +116,9 @@ class Recipe:
     train: TrainConfig = field(default_factory=TrainConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     dpo: DpoConfig = field(default_factory=DpoConfig)
+    rl: RlConfig = field(default_factory=RlConfig)
+    ppo: PpoConfig = field(default_factory=PpoConfig)
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
 
 
 R = TypeVar("R", bound=Recipe)
@@ -288,3 +291,4 @@ def _check(recipe: Recipe) -> None:
             value = getattr(getattr(recipe, section), key)
             if not fine(value):
                 raise UsageError(f"recipe: {name} = {value} must be {must}")
+    recipe.rl.check()

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from minimind.errors import UsageError
+
 
 @dataclass
 class LoraConfig:
@@ -40,3 +42,155 @@ class DpoConfig:
     """SimPO's γ: by how much the chosen answer's reward should be the larger one."""
     sft_coef: float = 0.0
     """Weight of the chosen answer's own loss, a mean over its tokens, beside the preference loss."""
+
+
+@dataclass
+class RlConfig:
+    """Learning from the model's own answers (`minimind/losses/policy.py`, `minimind/rl/`)."""
+
+    algorithm: Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo", "ppo_clip"] = "cispo"
+    """Which loss; where a field below is `auto` or 0, its paper's choice."""
+    groups: int = 16
+    """Prompts of a rollout, over all ranks."""
+    samples: int = 8
+    """Answers to each; they are compared with each other."""
+    epochs: int = 1
+    """How often a rollout is learned from."""
+    minibatches: int = 1
+    """Into how many optimizer steps each pass over a rollout is cut."""
+    max_new_tokens: int = 256
+    """An answer that is not over by then is cut off, and known as such."""
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    """What the sampler filters, the scorer filters too; 1, 0, 1 and 0 leave the policy as it is."""
+    thinking_ratio: float = 0.0
+    """Share of the prompts whose answers are to begin with thinking; all answers to a prompt do, or none."""
+    clip_low: float = 0.0
+    clip_high: float = 0.0
+    """The ratio of new to old probability counts between 1 - clip_low and 1 + clip_high."""
+    ratio_max: float = 0.0
+    """CISPO: the largest ratio that counts."""
+    normalise: Literal["auto", "sequence", "token", "constant"] = "auto"
+    """What is averaged: answers, tokens, or neither (a sum over `max_new_tokens` times the answers)."""
+    divide_by_sigma: Literal["auto", "yes", "no"] = "auto"
+    """Whether a group's advantages are divided by the spread of its rewards."""
+    kl_coef: float = 0.0
+    """Weight of the KL divergence from the model that the run started from; 0: no reference is kept."""
+    kl: Literal["k1", "k2", "k3", "k3_weighted"] = "k3_weighted"
+    kl_in: Literal["loss", "reward"] = "loss"
+    """Where it is charged. As a loss k1 has no effect at all; in the reward it is the usual one."""
+    entropy_coef: float = 0.0
+    """Weight of the bonus for an undecided policy."""
+    importance_limit: float = 2.0
+    """Largest weight that corrects for an engine that samples from not quite the trainer's model; 0: no correction."""
+    spread: Literal["drop", "resample", "keep"] = "drop"
+    """A group whose answers are all right or all wrong teaches nothing: leave it out, or ask other prompts instead."""
+    spread_by: str = ""
+    """The reward that decides it, before weights and shaping; by default the first one."""
+    attempts: int = 10
+    """How many rollouts may follow each other in which there is too little to learn."""
+    stop_kl: float = 0.0
+    stop_entropy: float = 0.0
+    stop_length: float = 0.0
+    """Stop, saved, when the KL divergence from the old policy is above, the entropy below, or the mean answer longer
+    than this; 0: never."""
+    rows: int = 64
+    """Answers that are written at once."""
+    server: str = ""
+    """Address of a server that speaks SGLang's rollout protocol; without one, the engine in this process."""
+    server_folder: str = ""
+    """A folder that the server can read too, as it calls it (`--rollout-root`): weights are handed over there."""
+    server_timeout: float = 300.0
+    """Seconds to wait for one reply of the server."""
+
+    def check(self) -> None:
+        """Refuse values that cannot work.
+
+        Raises:
+            UsageError: naming the field.
+        """
+        least = {
+            "groups": 1,
+            "samples": 1,
+            "epochs": 1,
+            "minibatches": 1,
+            "max_new_tokens": 1,
+            "attempts": 1,
+            "rows": 1,
+        }
+        floats = ("clip_low", "clip_high", "ratio_max", "kl_coef", "entropy_coef", "importance_limit", "top_k", "min_p")
+        for name, bound in [*least.items(), *((name, 0) for name in floats)]:
+            if not getattr(self, name) >= bound:
+                raise UsageError(f"recipe: rl.{name} = {getattr(self, name)} must be at least {bound}")
+        if not self.temperature > 0:
+            raise UsageError(
+                f"recipe: rl.temperature = {self.temperature} must be above 0: without chance all answers are the same"
+            )
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"recipe: rl.top_p = {self.top_p} must be above 0 and at most 1")
+        if not 0 <= self.thinking_ratio <= 1:
+            raise UsageError(f"recipe: rl.thinking_ratio = {self.thinking_ratio} must be between 0 and 1")
+        if self.kl == "k1" and self.kl_in == "loss" and self.kl_coef:
+            raise UsageError('recipe: rl.kl = "k1" has no effect as a loss; use rl.kl_in = "reward", or kl = "k2"')
+        if bool(self.server) != bool(self.server_folder):
+            raise UsageError(
+                "recipe: rl.server and rl.server_folder go together: weights are handed over in the folder"
+            )
+
+
+@dataclass
+class PpoConfig:
+    """PPO's critic (`minimind/stages/ppo.py`)."""
+
+    gamma: float = 1.0
+    """What a reward one token later is worth."""
+    lam: float = 0.95
+    """GAE's λ: 1 trusts the rewards alone, 0 the critic alone."""
+    value_coef: float = 0.5
+    """Weight of the critic's loss beside the actor's; it has a learning rate of its own."""
+    value_clip: float = 0.2
+    """How far a value may move in one rollout; 0: as far as it likes."""
+    critic_lr: float = 0.0
+    """Peak rate of the critic; 0: the actor's."""
+    critic: str = ""
+    """Model directory, or reward model, that the critic starts from; by default `init`."""
+    warmup_rollouts: int = 0
+    """Rollouts at the beginning in which only the critic learns."""
+    whiten: bool = True
+    """Bring the advantages of a rollout to mean 0 and spread 1."""
+    whiten_rewards: bool = False
+    """Bring the rewards of a rollout to spread 1."""
+    target_kl: float = 0.0
+    """Leave a rollout when the policy has moved so far from the one that wrote it; 0: never."""
+
+
+@dataclass
+class ScoringConfig:
+    """What an answer is worth (`minimind/rl/rewards.py`)."""
+
+    weights: dict[str, float] = field(default_factory=lambda: {"exact": 1.0})
+    """Name of each reward and its weight in the sum."""
+    file: str = ""
+    """A Python file with rewards of your own: functions under `@reward`."""
+    timeout: float = 60.0
+    """Seconds that a reward may take for all answers of a rollout."""
+    clip: float = 0.0
+    """Every component is cut to ± this; 0: not."""
+    thinking_weight: float = 0.0
+    """How much a judge or reward model's score of the thinking counts beside that of the answer."""
+    overlong_buffer: int = 64
+    """Tokens before `rl.max_new_tokens` over which `overlong` falls from 0 to -1."""
+    ngram: int = 4
+    """What `repetition` counts: runs of so many tokens."""
+    judge: str = ""
+    """Address of an OpenAI-compatible endpoint, up to /v1; its key is in OPENAI_API_KEY."""
+    judge_model: str = ""
+    judge_tries: int = 3
+    reward_model: str = ""
+    """Directory of a reward model, for `reward_model`."""
+    trust_remote_code: bool = False
+    """Let a reward model bring code of its own, such as internlm2-1_8b-reward; it can do anything."""
+    service: str = ""
+    """Address that `service` posts `{"samples": [{"messages", "answer", ...}]}` to; it answers `{"scores": [...]}`."""
