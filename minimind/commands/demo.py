@@ -143,13 +143,16 @@ class Pipeline:
     def _texts(self) -> Iterator[str]:
         """What the tokenizer will meet, each kind weighted by what a vocabulary of 2,048 should spend on it.
 
-        Tool schemas, the same in hundreds of dialogues, count once. Every Chinese character that is not rare counts
-        often enough to become a token: a name that falls apart into bytes is not learned (measured: facts_zh 56 %).
+        Text comes line by line, so that a line's end is a token of its own: an answer in a chat follows one, after
+        `</think>`, and a name is only copied there if names followed that token in the text (measured: facts_zh 78 %
+        where it was joined to the full stop). Tool schemas, the same in hundreds of dialogues, count once. Every
+        Chinese character that is not rare counts often enough to become a token: a name that falls apart into bytes
+        is not learned (measured: facts_zh 56 %).
         """
         seen: Counter[str] = Counter()
         for row in self._rows("pretrain.jsonl"):
             seen.update(character for character in row["text"] if "\u4e00" <= character <= "\u9fff")
-            yield row["text"]
+            yield from row["text"].splitlines()
         for character, count in seen.items():
             yield from [character] * (1000 if count >= 50 else 0)
         schemas: set[str] = set()
