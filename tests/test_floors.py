@@ -20,7 +20,16 @@ FLOORS = [
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 HEAVY = {"torch", "transformers", "peft", "trl"}
 MEASURED_AGAINST = {"bench/reference.py": {"transformers"}, "bench/rivals.py": {"transformers"}}
-LIGHT = ("tokenizer", "tools", "data/corpus", "data/conversations", "data/shards", "data/smallworld", "data/stats")
+LIGHT = (
+    "tokenizer",
+    "tools",
+    "data/corpus",
+    "data/conversations",
+    "data/shards",
+    "data/smallworld",
+    "data/stats",
+    "data/preferences",
+)
 
 
 def modules():

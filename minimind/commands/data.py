@@ -76,7 +76,7 @@ def prepare(
     data: list[str],
     out: Path,
     tokenizer: str = "default",
-    kind: Literal["text", "sft"] = "text",
+    kind: Literal["text", "sft", "dpo"] = "text",
     on_bad_line: Literal["stop", "skip"] = "stop",
     max_length: int | None = None,
     too_long: Literal["drop_oldest", "skip"] = "drop_oldest",
@@ -94,9 +94,10 @@ def prepare(
         data: JSON Lines files (.gz, .zst too), globs, or a Hugging Face dataset as hf:NAME.
         out: folder to write; a killed build goes on from where it was.
         tokenizer: tokenizer or model directory, or `default`.
-        kind: text for lines with `text`, sft for conversations.
+        kind: text for lines with `text`, sft for conversations, dpo for pairs of them.
         on_bad_line: stop (default) at a malformed line, or skip it and count.
-        max_length: longest conversation in tokens; give the row length (data.sequence_length) you will train with.
+        max_length: longest conversation in tokens (of dpo: prompt and both answers); give the row length
+            (data.sequence_length) you will train with.
         too_long: a longer one loses its oldest turns, or is skipped.
         random_system_prompt: fraction of the conversations without a system prompt that get one.
         drop_empty_think: fraction of the conversations whose empty think blocks are left out.
@@ -109,14 +110,14 @@ def prepare(
     options = Options(kind, on_bad_line, max_length, too_long, random_system_prompt, drop_empty_think)
     manifest = build(data, Tokenizer.load(tokenizer), out, options).manifest
     names = ["documents", "tokens", "bytes", "bad_lines"]
-    if kind == "sft":
+    if kind != "text":
         names += ["supervised", "shortened", "dropped_turns", "dropped"]
     figures = {name: manifest[name] for name in names} | {"seconds": round(time.monotonic() - started, 2)}
     if json:
         print_json(figures)
     else:
         table(str(out), ["figure", "value"], [(name.replace("_", " "), value) for name, value in figures.items()])
-        say(f"Train on it:  minimind train {'pretrain' if kind == 'text' else 'sft'} laptop --data {out}")
+        say(f"Train on it:  minimind train {'pretrain' if kind == 'text' else kind} laptop --data {out}")
     return 0
 
 
@@ -124,7 +125,7 @@ def stats(
     data: list[str],
     tokenizer: str = "default",
     against: tuple[str, ...] = (),
-    kind: Literal["auto", "text", "sft"] = "auto",
+    kind: Literal["auto", "text", "sft", "dpo"] = "auto",
     json: bool = False,
 ) -> int:
     """Describe a corpus: documents, lengths, duplicates, languages, bad lines, overlap with evaluation files.
@@ -137,7 +138,7 @@ def stats(
         data: JSON Lines files (.gz, .zst too), globs, or a Hugging Face dataset as hf:NAME.
         tokenizer: tokenizer or model directory, or `default`; lengths are counted with it.
         against: evaluation files; questions that share 13 words or Han characters in a row with the corpus are counted.
-        kind: text, sft (conversations), or auto: as the first line is.
+        kind: text, sft (conversations), dpo (pairs of them), or auto: as the first line is.
         json: print one line of JSON instead of tables.
     """
     from minimind.data.stats import measure

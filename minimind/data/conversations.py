@@ -55,12 +55,20 @@ def read_conversation(row: Mapping[str, Any]) -> Conversation:
     name = next((key for key in ("conversations", "messages") if key in row), None)
     if name is None:
         raise UserError(f"no field 'conversations' or 'messages' (it has {', '.join(map(repr, list(row)[:5]))})")
-    turns = row[name]
+    return read_turns(row[name], name, row.get("tools"))
+
+
+def read_turns(turns: Any, name: str, offered: Any = None) -> Conversation:
+    """Read the list of turns in field `name`, and the tools offered: a list, its JSON, or on one of the turns.
+
+    Raises:
+        UserError: what is wrong with it: a turn, a role, their order, no assistant turn.
+    """
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise UserError(f"{name!r} must be a list of objects with role and content")
     if not turns:
         raise UserError(f"{name!r} is empty")
-    tools = _tools(row.get("tools"))
+    tools = _tools(offered)
     messages = []
     for index, turn in enumerate(turns):
         if turn.get("tools") and not tools:

@@ -12,15 +12,17 @@ from collections.abc import Iterator, Sequence
 from glob import glob
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias
+from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias, get_args
 
 from minimind.console import warn
 from minimind.data import datasets_hub
 from minimind.data.conversations import Conversation, read_conversation
+from minimind.data.preferences import Pair, read_pair
 from minimind.errors import UserError
 
-Kind: TypeAlias = Literal["text", "sft"]
-Document: TypeAlias = str | Conversation
+Kind: TypeAlias = Literal["text", "sft", "dpo"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+Document: TypeAlias = str | Conversation | Pair
 BATCH_BYTES = 1 << 20
 LONGEST_LINE = 64 << 20
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
@@ -194,7 +196,7 @@ def parse(line: bytes, kind: Kind) -> Document:
     if kind == "text":
         return _text(row)
     try:
-        return read_conversation(row)
+        return read_pair(row) if kind == "dpo" else read_conversation(row)
     except UserError as error:
         raise BadLine(str(error)) from None
 
@@ -218,7 +220,7 @@ def bad_line(file: str, number: int, what: str) -> str:
 def read_documents(
     files: Sequence[str | Path], kind: Kind = "text", on_bad_line: Literal["stop", "skip"] = "stop"
 ) -> Iterator[Document]:
-    """Stream the documents of `files`: texts, or conversations for `kind="sft"`; skipped lines are counted at the end.
+    """Stream the documents of `files`: texts, conversations or pairs; skipped lines are counted at the end.
 
     Raises:
         UserError: a file that is missing, empty or unreadable; a bad line, unless `on_bad_line` is "skip".
@@ -246,6 +248,8 @@ def content(document: Document) -> str:
     """What identifies a document: its text, or its turns and tools as JSON."""
     if isinstance(document, str):
         return document
+    if isinstance(document, Pair):
+        return f"{content(document.chosen)}\n{content(document.rejected)}"
     return json.dumps([document.messages, document.tools], ensure_ascii=False, sort_keys=True)
 
 

@@ -6,12 +6,13 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from minimind.data.conversations import Conversation, chance, check_answers, encode, with_system_prompt
 from minimind.data.corpus import BadLine, Batch, Document, Kind, bad_line, content, content_hash, parse
+from minimind.data.preferences import Pair, encode_pair
 from minimind.errors import UserError
 from minimind.tokenizer.bpe import Tokenizer
 
@@ -26,7 +27,7 @@ class Options:
     kind: Kind = "text"
     on_bad_line: Literal["stop", "skip"] = "stop"
     max_length: int | None = None
-    """Longest conversation in tokens; texts are never too long."""
+    """Longest conversation in tokens, or prompt with both answers; texts are never too long."""
     too_long: Literal["drop_oldest", "skip"] = "drop_oldest"
     random_system_prompt: float = 0.0
     drop_empty_think: float = 0.0
@@ -57,7 +58,10 @@ class Counts:
 
 @dataclass
 class Encoded:
-    """One batch as arrays: tokens [n], supervised mask [n] (conversations only), documents [d] of DOCUMENT."""
+    """One batch as arrays: tokens [n], marks [n] (not of texts), documents [d] of DOCUMENT.
+
+    A mark is 1 where a token is supervised; of pairs it also says to which answer it belongs (`preferences`).
+    """
 
     tokens: np.ndarray
     mask: np.ndarray | None
@@ -96,15 +100,14 @@ class Encoder:
             pieces = self._texts([document for document in documents if isinstance(document, str)])
             masks, kept = None, list(range(len(documents)))
         else:
-            conversations = [document for document in documents if isinstance(document, Conversation)]
-            pieces, masks, kept = self._conversations(conversations, hashes, counts)
+            pieces, masks, kept = self._conversations(documents, hashes, counts)
         table = np.zeros(len(pieces), dtype=DOCUMENT)
         table["hash"], table["bytes"] = hashes[kept], sizes[kept]
         table["length"] = [len(piece) for piece in pieces]
         counts.documents, counts.tokens = len(table), int(table["length"].sum())
         counts.bytes = int(table["bytes"].sum())
         mask = None if masks is None else _joined(masks, np.uint8)
-        counts.supervised = counts.tokens if mask is None else int(mask.sum())
+        counts.supervised = counts.tokens if mask is None else int((mask & 1).sum())
         return Encoded(_joined(pieces, self.dtype), mask, table, counts)
 
     def _texts(self, texts: list[str]) -> list[np.ndarray]:
@@ -117,29 +120,34 @@ class Encoder:
         return [np.concatenate([before, np.asarray(ids, self.dtype), after]) for ids in encoded]
 
     def _conversations(
-        self, conversations: list[Conversation], hashes: np.ndarray, counts: Counts
+        self, documents: list[Document], hashes: np.ndarray, counts: Counts
     ) -> tuple[list[np.ndarray], list[np.ndarray], list[int]]:
-        """Ids and masks of those that fit, and which those are."""
-        options = self.options
+        """Ids and marks of the conversations or pairs that fit, and which those are."""
         pieces, masks, kept = [], [], []
-        for index, (conversation, key) in enumerate(zip(conversations, hashes.tolist(), strict=True)):
-            result = encode(
-                with_system_prompt(conversation, key, options.random_system_prompt),
-                self.tokenizer,
-                options.max_length,
-                drop_oldest=options.too_long == "drop_oldest",
-                keep_empty_think=chance(key, "empty think") >= options.drop_empty_think,
-            )
+        for index, (document, key) in enumerate(zip(documents, hashes.tolist(), strict=True)):
+            result = self._encode(document, key)
             if result is None:
                 counts.dropped += 1
                 continue
             ids, mask, dropped_turns = result
             counts.shortened += dropped_turns > 0
             counts.dropped_turns += dropped_turns
-            pieces.append(np.array(ids, self.dtype))
-            masks.append(np.array(mask, np.uint8))
+            pieces.append(np.asarray(ids, self.dtype))
+            masks.append(np.asarray(mask, np.uint8))
             kept.append(index)
         return pieces, masks, kept
+
+    def _encode(self, document: Document, key: int) -> tuple[Any, Any, int] | None:
+        options = self.options
+        how: dict[str, Any] = {
+            "max_length": options.max_length,
+            "drop_oldest": options.too_long == "drop_oldest",
+            "keep_empty_think": chance(key, "empty think") >= options.drop_empty_think,
+        }
+        if isinstance(document, Pair):
+            return encode_pair(document.with_system_prompt(key, options.random_system_prompt), self.tokenizer, **how)
+        assert isinstance(document, Conversation)
+        return encode(with_system_prompt(document, key, options.random_system_prompt), self.tokenizer, **how)
 
 
 def in_process(batches: Iterable[Batch], encoder: Encoder) -> Iterator[tuple[Batch, Encoded]]:
@@ -193,5 +201,7 @@ def _utf8_size(document: Document) -> int:
     """UTF-8 bytes of the text, or of everything that is said in a conversation."""
     if isinstance(document, str):
         return len(content(document).encode("utf-8", "surrogatepass"))
+    if isinstance(document, Pair):
+        return _utf8_size(document.chosen) + _utf8_size(document.rejected)
     said = (turn.get(key, "") for turn in document.messages for key in ("content", "reasoning_content"))
     return sum(len(text.encode("utf-8", "surrogatepass")) for text in said)

@@ -118,8 +118,15 @@ class Shards:
         """Which of the tokens that `read` gives are supervised, bool `[length]`."""
         if not self.has_mask:
             return np.ones(length, dtype=bool)
+        return (self._marks(start, length) & 1).view(bool)
+
+    def read_branches(self, start: int, length: int) -> np.ndarray:
+        """Of pairs, to what each token belongs: 0 the prompt, 1 the chosen answer, 2 the other; uint8 `[length]`."""
+        return self._marks(start, length) >> 1
+
+    def _marks(self, start: int, length: int) -> np.ndarray:
         shard, offset = self._locate(start)
-        return self._masks[shard][offset : offset + length].view(bool)
+        return self._masks[shard][offset : offset + length]
 
     def _locate(self, start: int) -> tuple[int, int]:
         shard = int(np.searchsorted(self._shard_starts, start, side="right")) - 1

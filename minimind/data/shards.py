@@ -3,7 +3,7 @@
     manifest.json          what it was built from and what it holds; written last, so with it the shards are complete
     tokens-00000.bin       token ids, uint16 or uint32, little-endian, document after document
     documents-00000.bin    of each document: content hash, UTF-8 bytes, tokens
-    mask-00000.bin         conversations only: 1 where a token is supervised
+    mask-00000.bin         not of texts: 1 where a token is supervised; of pairs, also which answer it belongs to
 
 The main process reads lines and writes shards, workers parse and encode. A shard ends with a batch of lines, and after
 each the place where the next begins is recorded: a killed build goes on from there and gives the same bytes.
@@ -21,7 +21,7 @@ from typing import Any, Literal
 from minimind import runtime
 from minimind.console import progress, warn
 from minimind.data import datasets_hub
-from minimind.data.corpus import Batch, Position, expand, read_batches, stopped_at
+from minimind.data.corpus import Batch, Kind, Position, expand, read_batches, stopped_at
 from minimind.data.encoding import Counts, Encoded, Encoder, Options, in_pool, in_process, token_dtype
 from minimind.data.shard_files import (
     FORMAT,
@@ -51,7 +51,7 @@ WORTH_WORKERS = 8 << 20
 def ensure(
     files: Sequence[str | Path],
     tokenizer: Tokenizer,
-    kind: Literal["text", "sft"] = "text",
+    kind: Kind = "text",
     *,
     split: Literal["train", "valid"] | None = None,
     valid_fraction: float = 0.0,

@@ -21,6 +21,7 @@ from minimind.console import progress
 from minimind.data import datasets_hub
 from minimind.data.conversations import Conversation
 from minimind.data.corpus import (
+    KINDS,
     BadLine,
     Batch,
     Document,
@@ -32,6 +33,7 @@ from minimind.data.corpus import (
     parse,
     read_batches,
 )
+from minimind.data.preferences import Pair, encode_pair
 from minimind.errors import UserError
 from minimind.tokenizer import chat
 from minimind.tokenizer.bpe import Tokenizer
@@ -104,9 +106,11 @@ def measure(
 
 
 def text_of(document: Document) -> str:
-    """The text of a document: of a conversation, everything that is said in it."""
+    """The text of a document: of a conversation, everything that is said in it; of a pair, of both."""
     if isinstance(document, str):
         return document
+    if isinstance(document, Pair):
+        return f"{text_of(document.chosen)}\n{text_of(document.rejected)}"
     said = (turn.get(key) for turn in document.messages for key in ("reasoning_content", "content"))
     return "\n".join(text for text in said if text)
 
@@ -183,10 +187,10 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _kind_of(names: Sequence[str]) -> Kind:
-    """`sft` where the first line that is a text or a conversation is the latter."""
+    """Of the first line that is anything: a text, a conversation or a pair."""
     for batch in read_batches(names):
         for _, line in batch.lines:
-            for kind in ("text", "sft"):
+            for kind in KINDS:
                 try:
                     parse(line, kind)
                 except BadLine:
@@ -204,7 +208,10 @@ def _parsed(batch: Batch, kind: Kind) -> Iterator[Document | BadLine]:
 
 
 def _token_counts(documents: Sequence[Document], texts: Sequence[str], tokenizer: Tokenizer) -> list[int]:
-    """Tokens as training sees them: bos + text + eos, or the rendered conversation."""
+    """Tokens as training sees them: bos + text + eos, the rendered conversation, or a prompt with both answers."""
+    pairs = [encode_pair(document, tokenizer) for document in documents if isinstance(document, Pair)]
+    if pairs:
+        return [len(encoded[0]) for encoded in pairs if encoded is not None]
     conversations = [document for document in documents if isinstance(document, Conversation)]
     if conversations:
         return [len(chat.render(one.messages, tokenizer, one.tools)[0]) for one in conversations]

@@ -22,14 +22,17 @@ of the CPU's flash kernel takes up to twice as long. Longer rows have too many s
 
 
 class Segments(NamedTuple):
-    """Which document each token of a batch belongs to and where in it: both `[B, T]`.
+    """Which document each token of a batch belongs to and where in it: all `[B, T]`.
 
     `document_ids` (int32): tokens of a row with equal ids form one document, contiguous; -1 is padding.
     `positions` (int64): from 0 in each document.
+    `branches` (uint8), if a document goes on in several ways from one beginning: 0 there, then 1, 2, ... in each; the
+    positions of each go on from where the beginning ends, and no branch sees another.
     """
 
     document_ids: Tensor
     positions: Tensor
+    branches: Tensor | None = None
 
     @classmethod
     def whole(cls, input_ids_BT: Tensor) -> "Segments":
@@ -56,21 +59,26 @@ class Layout(NamedTuple):
 
 
 def make_layout(segments: Segments, dtype: torch.dtype) -> Layout:
-    """Describe who sees whom: a token sees its own document up to itself.
+    """Describe who sees whom: a token sees its own document (and branch of it) up to itself.
 
-    On CUDA (Ampere or newer) in a 16-bit `dtype` the layout is that of the flash kernel of
+    Without branches, on CUDA (Ampere or newer) in a 16-bit `dtype` the layout is that of the flash kernel of
     `torch.nn.attention.varlen`, which skips whatever lies outside a document; it needs a GPU to be exercised.
     """
     document_ids = segments.document_ids
     rows, length = document_ids.shape
     half = dtype in (torch.bfloat16, torch.float16)
-    if document_ids.is_cuda and half and torch.cuda.get_device_capability(document_ids.device) >= (8, 0):
+    flash = document_ids.is_cuda and half and segments.branches is None
+    if flash and torch.cuda.get_device_capability(document_ids.device) >= (8, 0):
         first = torch.ones(rows, length, dtype=torch.bool, device=document_ids.device)
         first[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
         starts = F.pad(first.flatten().nonzero().flatten(), (0, 1), value=rows * length)
         return Layout(None, starts.int())
     # Padding sees padding, so that no row of the softmax is empty.
-    visible = (document_ids[:, :, None] == document_ids[:, None, :]).tril()[:, None]
+    visible = (document_ids[:, :, None] == document_ids[:, None, :]).tril()
+    if segments.branches is not None:
+        by_B1T, of_BT1 = segments.branches[:, None, :], segments.branches[:, :, None]
+        visible &= (by_B1T == 0) | (by_B1T == of_BT1)
+    visible = visible[:, None]
     return Layout(torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -math.inf))
 
 

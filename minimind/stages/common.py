@@ -11,7 +11,8 @@ import torch
 
 from minimind import ranks, runtime
 from minimind import recipe as recipes
-from minimind.console import say
+from minimind.console import say, warn
+from minimind.data.corpus import Kind
 from minimind.data.packing import Batch, PackedStream
 from minimind.data.shard_reader import Shards
 from minimind.data.shards import ensure
@@ -20,6 +21,9 @@ from minimind.engine.sampling import GREEDY
 from minimind.errors import UsageError, UserError
 from minimind.eval.bpb import Document, bits_per_byte
 from minimind.losses.lm import IGNORE, linear_cross_entropy
+from minimind.model import lora
+from minimind.model.adapter import is_adapter, peft_trouble, save_adapter
+from minimind.model.files import weights_checksum
 from minimind.model.rope import context_length
 from minimind.model.store import load_model, save_model
 from minimind.model.transformer import Segments, Transformer
@@ -27,6 +31,7 @@ from minimind.optim.groups import make_optimizers
 from minimind.recipe import Recipe
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import loop, parallel
+from minimind.train.precision import Precision
 
 VALID_TOKENS = 200_000
 """Validation during training reads about this much; `minimind eval bpb` reads everything."""
@@ -40,9 +45,11 @@ def load_tokenizer(recipe: Recipe) -> Tokenizer:
 def make_model(recipe: Recipe, tokenizer: Tokenizer) -> Transformer:
     """The model to train, in float32 on the run's device: read from `init`, or drawn from the seed.
 
+    With `lora.rank` above 0 it is frozen but for a change of some matrices; `lora.off` then gives the base.
+
     Raises:
         UserError: `init` is no model directory, its vocabulary is smaller than the tokenizer's, or rows are longer
-            than its context.
+            than its context; LoRA without `init`, or of matrices that it has not.
     """
     device = runtime.device(recipe.train.device)
     if recipe.train.deterministic:
@@ -64,24 +71,48 @@ def make_model(recipe: Recipe, tokenizer: Tokenizer) -> Transformer:
             f"{context}; shorten the rows or raise model.max_position_embeddings"
         )
     model.activation_checkpointing = recipe.train.activation_checkpointing
+    if recipe.lora.rank:
+        _adapt(model, recipe)
     return model.train()
 
 
+def _adapt(model: Transformer, recipe: Recipe) -> None:
+    """Freeze the model, in the format of its products, and put a trained change on the recipe's matrices."""
+    base = Path(recipe.init)
+    if not recipe.init:
+        raise UsageError("LoRA changes a trained model: name it with --init MODEL_DIR")
+    if is_adapter(base):
+        raise UserError(
+            f"{base} is an adapter, and one cannot be the base of another; make a model of it first: "
+            f"minimind export merge-lora {base} OUT"
+        )
+    lora.attach(model, recipe.lora, base, weights_checksum(base))
+    lora.freeze_in(model, Precision(model.output_weight.device, recipe.train.dtype).dtype)
+    say(f"LoRA: {lora.report(model)}.")
+    if trouble := peft_trouble(model):
+        warn(f"peft cannot load this adapter ({trouble}); for others, hand on the merged model (export merge-lora)")
+
+
 def write_model(model: Transformer, tokenizer: Tokenizer, directory: Path) -> None:
-    """Write a complete model directory: rank 0 does, but under FSDP it needs the others' shares of the weights.
+    """Write a complete model directory, of an adapted model its adapter's.
+
+    Rank 0 does, but under FSDP it needs the others' shares of the weights.
 
     Raises:
         UserError: the disk is full or not writable.
     """
-    weights = parallel.whole_weights(model)
+    weights = parallel.whole_weights(model, trained_only=model.adaptation is not None)
     if not runtime.is_main():
         return
-    with torch.device("meta"):
-        whole = type(model)(model.config)
-    whole.load_state_dict(weights, assign=True)
     for left in directory.glob(".*.tmp"):  # by a run that was killed while it wrote
         left.unlink()
-    save_model(whole, directory)
+    if model.adaptation:
+        save_adapter(model, weights, directory)
+    else:
+        with torch.device("meta"):
+            whole = type(model)(model.config)
+        whole.load_state_dict(weights, assign=True)
+        save_model(whole, directory)
     try:
         tokenizer.save(directory)
     except OSError as error:
@@ -185,16 +216,16 @@ def make_job(
     )
 
 
-def shards(recipe: Recipe, tokenizer: Tokenizer, kind: str) -> tuple[Shards, Shards | None]:
+def shards(recipe: Recipe, tokenizer: Tokenizer, kind: Kind) -> tuple[Shards, Shards | None]:
     """Token shards of the training and the validation documents, built by rank 0 unless they are there already."""
     with ranks.main_first("shards"):
         return _shards(recipe, tokenizer, kind)
 
 
-def _shards(recipe: Recipe, tokenizer: Tokenizer, kind: str) -> tuple[Shards, Shards | None]:
+def _shards(recipe: Recipe, tokenizer: Tokenizer, kind: Kind) -> tuple[Shards, Shards | None]:
     data = recipe.data
     options: dict[str, Any] = {"kind": kind, "on_bad_line": data.on_bad_line}
-    if kind == "sft":
+    if kind != "text":
         options |= {"max_length": data.sequence_length, "too_long": data.too_long}
         options |= {"random_system_prompt": data.random_system_prompt, "drop_empty_think": data.drop_empty_think}
     if data.valid:

@@ -1,0 +1,101 @@
+"""Preference pairs in packed rows: of each pair the prompt once, then both answers, which do not see each other.
+
+A pair is a document of the row, its answers are branches of it (`model.attention.Segments`), so what is computed is
+exactly what two separate conversations would give, for less.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minimind.data.packing import WINDOW, PackedStream
+from minimind.data.shards import Shards
+from minimind.losses.lm import IGNORE
+
+
+class PairBatch(NamedTuple):
+    """Packed rows of whole pairs, each tensor [rows, sequence_length]; the first four as in `packing.Batch`."""
+
+    input_ids: Tensor
+    labels: Tensor
+    positions: Tensor
+    """int64; both answers go on from the prompt's."""
+    document_ids: Tensor
+    """int32, the number of the pair in its row; -1 on padding."""
+    branches: Tensor
+    """uint8: 0 the prompt, 1 the chosen answer, 2 the rejected one; 0 on padding."""
+    reference: Tensor
+    """float32, log-probability of each label under the reference model; 0 where there is none."""
+
+    @property
+    def weight(self) -> int:
+        """The pairs: what the sum of their losses is divided by."""
+        return int((self.document_ids.amax(1) + 1).sum())
+
+    def answer_sums(self, values_BT: Tensor) -> Tensor:
+        """Add up `values_BT` over the supervised tokens of each answer: [P, 2], the pairs row by row."""
+        pairs_B = self.document_ids.amax(1) + 1
+        first_B1 = (pairs_B.cumsum(0) - pairs_B)[:, None]
+        scored_BT = self.labels != IGNORE
+        answer_N = (2 * (first_B1 + self.document_ids) + self.branches - 1)[scored_BT]
+        sums = torch.zeros(2 * int(pairs_B.sum()), dtype=values_BT.dtype, device=values_BT.device)
+        return sums.index_add(0, answer_N, values_BT[scored_BT]).view(-1, 2)
+
+    def last_tokens(self, values_BT: Tensor) -> Tensor:
+        """Take from `values_BT` what is at the last token of each answer: [P, 2], the pairs row by row."""
+        here_BT = self.document_ids * 3 + self.branches
+        ends_BT = torch.ones_like(here_BT, dtype=torch.bool)
+        ends_BT[:, :-1] = here_BT[:, 1:] != here_BT[:, :-1]
+        return values_BT[ends_BT & (self.branches > 0)].view(-1, 2)
+
+
+Place = tuple[list[int], list[int]]
+"""Where in the corpus the pairs of a row begin, and their lengths."""
+
+
+class PairStream(PackedStream):
+    """The packed stream of pairs: its documents are pairs, and none is ever cut."""
+
+    def __init__(
+        self,
+        shards: Shards,
+        sequence_length: int,
+        seed: int = 0,
+        reference: np.ndarray | None = None,
+        window: int = WINDOW,
+    ) -> None:
+        """Pack `shards` of kind `dpo`; `reference`: the log-probability of each token of the corpus, float32.
+
+        Raises:
+            UserError: there is no pair, or one is longer than a row.
+        """
+        super().__init__(shards, sequence_length, seed, window)
+        self.reference = reference
+
+    def epoch(self, rows: int) -> Iterator[tuple[list[Place], PairBatch]]:
+        """Every pair once, at most `rows` rows at a time, and where they come from; the stream stays where it is."""
+        order = self._permutation(0)
+        for window in range(self._windows):
+            packed = self._pack(window, order[window * self.window : (window + 1) * self.window])
+            bounds = zip(packed.first, packed.first[1:], strict=False)
+            places = [(packed.start[a:b].tolist(), packed.length[a:b].tolist()) for a, b in bounds]
+            for first in range(0, len(places), rows):
+                yield places[first : first + rows], self._assemble(places[first : first + rows])
+
+    def _assemble(self, rows: list[Place]) -> PairBatch:  # type: ignore[override]
+        texts = super()._assemble(rows)
+        branches_BT = np.zeros(texts.labels.shape, np.uint8)
+        reference_BT = np.zeros(texts.labels.shape, np.float32)
+        for row, (starts, lengths) in enumerate(rows):
+            begin = 0
+            for start, length in zip(starts, lengths, strict=True):
+                here = slice(begin, begin + length)
+                branches_BT[row, here] = branches = self.shards.read_branches(start, length)
+                texts.positions[row, here] -= torch.from_numpy((branches == 2) * int((branches == 1).sum()))
+                if self.reference is not None:
+                    reference_BT[row, here] = self.reference[start : start + length]
+                begin += length
+        return PairBatch(*texts, torch.from_numpy(branches_BT), torch.from_numpy(reference_BT))
