@@ -92,18 +92,26 @@ def at_least(least: float, **flags: float) -> None:
 
 
 def choose_tools(wanted: str) -> tuple[str, ...]:
-    """The tools that `--tools` names: `all`, or names with commas between.
+    """The tools that `--tools` names, with commas between: `all` built-in ones, names, or Python files of one's own.
 
     Raises:
         UsageError: there is no such tool.
+        UserError: a file holds none.
     """
     from minimind import tools
+    from minimind.tools import sandbox
 
-    names = tools.BUILTIN if wanted == "all" else tuple(name.strip() for name in wanted.split(",") if name.strip())
-    for name in names:
-        if name not in tools.BUILTIN:
-            raise UsageError(f"--tools {name}: no such tool{did_you_mean(name, tools.BUILTIN)}")
-    return names
+    names: list[str] = []
+    for part in filter(None, map(str.strip, wanted.split(","))):
+        if part == "all":
+            names += tools.BUILTIN
+        elif part.endswith(".py"):
+            names += sandbox.load(part)
+        elif part in tools.names():
+            names.append(part)
+        else:
+            raise UsageError(f"--tools {part}: no such tool{did_you_mean(part, tools.names())}")
+    return tuple(dict.fromkeys(names))
 
 
 def _plain(box: str) -> str:

@@ -42,7 +42,7 @@ def chat(
         model: model directory.
         prompt: ask this one question, print the answer and end.
         system: system prompt.
-        tools: built-in tools that the model may call: all, or names with commas between.
+        tools: what the model may call: all built-in tools, or names and Python files of your own, with commas between.
         thinking: let the model think before it answers.
         hide_thinking: let it think, but do not show it.
         temperature: 0 always takes the likeliest word; higher is more varied.

@@ -49,7 +49,7 @@ def serve(
         host: address to listen on; other machines reach only another than 127.0.0.1, and must bring an API key.
         port: port to listen on; 0 takes a free one.
         name: what clients call the model; the directory's name by default.
-        tools: built-in tools that the page may run here: all, or names with commas between.
+        tools: what the page may run: all built-in tools, or names and Python files of your own, with commas between.
         context: longest conversation in tokens; memory is reserved for `parallel` of them.
         parallel: answers written at once; others wait.
         queue: answers written and waiting together; beyond it clients are told to come back.

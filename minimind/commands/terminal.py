@@ -22,7 +22,7 @@ COMMANDS = {
     "save": "FILE: write the conversation as JSON",
     "load": "FILE: go on from a saved conversation",
     "params": "NAME VALUE: change temperature, top_p, ...; alone: show them",
-    "tools": "all | none | NAME,NAME: which tools the model may call; alone: show them",
+    "tools": "all | none | NAME,FILE.py: which tools the model may call; alone: show them",
     "think": "switch visible thinking on or off",
     "retry": "take the last answer back and ask again",
     "exit": "end (Ctrl-D too)",
@@ -149,7 +149,7 @@ class Terminal:
         if rest:
             self.talk.tools = () if rest == "none" else choose_tools(rest)
         console.console.print(
-            f"tools: {', '.join(self.talk.tools) or 'none'} (of {', '.join(tools.BUILTIN)})", markup=False
+            f"tools: {', '.join(self.talk.tools) or 'none'} (of {', '.join(tools.names())})", markup=False
         )
 
     def _think(self, rest: str) -> None:

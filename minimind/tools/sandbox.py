@@ -1,0 +1,150 @@
+"""Tools of one's own: a Python file whose functions run in a process apart, with limits.
+
+    tools = sandbox.load("mytools.py")      # registers every public function of the file; returns their names
+
+What holds where:
+- time: a call that takes too long is an error, its process is killed and the next call gets a new one. Everywhere.
+- output: what the function returns is cut, what it prints is thrown away. Everywhere.
+- memory: a limit of the operating system, on Linux. macOS does not keep it, Windows has none: there only time counts.
+- files, network, other processes: refused by an audit hook in the worker, once the file is imported (so it may read its
+  own tables at the top). The hook sees what plain Python does, by mistake or because a model asked for it. It is no
+  wall against code that means harm, which can pass it by through a C extension: name only files whose code you trust.
+  It is the model's *arguments* that are not trusted.
+"""
+
+import atexit
+import json
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from minimind.errors import UserError
+from minimind.tools import registry
+
+START_SECONDS = 60.0
+"""For a worker to start and import the file; an antivirus can make that slow."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one call may use."""
+
+    seconds: float = 5.0
+    memory_mb: int = 1024
+    """Of the worker's address space: Python itself and the file's imports are in it."""
+    characters: int = registry.MOST_CHARACTERS
+    """Of the result, as JSON."""
+
+
+class Sandbox:
+    """A worker process that has one file's functions; it is started when it is needed, and again after it died."""
+
+    def __init__(self, file: Path, limits: Limits | None = None) -> None:
+        self.file, self.limits = file, limits or Limits()
+        self._worker: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        atexit.register(self.close)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The schemas of the file's functions.
+
+        Raises:
+            UserError: the file cannot be imported, or a function of it cannot be a tool.
+        """
+        with self._lock:
+            answer = self._ask({"describe": True}, START_SECONDS)
+        if "error" in answer:
+            raise UserError(f"{self.file}: {answer['error']}")
+        return list(answer["schemas"])
+
+    def call(self, name: str, arguments: dict[str, Any]) -> Any:
+        """Run a function.
+
+        Raises:
+            ValueError: it raised, took too long, or its process died; in words for a model to read.
+        """
+        with self._lock:
+            if self._worker is None:
+                self._ask({"describe": True}, START_SECONDS)  # starting is not the call's time
+            answer = self._ask({"name": name, "arguments": arguments}, self.limits.seconds)
+        if "error" in answer:
+            raise ValueError(answer["error"])
+        return answer["result"]
+
+    def close(self) -> None:
+        """End the worker."""
+        worker, self._worker = self._worker, None
+        if worker:
+            worker.kill()
+            worker.wait()
+            for pipe in (worker.stdin, worker.stdout):
+                if pipe:
+                    pipe.close()
+
+    def _ask(self, question: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """One line to the worker, one line back."""
+        worker = self._worker or self._start()
+        assert worker.stdin
+        try:
+            worker.stdin.write(json.dumps(question).encode() + b"\n")
+            worker.stdin.flush()
+            line = self._lines.get(timeout=seconds)
+        except OSError:
+            line = b""
+        except Empty:
+            self.close()
+            return {"error": f"the tool took longer than {seconds:g} s and was stopped"}
+        if not line:
+            self.close()
+            return {"error": "the tool's process died; it may have used more memory than it is allowed"}
+        return dict(json.loads(line))
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        limits = json.dumps(vars(self.limits))
+        command = [sys.executable, "-m", "minimind.tools.worker", str(self.file.resolve()), limits]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self._worker = worker = subprocess.Popen(command, **pipes, cwd=Path(__file__).parents[2])
+        self._lines: SimpleQueue[bytes] = SimpleQueue()
+        threading.Thread(target=_read, args=(worker, self._lines), daemon=True).start()
+        return worker
+
+
+def _read(worker: "subprocess.Popen[bytes]", lines: "SimpleQueue[bytes]") -> None:
+    """Pass the worker's lines on; a thread, because a pipe cannot be waited for with a time limit everywhere."""
+    assert worker.stdout
+    try:
+        while line := worker.stdout.readline():
+            lines.put(line)
+    except (OSError, ValueError):
+        pass  # closed under our hands
+    lines.put(b"")
+
+
+def load(path: str | Path, limits: Limits | None = None) -> tuple[str, ...]:
+    """Register every public function that a file defines as a tool, and return their names.
+
+    Raises:
+        UserError: there is no such file, it cannot be imported, it has no function, or one that cannot be a tool.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"{file}: there is no such file of tools")
+    sandbox = Sandbox(file, limits)
+    schemas = sandbox.describe()
+    for schema in schemas:
+        registry.add(registry.Tool(schema["function"]["name"], _Remote(sandbox, schema["function"]["name"]), schema))
+    return tuple(schema["function"]["name"] for schema in schemas)
+
+
+class _Remote:
+    """A tool's function as seen from here."""
+
+    def __init__(self, sandbox: Sandbox, name: str) -> None:
+        self._sandbox, self._name = sandbox, name
+
+    def __call__(self, **arguments: Any) -> Any:
+        return self._sandbox.call(self._name, arguments)
