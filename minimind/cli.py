@@ -1,29 +1,12 @@
 """The command line: `minimind COMMAND ...`. Each command's module is imported only when it is called."""
 
-import importlib
 import sys
 from collections.abc import Sequence
 
 import minimind
 from minimind import ranks, runtime
+from minimind.commands import COMMANDS, main_of
 from minimind.errors import UserError, did_you_mean
-
-COMMANDS = {
-    "demo": "the whole pipeline on the embedded small world: train, evaluate, report, talk",
-    "data": "make, download, prepare and describe corpora",
-    "tokenizer": "train a tokenizer, compare tokenizers",
-    "train": "train a model: pretrain, sft",
-    "chat": "talk to a model in the terminal",
-    "serve": "OpenAI-compatible server with a chat page",
-    "eval": "measure a model: bits per byte, answers",
-    "export": "write a model for other programs: gguf, ollama, hf",
-    "import": "read MiniMind's .pth files, or any Qwen3, from disk or a hub",
-    "push": "upload a model to Hugging Face or ModelScope",
-    "bench": "speed of training and generation on this machine, beside what people use instead",
-    "plan": "parameters, FLOPs, memory, time and money of a recipe before you spend them",
-}
-HOMES = {name: ("convert", f"{name}_main") for name in ("export", "import", "push")}
-"""Module and function of the commands that do not have a module of their own name with a `main`."""
 
 HELP = """MiniMind {version}: train, talk to and understand your own language model.
 
@@ -56,8 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     runtime.share_cores()
     runtime.keep_memory()
     try:
-        module, main_name = HOMES.get(argv[0], (argv[0], "main"))
-        return getattr(importlib.import_module(f"minimind.commands.{module}"), main_name)(argv[1:])
+        return main_of(argv[0])(argv[1:])
     except UserError as error:
         return _complain(str(error), error.exit_code)
     except KeyboardInterrupt:

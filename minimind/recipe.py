@@ -142,9 +142,14 @@ def find(name: str, stage: str) -> Path:
         return Path(name)
     path = recipe_folder() / (f"{name}.toml" if "/" in name else f"{name}/{stage}.toml")
     if not path.is_file():
-        known = [file.parent.name for file in recipe_folder().glob(f"*/{stage}.toml")]
-        raise UsageError(f"no recipe {name!r} for {stage}{did_you_mean(name, known)}")
+        raise UsageError(f"no recipe {name!r} for {stage}{did_you_mean(name, known(stage))}")
     return path
+
+
+def known(stage: str) -> list[str]:
+    """Names of the installed recipes of a stage: `laptop`, and `minimind-3/sft-source-full` for a variant."""
+    files = sorted(recipe_folder().glob(f"*/{stage}*.toml"))
+    return [file.parent.name if file.stem == stage else f"{file.parent.name}/{file.stem}" for file in files]
 
 
 def load(kind: type[R], path: Path, overrides: dict[str, Any] | None = None) -> R:
