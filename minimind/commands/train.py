@@ -13,7 +13,13 @@ from minimind.recipe import Recipe, find, load
 STAGES = {
     "pretrain": "predict the next token of text",
     "sft": "learn to answer from conversations",
+    "lora": "the same by a small change of some matrices: an adapter",
+    "dpo": "prefer the better of two answers (DPO, IPO, SimPO)",
+    "reward": "score answers, as a reward for reinforcement learning",
 }
+
+CHANGES = ("model.rope_scaling",)
+"""What a stage may change of the model that it starts from."""
 
 
 def main(argv: list[str]) -> int:
@@ -89,7 +95,7 @@ def main(argv: list[str]) -> int:
             given["train.seed"] = seed
         if init:
             fixed = [f"--{name}" for name in ("preset", "tokenizer") if given.get(name)]
-            fixed += [f"--set.{name}" for name in settings if name.startswith("model.")]
+            fixed += [f"--set.{name}" for name in settings if name.startswith("model.") and name not in CHANGES]
             if fixed:
                 raise UsageError(f"{fixed[0]} has no effect with --init: {init} brings its own; leave one of them out")
         path = find(recipe, stage)
@@ -104,13 +110,16 @@ def _run(stage: str, recipe: Recipe, path: Path, out: str, resume: str, json: bo
     if not recipe.data.files:
         raise UsageError(f"train {stage}: name the training text with --data FILE (or data.files in {path})")
     ranks.join(recipe.train.device)
-    from minimind.stages import pretrain, sft
+    from minimind.stages import dpo, lora, pretrain, reward, sft
 
     folder = Path(out or f"runs/{path.parent.name}-{stage}")
-    model = {"pretrain": pretrain.run, "sft": sft.run}[stage](recipe, folder, resume == "auto")
+    run = {"pretrain": pretrain.run, "sft": sft.run, "lora": lora.run, "dpo": dpo.run, "reward": reward.run}[stage]
+    model = run(recipe, folder, resume == "auto")
     ranks.leave()
     if json:
         console.print_json({"model": str(model), "run": str(folder)})
     else:
-        console.say(f"Done: [bold]{model}[/bold]\nTalk to it:  minimind chat {model}")
+        console.say(
+            f"Done: [bold]{model}[/bold]" + ("" if stage == "reward" else f"\nTalk to it:  minimind chat {model}")
+        )
     return 0

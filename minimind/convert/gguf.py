@@ -13,7 +13,8 @@ from minimind.convert.gguf_tokenizer import add_tokenizer
 from minimind.convert.tensors import from_directory, select
 from minimind.data.shard_files import writing_to
 from minimind.errors import UsageError, UserError, did_you_mean
-from minimind.model.store import load_config, replacing
+from minimind.model.files import replacing
+from minimind.model.store import load_config
 from minimind.tokenizer.bpe import Tokenizer
 
 TYPES = ("f32", "bf16", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")

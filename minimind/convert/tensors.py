@@ -22,7 +22,8 @@ from torch import Tensor
 from minimind.config import ModelConfig
 from minimind.data.shard_files import writing_to
 from minimind.errors import UsageError, UserError
-from minimind.model.store import INDEX, WEIGHTS, disk_names, opened, weight_files
+from minimind.model.files import opened
+from minimind.model.store import INDEX, WEIGHTS, disk_names, weight_files
 from minimind.model.transformer import Transformer
 
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}

@@ -48,25 +48,29 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dtype = compute_dtype(states)
         weight_VC = weight.to(dtype)
         run = _compiled_chunk() if compiled else chunk_gradients
+        trained = ctx.needs_input_grad[1]  # not under LoRA: its product is a third of the work here
         total = torch.zeros((), dtype=torch.promote_types(dtype, torch.float32), device=states.device)
         d_states = torch.empty_like(states)
-        d_weight = torch.zeros_like(weight)
+        d_weight = torch.zeros_like(weight) if trained else None
         for start in range(0, len(states), chunk):
             rows = slice(start, start + chunk)
-            loss, d_rows, d_weight_VC = run(states[rows].to(dtype), weight_VC, labels[rows])
+            loss, d_rows, d_weight_VC = run(states[rows].to(dtype), weight_VC, labels[rows], trained)
             total += loss
             d_states[rows] = d_rows
-            d_weight += d_weight_VC
+            if d_weight is not None and d_weight_VC is not None:
+                d_weight += d_weight_VC
         ctx.save_for_backward(d_states, d_weight)
         return total
 
     @staticmethod
     def backward(ctx: Any, d_total: Tensor) -> Any:
         d_states, d_weight = ctx.saved_tensors
-        return d_states * d_total, d_weight * d_total, None, None, None
+        return d_states * d_total, None if d_weight is None else d_weight * d_total, None, None, None
 
 
-def chunk_gradients(states_NC: Tensor, weight_VC: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def chunk_gradients(
+    states_NC: Tensor, weight_VC: Tensor, labels_N: Tensor, weight_too: bool = True
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Loss of a chunk and its gradients: d loss / d logits = softmax(logits) - onehot(label), 0 where unsupervised."""
     logits_NV = wide(states_NC @ weight_VC.t())
     nll_N, lse_N = _nll(logits_NV, labels_N)
@@ -74,7 +78,7 @@ def chunk_gradients(states_NC: Tensor, weight_VC: Tensor, labels_N: Tensor) -> t
     onehot_NV = (words == labels_N[:, None]).to(logits_NV.dtype)
     supervised = (labels_N != IGNORE)[:, None]
     d_logits_NV = (((logits_NV - lse_N[:, None]).exp() - onehot_NV) * supervised).to(states_NC.dtype)
-    return nll_N.sum(), d_logits_NV @ weight_VC, d_logits_NV.t() @ states_NC
+    return nll_N.sum(), d_logits_NV @ weight_VC, d_logits_NV.t() @ states_NC if weight_too else None
 
 
 @cache

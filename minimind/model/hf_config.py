@@ -32,11 +32,14 @@ _SPARSE_DEFAULTS: dict[str, Any] = {
 _FIXED = {"hidden_act": "silu", "use_sliding_window": False}
 
 
-def config_to_hf(config: ModelConfig, dtype: str = "bfloat16") -> dict[str, Any]:
-    """Return the content of `config.json`, RoPE in the older spelling, which every consumer reads."""
+def config_to_hf(config: ModelConfig, dtype: str = "bfloat16", task: str = "CausalLM") -> dict[str, Any]:
+    """Return the content of `config.json`, RoPE in the older spelling, which every consumer reads.
+
+    task: what the model's head is for, `CausalLM` or `SequenceClassification` (of one label).
+    """
     sparse = config.num_experts > 0
     content: dict[str, Any] = {
-        "architectures": ["Qwen3MoeForCausalLM" if sparse else "Qwen3ForCausalLM"],
+        "architectures": [f"Qwen3{'Moe' if sparse else ''}For{task}"],
         "model_type": "qwen3_moe" if sparse else "qwen3",
         "torch_dtype": dtype,
         "attention_dropout": 0.0,
@@ -52,7 +55,14 @@ def config_to_hf(config: ModelConfig, dtype: str = "bfloat16") -> dict[str, Any]
     if sparse:
         content.update({name: getattr(config, name) for name in _SPARSE_DEFAULTS}, output_router_logits=False)
         content["mlp_only_layers"] = list(config.mlp_only_layers)
+    if task == "SequenceClassification":
+        content.update(id2label={"0": "reward"}, label2id={"reward": 0})
     return content
+
+
+def scores_texts(content: dict[str, Any]) -> bool:
+    """Whether a `config.json` is that of a model that scores texts and writes none."""
+    return any(str(name).endswith("ForSequenceClassification") for name in content.get("architectures") or ())
 
 
 def config_from_hf(content: dict[str, Any], source: str = "config.json") -> ModelConfig:

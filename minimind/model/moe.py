@@ -47,6 +47,8 @@ class RouterStatistics(NamedTuple):
 class Experts(nn.Module):
     """E SwiGLU networks with their matrices stacked `[expert, out, in]`."""
 
+    MATRICES = ("gate_proj", "up_proj", "down_proj")
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         experts, hidden, ff = config.num_experts, config.hidden_size, config.moe_intermediate_size
@@ -58,9 +60,13 @@ class Experts(nn.Module):
         """Run rows up to `ends_E[0]` through expert 0, the next up to `ends_E[1]` through expert 1, and so on."""
         if torch.is_autocast_enabled(x_MC.device.type):
             x_MC = x_MC.to(torch.get_autocast_dtype(x_MC.device.type))
-        gate_MF = grouped_linear(x_MC, self.gate_proj, ends_E)
-        up_MF = grouped_linear(x_MC, self.up_proj, ends_E)
-        return grouped_linear(F.silu(gate_MF) * up_MF, self.down_proj, ends_E)
+        gate_MF = self.project("gate_proj", x_MC, ends_E)
+        up_MF = self.project("up_proj", x_MC, ends_E)
+        return self.project("down_proj", F.silu(gate_MF) * up_MF, ends_E)
+
+    def project(self, matrix: str, x_MI: Tensor, ends_E: Tensor) -> Tensor:
+        """Multiply each expert's rows with its part of one of the three matrices: `[M, in] -> [M, out]`."""
+        return grouped_linear(x_MI, getattr(self, matrix), ends_E)
 
 
 class MixtureOfExperts(nn.Module):

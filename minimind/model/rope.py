@@ -13,6 +13,9 @@ from torch import Tensor
 from minimind.config import ModelConfig
 from minimind.errors import UserError
 
+MOST_TRAINED = 2048
+"""Tokens of the longest rows that MiniMind's models are trained on, unless somebody says otherwise."""
+
 
 class Rotation(NamedTuple):
     """Cosines and sines of every angle, float32 `[batch, time, 1, head_dim / 2]`."""
@@ -87,6 +90,16 @@ def yarn_factor(config: ModelConfig) -> float:
     scaling: dict[str, Any] = config.rope_scaling or {}
     original = scaling.get("original_max_position_embeddings") or config.max_position_embeddings
     return float(scaling.get("factor") or config.max_position_embeddings / original)
+
+
+def yarn(config: ModelConfig, factor: float, original: int = 0) -> dict[str, Any]:
+    """The `rope_scaling` that stretches a context of `original` tokens by `factor`.
+
+    By default the original is what MiniMind's models have learned at most, 2,048 tokens, whatever larger number
+    their `max_position_embeddings` promises.
+    """
+    original = original or min(config.max_position_embeddings, MOST_TRAINED)
+    return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
 
 
 def context_length(config: ModelConfig) -> int:

@@ -5,57 +5,91 @@ On disk a tensor is named as in `transformers` and experts are separate matrices
 """
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from minimind.config import ModelConfig
 from minimind.errors import UserError
-from minimind.model.hf_config import config_from_hf, config_to_hf
+from minimind.model.adapter import attach_adapter, base_of, is_adapter
+from minimind.model.files import opened, read_json, replacing
+from minimind.model.heads import Scorer
+from minimind.model.hf_config import config_from_hf, config_to_hf, scores_texts
+from minimind.model.lora import merged
 from minimind.model.transformer import Transformer
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+M = TypeVar("M", bound=Transformer)
 
 
-def load_config(directory: str | Path) -> ModelConfig:
-    """Read `config.json` of a model directory.
+def load_config(directory: str | Path, kind: type[Transformer] = Transformer) -> ModelConfig:
+    """Read `config.json` of a model directory, of an adapter's the one of its base.
 
     Raises:
         UserError: not a model directory, or a model of another kind.
     """
+    if is_adapter(Path(directory)):
+        directory = base_of(Path(directory))
     path = Path(directory) / "config.json"
     if not path.is_file():
         raise UserError(f"{directory} is not a model directory: it has no config.json")
-    return config_from_hf(read_json(path), str(path))
+    content = read_json(path)
+    if scores_texts(content) and kind is not Scorer:
+        raise UserError(f"{directory} is a reward model: it scores texts and writes none; name a language model")
+    return config_from_hf(content, str(path))
 
 
 def load_model(
-    directory: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    directory: str | Path,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    adapter: str | Path | None = None,
 ) -> Transformer:
-    """Read a model directory, with one `model.safetensors` or a sharded one.
+    """Read a model directory, with one `model.safetensors` or a sharded one; or an adapter's, merged into its base.
 
     Args:
-        directory: written by `save_model` or by `transformers`.
+        directory: written by `save_model`, by `transformers`, or (an adapter) by `save_adapter` or by `peft`.
         dtype: of the parameters in memory; None means float32, what training keeps whatever the file holds.
         device: where the parameters go.
+        adapter: directory of an adapter to merge into this model.
 
     Raises:
-        UserError: a file is missing or broken, a tensor is missing, unexpected or of another shape.
+        UserError: a file is missing or broken, a tensor is missing, unexpected or of another shape; no base for the
+            adapter, or another one than it was trained on.
     """
     directory = Path(directory)
-    config = load_config(directory)
+    if is_adapter(directory):
+        if adapter:
+            raise UserError(f"{directory} is an adapter itself; merge it first: minimind export merge-lora")
+        directory, adapter = base_of(directory), directory
+    if not adapter:
+        return _load(Transformer, directory, dtype, device)
+    model = _load(Transformer, directory, None, device)
+    attach_adapter(model, Path(adapter), directory)
+    return merged(model).to(dtype or torch.float32).eval()
+
+
+def load_scorer(directory: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Scorer:
+    """Read a reward model as `load_model` does, or begin one: a language model's body with a head of zeros.
+
+    Raises:
+        UserError: as `load_model`.
+    """
+    return _load(Scorer, Path(directory), dtype, device)
+
+
+def _load(kind: type[M], directory: Path, dtype: torch.dtype | None, device: torch.device | str) -> M:
+    config = load_config(directory, kind)
     with torch.device("meta"):
-        model = Transformer(config)
+        model = kind(config)
     files = weight_files(directory)
-    _check_tensors(directory, model, files)
+    new = {"score.weight"} if kind is Scorer and "score.weight" not in files else set()
+    _check_tensors(directory, model, files, new)
     with opened(set(files.values())) as handles:
 
         def read(name: str) -> Tensor:
@@ -65,6 +99,9 @@ def load_model(
         state = {}
         for name, parameter in model.named_parameters():
             disk = disk_names(name, parameter)
+            if name in new:
+                state[name] = torch.zeros(parameter.shape, dtype=dtype or torch.float32, device=device)
+                continue
             state[name] = torch.stack([read(n) for n in disk]) if _is_stacked(name, parameter) else read(disk[0])
     model.load_state_dict(state, assign=True)
     return model.eval()
@@ -79,6 +116,7 @@ def save_model(model: Transformer, directory: str | Path, dtype: str = "bfloat16
         UserError: the directory cannot be written.
     """
     directory = Path(directory)
+    assert model.adaptation is None, "its change is an adapter; or merge it first"
     tensors: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         value = parameter.detach().to("cpu", DTYPES[dtype])
@@ -93,10 +131,10 @@ def save_model(model: Transformer, directory: str | Path, dtype: str = "bfloat16
             f"cannot write the model to {directory} ({error}); make room or choose another folder"
         ) from None
     (directory / INDEX).unlink(missing_ok=True)  # of a sharded model that was here before
-    save_config(model.config, directory, dtype)
+    save_config(model.config, directory, dtype, model.task)
 
 
-def save_config(config: ModelConfig, directory: str | Path, dtype: str = "bfloat16") -> None:
+def save_config(config: ModelConfig, directory: str | Path, dtype: str = "bfloat16", task: str = "CausalLM") -> None:
     """Write `config.json` and `generation_config.json` only."""
     ids = {
         "bos_token_id": config.bos_token_id,
@@ -104,7 +142,7 @@ def save_config(config: ModelConfig, directory: str | Path, dtype: str = "bfloat
         "pad_token_id": config.pad_token_id,
     }
     generation = {"do_sample": True, **{name: value for name, value in ids.items() if value is not None}}
-    for name, content in (("config.json", config_to_hf(config, dtype)), ("generation_config.json", generation)):
+    for name, content in (("config.json", config_to_hf(config, dtype, task)), ("generation_config.json", generation)):
         path = Path(directory) / name
         try:
             with replacing(path) as temporary:
@@ -118,7 +156,7 @@ def disk_names(name: str, parameter: Tensor) -> list[str]:
     if _is_stacked(name, parameter):
         prefix, matrix = name.rsplit(".", 1)
         return [f"model.{prefix}.{expert}.{matrix}.weight" for expert in range(len(parameter))]
-    return [name if name.startswith("lm_head.") else f"model.{name}"]
+    return [name if name.startswith(("lm_head.", "score.")) else f"model.{name}"]
 
 
 def _is_stacked(name: str, parameter: Tensor) -> bool:
@@ -136,18 +174,23 @@ def weight_files(directory: Path) -> dict[str, Path]:
         if not isinstance(weight_map, dict):
             raise UserError(f"{index} has no weight_map: download the model again")
         return {name: directory / str(file) for name, file in weight_map.items()}
+    if is_adapter(directory):
+        raise UserError(
+            f"{directory} is an adapter; make a model of it first: minimind export merge-lora {directory} OUT"
+        )
     raise UserError(f"{directory} is not a model directory: it has neither {WEIGHTS} nor {INDEX}")
 
 
-def _check_tensors(directory: Path, model: Transformer, files: dict[str, Path]) -> None:
+def _check_tensors(directory: Path, model: Transformer, files: dict[str, Path], new: set[str]) -> None:
+    """Refuse tensors that are missing (but `new` ones), unexpected or of another shape."""
     expected: dict[str, list[int]] = {}
     for name, parameter in model.named_parameters():
         shape = parameter.shape[1:] if _is_stacked(name, parameter) else parameter.shape
-        expected.update((n, list(shape)) for n in disk_names(name, parameter))
+        expected.update((n, list(shape)) for n in disk_names(name, parameter) if n not in new)
     missing = next((name for name in expected if name not in files), None)
     if missing:
         raise UserError(f"{directory}: tensor {missing!r}, which config.json calls for, is missing from the weights")
-    # Some tools write the head of a tied model too; it is the embedding.
+    # Some tools write the head of a tied model too; it is the embedding. A scorer leaves the head of words out.
     spare = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
     for name in list(files):
         if name in spare:
@@ -164,45 +207,3 @@ def _check_tensors(directory: Path, model: Transformer, files: dict[str, Path]) 
                 raise UserError(
                     f"{files[name]}: tensor {name!r} has shape {list(shape)}, but config.json makes it {wanted}"
                 )
-
-
-@contextmanager
-def opened(paths: set[Path]) -> Iterator[dict[Path, Any]]:
-    """Open safetensors files for reading; which one is missing or broken is said in one sentence."""
-    handles = {}
-    for path in paths:
-        try:
-            handles[path] = safe_open(path, framework="pt")
-        except FileNotFoundError:
-            raise UserError(f"{path}, which the index names, is missing: download the model again") from None
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{path} is not a readable safetensors file: {error}") from None
-    yield handles
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path; afterwards sync it to the disk and move it to `path`, or leave nothing of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a file that holds one JSON object.
-
-    Raises:
-        UserError: it cannot be read, or holds something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not readable JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} should hold a JSON object")
-    return content

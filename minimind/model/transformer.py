@@ -4,8 +4,8 @@ Names of modules and parameters are Hugging Face's Qwen3 names without the `mode
 """
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from minimind.model.mlp import MLP
 from minimind.model.moe import MixtureOfExperts, RouterCounts, RouterStatistics
 from minimind.model.norm import RMSNorm
 from minimind.model.rope import RotaryEmbedding, Rotation
+
+if TYPE_CHECKING:
+    from minimind.model.lora import Adaptation
 
 
 class Hidden(NamedTuple):
@@ -63,6 +66,9 @@ def run_block(block: nn.Module, *args: Any) -> tuple[Tensor, RouterCounts | None
 class Transformer(nn.Module):
     """A Qwen3 or Qwen3-MoE language model; `output_weight` or `logits` turn its states into scores of tokens."""
 
+    task = "CausalLM"
+    """What Hugging Face calls a model with this head: the end of its architecture's name."""
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
@@ -75,6 +81,8 @@ class Transformer(nn.Module):
         self.activation_checkpointing = False
         """Recompute each block in the backward pass instead of keeping its activations: less memory, a third slower."""
         self.run_block: Callable[..., tuple[Tensor, RouterCounts | None]] = run_block
+        self.adaptation: Adaptation | None = None
+        """Set where some matrices have a trained change and all else is frozen (`lora.attach`)."""
         self.init_weights()
 
     @torch.no_grad()
@@ -100,6 +108,11 @@ class Transformer(nn.Module):
         Compiling a block instead of the model costs a fraction of the time and loses almost nothing.
         """
         self.run_block = torch.compile(run_block, **options)
+
+    def use_rope_scaling(self, scaling: Mapping[str, Any] | None) -> None:
+        """Turn queries and keys by other angles from now on (`rope.yarn`), or with None by the plain ones."""
+        self.config = self.config.with_(rope_scaling=dict(scaling) if scaling else None)
+        self.rope = RotaryEmbedding(self.config)
 
     @property
     def output_weight(self) -> Tensor:

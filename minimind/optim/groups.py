@@ -13,9 +13,10 @@ def is_matrix(name: str, parameter: nn.Parameter) -> bool:
     """True for weights that map hidden states to hidden states.
 
     Embedding and output head are matrices in shape only: their rows are vectors of single tokens, and a
-    rare token's row should not move as far as a frequent one's. The router's rows are likewise single experts'.
+    rare token's row should not move as far as a frequent one's. The router's rows are likewise single experts', and so
+    are the lengths that DoRA trains.
     """
-    single_rows = ("embed_tokens.weight", "lm_head.weight", "mlp.gate.weight")
+    single_rows = ("embed_tokens.weight", "lm_head.weight", "mlp.gate.weight", ".magnitude")
     return parameter.ndim >= 2 and not name.endswith(single_rows)
 
 

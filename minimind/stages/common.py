@@ -20,13 +20,13 @@ from minimind.engine.generate import complete
 from minimind.engine.sampling import GREEDY
 from minimind.errors import UsageError, UserError
 from minimind.eval.bpb import Document, bits_per_byte
-from minimind.losses.lm import IGNORE, linear_cross_entropy
+from minimind.losses.lm import linear_cross_entropy
 from minimind.model import lora
 from minimind.model.adapter import is_adapter, peft_trouble, save_adapter
 from minimind.model.files import weights_checksum
 from minimind.model.rope import context_length
 from minimind.model.store import load_model, save_model
-from minimind.model.transformer import Segments, Transformer
+from minimind.model.transformer import Hidden, Segments, Transformer
 from minimind.optim.groups import make_optimizers
 from minimind.recipe import Recipe
 from minimind.tokenizer.bpe import Tokenizer
@@ -42,9 +42,10 @@ def load_tokenizer(recipe: Recipe) -> Tokenizer:
     return Tokenizer.load(recipe.init or recipe.tokenizer)
 
 
-def make_model(recipe: Recipe, tokenizer: Tokenizer) -> Transformer:
+def make_model(recipe: Recipe, tokenizer: Tokenizer, read: Callable[..., Transformer] = load_model) -> Transformer:
     """The model to train, in float32 on the run's device: read from `init`, or drawn from the seed.
 
+    `read` opens the directory: `load_model`, or `load_scorer` for a model that gives numbers instead of words.
     With `lora.rank` above 0 it is frozen but for a change of some matrices; `lora.off` then gives the base.
 
     Raises:
@@ -56,7 +57,8 @@ def make_model(recipe: Recipe, tokenizer: Tokenizer) -> Transformer:
         runtime.be_deterministic()
     runtime.seed_everything(recipe.train.seed)
     if recipe.init:
-        model = load_model(recipe.init, device=device)
+        model = read(recipe.init, device=device)
+        _stretch(model, recipe)
     else:
         ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_id") for name in ("bos", "eos", "pad")}
         model = Transformer(recipes.model_config(recipe, tokenizer.vocab_size, **ids)).to(device)
@@ -74,6 +76,17 @@ def make_model(recipe: Recipe, tokenizer: Tokenizer) -> Transformer:
     if recipe.lora.rank:
         _adapt(model, recipe)
     return model.train()
+
+
+def _stretch(model: Transformer, recipe: Recipe) -> None:
+    """Teach a trained model longer contexts: of the recipe's shape only `rope_scaling` can still be changed."""
+    if "rope_scaling" not in recipe.model:
+        return
+    if recipe.lora.rank:
+        raise UsageError("recipe: model.rope_scaling is of the whole model, and an adapter cannot change it; drop one")
+    scaling = recipe.model["rope_scaling"]
+    model.config.with_(rope_scaling=scaling).check()
+    model.use_rope_scaling(scaling)
 
 
 def _adapt(model: Transformer, recipe: Recipe) -> None:
@@ -139,13 +152,23 @@ class LanguageModelLoss:
         """Sum the loss over the supervised tokens of `batch` (labels [B, T], -100 = not supervised)."""
         hidden = model(batch.input_ids, Segments(batch.document_ids, batch.positions))
         nll = linear_cross_entropy(hidden.states, model.output_weight, batch.labels, compiled=self.compiled)
-        if hidden.router is None:
-            return loop.Loss(nll, {"loss": nll})
-        # The balancing loss is a mean; times the supervised tokens it weighs as much as they do in any batch. It is
-        # taken over each micro-batch of each rank: experts are balanced everywhere, not only in the sum.
-        balance = hidden.router.load_balancing_loss() * (batch.labels != IGNORE).sum()
-        figures = {"loss": nll, "balance_loss": balance, "expert_load": hidden.router.counts}
-        return loop.Loss(nll + model.config.router_aux_loss_coef * balance, figures)
+        return balanced(loop.Loss(nll, {"loss": nll}), model, hidden, batch)
+
+
+def balanced(loss: loop.Loss, model: Transformer, hidden: Hidden, batch: Any) -> loop.Loss:
+    """Add the experts' load-balancing loss, if there are experts, and what there is to log of it."""
+    if hidden.router is None:
+        return loss
+    # The balancing loss is a mean; times the batch's weight it counts as much as the rest does in any batch. It is taken over
+    # each micro-batch of each rank: experts are balanced everywhere, not only in the sum.
+    balance = hidden.router.load_balancing_loss() * batch.weight
+    figures = {**loss.figures, "balance_loss": balance, "expert_load": hidden.router.counts}
+    return loop.Loss(loss.total + model.config.router_aux_loss_coef * balance, figures)
+
+
+def rows_at_a_time(recipe: Recipe) -> int:
+    """Rows that fit into memory together, where nothing is trained."""
+    return max(1, recipe.train.micro_batch_tokens // recipe.data.sequence_length)
 
 
 def train(

@@ -63,10 +63,16 @@ class Tokenizer:
     def load(cls, path: str | Path) -> "Tokenizer":
         """Read a tokenizer or model directory; `"default"` is the one that MiniMind ships.
 
+        An adapter without a tokenizer has that of its base.
+
         Raises:
             UserError: no such directory, no tokenizer in it, or a broken file.
         """
         folder = DEFAULT if path == "default" else Path(path)
+        adapter = folder / "adapter_config.json"
+        if adapter.is_file() and not (folder / "tokenizer.json").is_file():
+            content = _read_json(adapter.read_text(encoding="utf-8"), str(adapter))
+            folder = Path(str(content.get("base_model_name_or_path")))
         if not (folder / "tokenizer.json").is_file():
             raise UserError(f"{folder} has no tokenizer.json; name a tokenizer or model directory, or 'default'")
         files = {}

@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 import warnings
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,13 +22,17 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from minimind import ranks, runtime
 from minimind.console import warn
 from minimind.errors import UserError
+from minimind.model.files import checksum
 
 SCHEMA = 4
+TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)
+"""Weights that are not trained are those of `init`, which the checkpoint knows by their checksum. What is missing in a
+file is noticed all the same: it is asked for by name."""
 
 
 def save(
@@ -53,7 +56,7 @@ def save(
             draft.mkdir(parents=True)
         ranks.anywhere(False)  # nobody goes on before the folder is there
         write_model(draft)
-        weights, moments = get_state_dict(model, optimizers)
+        weights, moments = get_state_dict(model, optimizers, options=TRAINED)
         with _quiet():
             # With one thread: DCP would not notice that another one met a full disk, and call the rest a checkpoint.
             state = {"model": weights, "optimizers": moments}
@@ -77,7 +80,7 @@ def save(
 def _finish(draft: Path, trainer: dict[str, Any]) -> None:
     """Flush what all ranks wrote, and say with checksums that it is all there."""
     (draft / "trainer.json").write_text(json.dumps(trainer), encoding="utf-8")
-    sums = {file.relative_to(draft).as_posix(): _checksum(file) for file in _files(draft)}
+    sums = {file.relative_to(draft).as_posix(): checksum(file) for file in _files(draft)}
     for file in _files(draft):
         _flush(file)
     (draft / "complete").write_text(json.dumps(sums), encoding="utf-8")
@@ -90,12 +93,14 @@ def load(folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]
     Raises:
         UserError: the checkpoint belongs to another model or optimizer.
     """
-    weights, moments = get_state_dict(model, optimizers)
+    weights, moments = get_state_dict(model, optimizers, options=TRAINED)
     state: dict[str, Any] = {"model": weights, "optimizers": moments}
     try:
         with _quiet():
             dcp.load(state, checkpoint_id=folder / "trainer", no_dist=_alone())
-        set_state_dict(model, optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizers"])
+        set_state_dict(
+            model, optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizers"], options=TRAINED
+        )
     except (RuntimeError, ValueError, KeyError, dcp.CheckpointException) as error:
         raise UserError(
             f"{folder}: a checkpoint of another model or optimizer than this recipe's; "
@@ -129,7 +134,7 @@ def damage(folder: Path) -> str | None:
     for name, expected in sums.items():
         if not (folder / name).is_file():
             return f"{name} is missing"
-        if _checksum(folder / name) != expected:
+        if checksum(folder / name) != expected:
             return f"{name} has changed"
     return None
 
@@ -158,20 +163,6 @@ def _quiet() -> Iterator[None]:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def weights_checksum(directory: Path) -> int:
-    """What tells the weights of a model directory from others."""
-    return zlib.crc32(repr([_checksum(file) for file in sorted(directory.glob("*.safetensors"))]).encode())
-
-
-def _checksum(file: Path) -> int:
-    """CRC-32: it is to find broken disks and cut writes, and takes a quarter of a cryptographic hash's time."""
-    checksum = 0
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            checksum = zlib.crc32(block, checksum)
-    return checksum
 
 
 def _flush(file: Path) -> None:

@@ -102,11 +102,13 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def whole_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Every weight in full, on the CPU of rank 0; the other ranks take part and get nothing."""
+def whole_weights(model: nn.Module, trained_only: bool = False) -> dict[str, Tensor]:
+    """Every weight (or every trained one) in full, on the CPU of rank 0; the other ranks take part and get nothing."""
     settle(model)
     weights = {}
     for name, parameter in model.named_parameters():
+        if trained_only and not parameter.requires_grad:
+            continue
         weight = whole(parameter.detach())
         if runtime.is_main():
             weights[name] = weight.cpu()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from minimind import ranks, runtime
 from minimind.console import say
 from minimind.errors import UserError
+from minimind.model.files import weights_checksum
 from minimind.recipe import Recipe
 from minimind.train import checkpoint
 from minimind.train.precision import Precision
@@ -47,7 +48,7 @@ def start(job: "Job", recipe: Recipe, checkpoints: Path, precision: Precision, r
     """
     if not resume and runtime.is_main():
         shutil.rmtree(checkpoints, ignore_errors=True)
-    init = ranks.from_main(checkpoint.weights_checksum(Path(recipe.init)) if recipe.init and runtime.is_main() else 0)
+    init = ranks.from_main(weights_checksum(Path(recipe.init)) if recipe.init and runtime.is_main() else 0)
     found = ranks.from_main(checkpoint.newest(checkpoints) if runtime.is_main() else None)
     if found is None:
         return Progress(compiled=ranks.from_main(_worth_compiling(job, recipe, precision)), init=init)
