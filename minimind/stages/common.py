@@ -159,8 +159,8 @@ def balanced(loss: loop.Loss, model: Transformer, hidden: Hidden, batch: Any) ->
     """Add the experts' load-balancing loss, if there are experts, and what there is to log of it."""
     if hidden.router is None:
         return loss
-    # The balancing loss is a mean; times the batch's weight it counts as much as the rest does in any batch. It is taken over
-    # each micro-batch of each rank: experts are balanced everywhere, not only in the sum.
+    # The balancing loss is a mean; times the batch's weight it counts as much as the rest in any batch. It is taken
+    # over each micro-batch of each rank: experts are balanced everywhere, not only in the sum.
     balance = hidden.router.load_balancing_loss() * batch.weight
     figures = {**loss.figures, "balance_loss": balance, "expert_load": hidden.router.counts}
     return loop.Loss(loss.total + model.config.router_aux_loss_coef * balance, figures)
@@ -191,11 +191,15 @@ def train(
         f"{training.documents:,} documents, {training.tokens:,} tokens; {job.steps:,} steps of "
         f"{recipe.train.tokens_per_step:,}"
     )
+    return finish(job, recipe, out, resume)
+
+
+def finish(job: loop.Job, recipe: Recipe, out: Path, resume: bool) -> Path:
+    """Run the loop to its end and write the finished model to `out`/model."""
     at = loop.run(job, recipe, out, resume)
-    if at.step >= job.steps or recipe.train.max_minutes:
-        write_model(model, tokenizer, out / "model")
-    else:
+    if at.step < job.steps and not recipe.train.max_minutes:
         raise UserError(f"{out}: stopped before the end; run the same command again to continue")
+    job.write_model(out / "model")
     return out / "model"
 
 

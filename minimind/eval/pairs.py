@@ -1,0 +1,38 @@
+"""Held-out preference pairs: what a loss and its figures are on them."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from minimind.data.pairs import PairBatch
+from minimind.model.transformer import Transformer
+from minimind.train.precision import Precision
+
+
+@torch.no_grad()
+def pair_figures(
+    model: Transformer,
+    batches: Iterable[PairBatch],
+    loss: Callable[[Any, Any], Any],
+    precision: Precision,
+    most_tokens: int,
+) -> dict[str, float]:
+    """Means over pairs of the figures that `loss(model, batch)` sums; no further batch once `most_tokens` are read.
+
+    The model is called as it is: put it in eval mode first.
+    """
+    sums: dict[str, float] = {}
+    pairs = tokens = 0
+    for cpu_batch in batches:
+        batch = PairBatch(*(tensor.to(precision.device) for tensor in cpu_batch))
+        with precision.autocast():
+            figures = loss(model, batch).figures
+        for name, value in figures.items():
+            if not value.ndim:
+                sums[name] = sums.get(name, 0.0) + float(value)
+        pairs += batch.weight
+        tokens += int((batch.document_ids >= 0).sum())
+        if tokens >= most_tokens:
+            break
+    return {name: value / pairs for name, value in sums.items()}

@@ -1,0 +1,157 @@
+"""Direct preference optimisation: of two answers to a prompt, make the chosen one likelier than the rejected one.
+
+    Δ    = log π(chosen) / π_ref(chosen) - log π(rejected) / π_ref(rejected)        sums over an answer's tokens
+    loss = - Σ_pairs log σ(β Δ)                     (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290)
+
+The best policy for a reward r that may not leave π_ref for free, max E[r] - β KL(π ‖ π_ref), is π ∝ π_ref exp(r / β).
+So a policy is a reward model too: r = β log π / π_ref + (what depends on the prompt alone, and cancels). Put into
+Bradley-Terry's P(chosen wins) = σ(r_chosen - r_rejected), that is the loss: no reward model, no sampling.
+
+π_ref is the model that the run starts from. It is asked once, before the first step, and its answers kept on the disk:
+so only one model is ever in memory.
+"""
+
+import hashlib
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minimind import ranks, runtime
+from minimind.console import progress
+from minimind.data.pairs import PairBatch, PairStream
+from minimind.data.shard_files import writing_to
+from minimind.data.shard_reader import Shards
+from minimind.errors import UsageError
+from minimind.eval.pairs import pair_figures
+from minimind.losses.lm import IGNORE
+from minimind.losses.log_probs import token_log_probs
+from minimind.losses.preference import Answers, preference_loss, rewards
+from minimind.model.files import replacing, weights_checksum
+from minimind.model.transformer import Hidden, Segments, Transformer
+from minimind.recipe import DpoConfig, Recipe
+from minimind.stages import common
+from minimind.train import loop
+from minimind.train.folder import check_writable
+from minimind.train.precision import Precision
+
+
+def run(recipe: Recipe, out: Path, resume: bool = True) -> Path:
+    """Train `recipe.init` on the pairs in `recipe.data.files`; return `out`/model.
+
+    Raises:
+        UserError: bad data, recipe or checkpoint; no model to start from; a full disk.
+    """
+    if not recipe.init:
+        raise UsageError("train dpo: name the fine-tuned model to start from with --init MODEL_DIR")
+    check_writable(out)
+    tokenizer = common.load_tokenizer(recipe)
+    model = common.make_model(recipe, tokenizer)
+
+    # pairs -> ids, the prompt once and then both answers -> rows of whole pairs
+    training, validation = common.shards(recipe, tokenizer, kind="dpo")
+
+    # what the model says of every answer before it has learned anything
+    stream = with_reference(recipe, model, training)
+    held_out = with_reference(recipe, model, validation) if validation and validation.documents else None
+
+    loss = PreferenceLoss(recipe.dpo)
+    lesson = {"stream": stream, "loss": loss, "validate": partial(validate, recipe, model, held_out, loss)}
+    return common.train(recipe, out, model, tokenizer, training, validation, resume, **lesson)
+
+
+class PreferenceLoss:
+    """The recipe's preference loss, summed over the pairs of a batch."""
+
+    def __init__(self, config: DpoConfig) -> None:
+        self.config = config
+        self.compiled = False
+
+    def __call__(self, model: Transformer, batch: PairBatch) -> loop.Loss:
+        """Score both answers of each pair with the model and compare."""
+        log_probs_BT, hidden = score(model, batch)
+        answers = Answers(
+            policy=batch.answer_sums(log_probs_BT),
+            reference=batch.answer_sums(batch.reference),
+            lengths=batch.answer_sums((batch.labels != IGNORE).float()),
+        )
+        total = preference_loss(answers, self.config).sum()
+        drift_P2 = batch.answer_sums((log_probs_BT.detach() - batch.reference).square() / 2) / answers.lengths
+        figures = {"loss": total, **describe(answers, self.config)}
+        if self.config.loss != "simpo":
+            figures["kl"] = drift_P2[:, 0].sum()
+        return common.balanced(loop.Loss(total, figures), model, hidden, batch)
+
+
+def score(model: Transformer, batch: PairBatch) -> tuple[Tensor, Hidden]:
+    """Log-probability [B, T] of each label, 0 where there is none, and the states that it comes from."""
+    hidden = model(batch.input_ids, Segments(batch.document_ids, batch.positions, batch.branches))
+    return token_log_probs(hidden.states, model.output_weight, batch.labels).log_probs, hidden
+
+
+def describe(answers: Answers, config: DpoConfig) -> dict[str, Tensor]:
+    """Sums over pairs: rewards and log-probabilities of both answers, the margin, and how often it is right."""
+    chosen, rejected = rewards(answers, config).unbind(1)
+    figures = {"accuracy": chosen > rejected, "margin": chosen - rejected}
+    figures |= {"chosen_reward": chosen, "rejected_reward": rejected}
+    policy = answers.policy.detach()
+    figures |= {"chosen_log_prob": policy[:, 0], "rejected_log_prob": policy[:, 1]}
+    return {name: values.sum() for name, values in figures.items()}
+
+
+def validate(recipe: Recipe, model: Transformer, held_out: PairStream | None, loss: PreferenceLoss) -> dict[str, float]:
+    """Loss, accuracy and margin on pairs that are not trained on."""
+    if held_out is None:
+        return {}
+    precision = Precision(model.output_weight.device, recipe.train.dtype)
+    batches = (batch for _, batch in held_out.epoch(common.rows_at_a_time(recipe)))
+    return pair_figures(model, batches, loss, precision, common.VALID_TOKENS)
+
+
+def with_reference(recipe: Recipe, model: Transformer, pairs: Shards) -> PairStream:
+    """The stream of `pairs`, each token with the log-probability that the untrained `model` gives it."""
+    stream = PairStream(pairs, recipe.data.sequence_length, seed=recipe.train.seed)
+    if recipe.dpo.loss != "simpo":
+        stream.reference = reference_log_probs(recipe, model, stream)
+    return stream
+
+
+def reference_log_probs(recipe: Recipe, model: Transformer, stream: PairStream) -> np.ndarray:
+    """Log-probability of each token of the corpus, float32: computed by all ranks together, once for these weights.
+
+    Raises:
+        UserError: the cache cannot be written.
+    """
+    precision = Precision(model.output_weight.device, recipe.train.dtype)
+    identity = [weights_checksum(Path(recipe.init)), stream.state_dict()["shards"], str(precision.dtype)]
+    identity += [recipe.data.sequence_length, recipe.train.seed]  # rounding depends on how pairs are packed
+    folder = runtime.cache_dir() / "reference"
+    path = folder / f"{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]}.npy"
+    if not ranks.anywhere(not path.is_file()):
+        return np.load(path, mmap_mode="r")
+
+    starts, lengths = stream.shards.starts, stream.shards.lengths
+    found = np.zeros(int((starts + lengths).max()), np.float32)
+    model.eval()
+    with progress("scoring the reference", stream.rows_per_epoch) as bar, torch.no_grad():
+        for turn, (places, batch) in enumerate(stream.epoch(common.rows_at_a_time(recipe))):
+            if turn % runtime.world_size() == runtime.rank():
+                with precision.autocast():
+                    log_probs_BT, _ = score(model, PairBatch(*(tensor.to(precision.device) for tensor in batch)))
+                for row_T, (pair_starts, pair_lengths) in zip(log_probs_BT.cpu().numpy(), places, strict=True):
+                    begin = 0
+                    for start, length in zip(pair_starts, pair_lengths, strict=True):
+                        found[start : start + length] = row_T[begin : begin + length]
+                        begin += length
+            bar.advance(len(places))
+    model.train()
+    ranks.summed(torch.from_numpy(found))  # each rank has the pairs that it scored, and 0 elsewhere
+    if runtime.is_main():
+        with writing_to(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as draft, draft.open("wb") as file:
+                np.save(file, found)
+    return found
