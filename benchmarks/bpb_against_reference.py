@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
-from figure import save
 from training import Corpus, Log, train_ours, train_reference
 
 from minimind.bench.reference import LENGTH
 from minimind.console import print_json, say
+from minimind.report.figure import save
 from minimind.report.plots import Series
 
 Run = dict[str, Any]

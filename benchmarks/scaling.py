@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from figure import save
 from scaling_law import shape
 
 from minimind.console import print_json, say, table
+from minimind.report.figure import save
 from minimind.report.plots import Series
 from minimind.train.metrics import read
 

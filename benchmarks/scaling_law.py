@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from figure import save
 from training import Corpus, Log, train_ours
 
 from minimind.console import print_json, say, table
+from minimind.report.figure import save
 from minimind.report.plots import Series
 from minimind.train.scaling import fit
 

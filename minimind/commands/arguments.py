@@ -5,12 +5,50 @@ import functools
 import inspect
 import io
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from minimind.errors import UsageError, did_you_mean
 from minimind.recipe import parse_value
+
+
+@dataclass(frozen=True)
+class RopeFlags:
+    """The flags of commands that may stretch a model's context."""
+
+    rope_scaling: Literal["model", "none", "yarn"] = "model"
+    """positions as the model says, without any stretching, or stretched by YaRN to a longer context."""
+    factor: float = 16.0
+    """with --rope-scaling yarn: how many times longer the context becomes."""
+    original_context: int = 0
+    """with --rope-scaling yarn: tokens that the model has learned at a time; 0: 2,048, or its context if shorter."""
+
+    def scaling(self, model: str | Path) -> dict[str, Any] | None:
+        """The `rope_scaling` for a model directory: None leaves the model's own, `{}` is none.
+
+        Raises:
+            UserError: no model directory; a factor or a context that cannot be.
+        """
+        if self.rope_scaling != "yarn":
+            if self != RopeFlags(self.rope_scaling):
+                raise UsageError("--factor and --original-context need --rope-scaling yarn beside them")
+            return {} if self.rope_scaling == "none" else None
+        from minimind.model.rope import yarn
+        from minimind.model.store import load_config
+
+        if not 1 <= self.factor <= MOST_STRETCHED:
+            raise UsageError(f"--factor {self.factor:g}: must be from 1 to {MOST_STRETCHED:,}")
+        if self.original_context:
+            at_least(8, original_context=self.original_context)
+        return yarn(load_config(model), self.factor, self.original_context)
+
+
+Rope = Annotated[RopeFlags, tyro.conf.arg(name="")]
+AS_THE_MODEL = RopeFlags()
+MOST_STRETCHED = 1024
 
 
 def call(function: Callable[..., int], argv: Sequence[str], prog: str) -> int:

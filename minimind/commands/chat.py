@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 
 from minimind import console
-from minimind.commands.arguments import at_least, call, choose_tools
+from minimind.commands.arguments import AS_THE_MODEL, Rope, at_least, call, choose_tools
 
 
 def main(argv: list[str]) -> int:
@@ -26,6 +26,7 @@ def chat(
     top_k: int = 0,
     seed: int | None = None,
     max_new_tokens: int = 512,
+    rope: Rope = AS_THE_MODEL,
     device: str = "auto",
 ) -> int:
     """Talk to a model: answers stream as they are made, the conversation is remembered.
@@ -50,6 +51,7 @@ def chat(
         top_k: draw only among this many likeliest words; 0: among all.
         seed: of the random numbers, so that a chat can be repeated.
         max_new_tokens: longest answer.
+        rope: how far positions may go.
         device: auto, cpu, cuda or mps.
     """
     from minimind.api import load
@@ -60,7 +62,7 @@ def chat(
     at_least(1, max_new_tokens=max_new_tokens)
     chosen = choose_tools(tools)
     rules = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, max_new_tokens=max_new_tokens)
-    talk = Conversation(load(model, device), system, chosen, thinking or hide_thinking, rules)
+    talk = Conversation(load(model, device, rope.scaling(model)), system, chosen, thinking or hide_thinking, rules)
     terminal = Terminal(talk, show_thinking=not hide_thinking)
     if prompt:
         terminal.answer(prompt)

@@ -1,13 +1,14 @@
-"""`minimind eval bpb|choice|tools|generate MODEL`: measure a model."""
+"""`minimind eval bpb|choice|tools|length|generate MODEL`: measure a model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from minimind import console
-from minimind.commands.arguments import at_least, call_one_of
+from minimind.commands.arguments import AS_THE_MODEL, Rope, at_least, call_one_of
+from minimind.commands.eval_length import length
 
 Model = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
 Models = tyro.conf.Positional[Annotated[list[str], tyro.conf.arg(metavar="MODEL")]]
@@ -15,13 +16,21 @@ Models = tyro.conf.Positional[Annotated[list[str], tyro.conf.arg(metavar="MODEL"
 
 def main(argv: list[str]) -> int:
     """Run one of the measurements."""
-    return call_one_of({"bpb": bpb, "choice": choice, "tools": tools, "generate": generate}, argv, "minimind eval")
+    commands: dict[str, Callable[..., int]] = {
+        "bpb": bpb,
+        "choice": choice,
+        "tools": tools,
+        "length": length,
+        "generate": generate,
+    }
+    return call_one_of(commands, argv, "minimind eval")
 
 
 def bpb(
     model: Model,
     data: list[str],
     on_bad_line: Literal["stop", "skip"] = "stop",
+    rope: Rope = AS_THE_MODEL,
     device: str = "auto",
     json: bool = False,
 ) -> int:
@@ -34,6 +43,7 @@ def bpb(
         model: model directory.
         data: JSON Lines files with a `text` field (.gz, .zst too), or globs.
         on_bad_line: stop (default) at a malformed line, or skip it and count.
+        rope: how far positions may go.
         device: auto, cpu, cuda or mps.
         json: print one line of JSON.
     """
@@ -41,12 +51,13 @@ def bpb(
     from minimind.api import load
     from minimind.data.corpus import read_documents
     from minimind.eval.bpb import bits_per_byte, text_document
+    from minimind.model.rope import context_length
 
-    lm = load(model, device)
+    lm = load(model, device, rope.scaling(model))
     dtype = runtime.compute_dtype(lm.model.output_weight.device)
     texts = console.track(read_documents(data, on_bad_line=on_bad_line), "reading")
     documents = (text_document(str(text), lm.tokenizer) for text in texts)
-    figures = bits_per_byte(lm.model, documents, lm.model.config.max_position_embeddings, dtype)
+    figures = bits_per_byte(lm.model, documents, context_length(lm.model.config), dtype)
     if json:
         console.print_json(figures)
     else:
@@ -59,6 +70,7 @@ def choice(
     tasks: str = "ceval-valid,cmmlu,arc_easy,piqa,openbookqa,hellaswag,social_iqa",
     data: str | None = None,
     limit: int | None = None,
+    rope: Rope = AS_THE_MODEL,
     device: str = "auto",
     json: bool = False,
 ) -> int:
@@ -74,6 +86,7 @@ def choice(
         data: folder of JSON Lines files, {"question": "...", "choices": ["...", "..."], "answer": 0}; without it the
             tasks are fetched from the Hugging Face hub.
         limit: ask only so many questions of each task.
+        rope: how far positions may go.
         device: auto, cpu, cuda or mps.
         json: print one line of JSON.
     """
@@ -86,7 +99,7 @@ def choice(
         at_least(1, limit=limit)
     names = list(dict.fromkeys(name for part in tasks.split(",") if (name := part.strip())))
     questions = read_questions(names, data, limit)
-    lm = load(model, device)
+    lm = load(model, device, rope.scaling(model))
     lm.model.to(runtime.compute_dtype(lm.model.output_weight.device))
     figures = evaluate(lm.model, lm.tokenizer, questions)
     if json:
@@ -103,6 +116,7 @@ def tools(
     thinking: bool = False,
     temperature: float = 0.0,
     seed: int = 0,
+    rope: Rope = AS_THE_MODEL,
     device: str = "auto",
     json: bool = False,
 ) -> int:
@@ -122,6 +136,7 @@ def tools(
         thinking: let the model think before it speaks.
         temperature: 0 always takes the likeliest word.
         seed: of the tasks, and of the draws when the temperature is above 0.
+        rope: how far positions may go.
         device: auto, cpu, cuda or mps.
         json: print one line of JSON.
     """
@@ -132,7 +147,7 @@ def tools(
 
     cases = toolcall.arithmetic(count, seed) if tasks != "choice" else []
     cases += toolcall.choice(seed) if tasks != "arithmetic" else []
-    lm = load(model, device)
+    lm = load(model, device, rope.scaling(model))
     dtype = runtime.compute_dtype(lm.model.output_weight.device)
     sampling = Sampling(temperature=temperature, seed=seed)
     rows = toolcall.run(lm.model, lm.tokenizer, cases, dtype, sampling, thinking)
@@ -169,6 +184,7 @@ def generate(
     max_new_tokens: int = 100,
     temperature: float = 0.0,
     seed: int = 0,
+    rope: Rope = AS_THE_MODEL,
     device: str = "auto",
     json: bool = False,
 ) -> int:
@@ -192,6 +208,7 @@ def generate(
         max_new_tokens: longest continuation.
         temperature: 0 always takes the likeliest word.
         seed: of the draws when the temperature is above 0.
+        rope: how far positions may go.
         device: auto, cpu, cuda or mps.
         json: print one line of JSON.
     """
@@ -213,7 +230,7 @@ def generate(
     asked, as_user = (prompts, chat) if prompts else (QUESTIONS, True)
     texts = {}
     for model in console.track(models, "writing"):
-        lm = load(model, device)
+        lm = load(model, device, rope.scaling(model))
         texts[model] = answers(lm.model, lm.tokenizer, asked, as_user, max_new_tokens, sampling)
 
     judgement = None

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import tyro
 
 from minimind import console, runtime
-from minimind.commands.arguments import at_least, call, choose_tools
+from minimind.commands.arguments import AS_THE_MODEL, Rope, at_least, call, choose_tools
 from minimind.errors import UsageError, UserError
 
 
@@ -35,6 +35,7 @@ def serve(
     rollout: bool = False,
     rollout_root: str = "",
     dtype: str = "auto",
+    rope: Rope = AS_THE_MODEL,
     device: str = "auto",
 ) -> int:
     """Serve a model over HTTP: OpenAI's interface at /v1, a chat page at /.
@@ -64,6 +65,7 @@ def serve(
         rollout: also answer the protocol that reinforcement learning uses (/generate, new weights).
         rollout_root: directory that new weights may come from.
         dtype: number format of the weights: auto, float32, bfloat16 or int8 (half the bytes, a little rounder).
+        rope: how far positions may go; --context says how much of that is reserved.
         device: auto, cpu, cuda or mps.
     """
     at_least(1, context=context, parallel=parallel, queue=queue, max_seconds=max_seconds)
@@ -88,7 +90,7 @@ def serve(
     from minimind.serve.settings import Settings
     from minimind.tokenizer.bpe import Tokenizer
 
-    load = _loader(model, context, parallel, queue, dtype, device)
+    load = _loader(model, context, parallel, queue, dtype, device, rope.scaling(model))
     settings = Settings(
         model=name or _name_of(Path(model)),
         api_key=key or None,
@@ -119,7 +121,9 @@ def _name_of(model: Path) -> str:
     return path.parent.name if path.name == "model" else path.name
 
 
-def _loader(model: str, context: int, parallel: int, queue: int, dtype: str, device: str) -> Any:
+def _loader(
+    model: str, context: int, parallel: int, queue: int, dtype: str, device: str, rope_scaling: dict[str, Any] | None
+) -> Any:
     """What loads the model later, in another thread; mistakes that can be seen now are raised now."""
     import torch
 
@@ -140,6 +144,8 @@ def _loader(model: str, context: int, parallel: int, queue: int, dtype: str, dev
 
     def load(tokenizer: Any) -> EngineThread:
         weights = load_model(model, dtype=formats[dtype], device=on).eval()
+        if rope_scaling is not None:
+            weights.use_rope_scaling(rope_scaling)
         engine = Engine(weights, tokenizer, rows=parallel, context=context, int8=dtype == "int8")
         console.say(f"Ready: {weights.config.parameters() / 1e6:.1f} M parameters, context {engine.context:,} tokens.")
         return EngineThread(engine, most_waiting=queue)
