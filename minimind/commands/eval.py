@@ -145,11 +145,11 @@ def tools(
     from minimind.engine.sampling import Sampling
     from minimind.eval import toolcall
 
+    sampling = Sampling(temperature=temperature, seed=seed)
     cases = toolcall.arithmetic(count, seed) if tasks != "choice" else []
     cases += toolcall.choice(seed) if tasks != "arithmetic" else []
     lm = load(model, device, rope.scaling(model))
     dtype = runtime.compute_dtype(lm.model.output_weight.device)
-    sampling = Sampling(temperature=temperature, seed=seed)
     rows = toolcall.run(lm.model, lm.tokenizer, cases, dtype, sampling, thinking)
     sums = [row for row in rows if row["kind"].startswith("level")]
     choices = [row for row in rows if not row["kind"].startswith("level")]

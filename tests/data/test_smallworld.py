@@ -1,5 +1,6 @@
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -10,14 +11,15 @@ from pathlib import Path
 import pytest
 
 from minimind import tools
-from minimind.data.smallworld import generate, questions
+from minimind.data.smallworld import copying, generate, questions, tooltasks
 from minimind.data.smallworld.arithmetic import Sums
 from minimind.data.smallworld.facts import held_out_names
+from minimind.data.smallworld.questions import tool_requests
 from minimind.data.smallworld.wordings import QUESTIONS
 from minimind.data.smallworld.world import ATTRIBUTES, LANGUAGES, build_world
 from minimind.errors import UsageError
 
-STAGES = ("pretrain", "sft", "dpo", "rl", "agent")
+STAGES = ("pretrain", "sft", "dpo", "rl", "agent", "agent_math", "tools")
 FILES = [f"{stage}{part}.jsonl" for stage in STAGES for part in ("", "_valid")]
 
 
@@ -192,6 +194,7 @@ def test_formats(folder: Path, file: str) -> None:
         keys = {
             "pretrain": {"text"}, "sft": {"conversations"}, "dpo": {"chosen", "rejected"},
             "rl": {"conversations", "gt"}, "agent": {"conversations", "gt"},
+            "agent_math": {"conversations", "gt"}, "tools": {"conversations"},
         }  # fmt: skip
         assert set(row) == keys[stage]
         assert all(isinstance(one, str) and one for one in row.get("gt", ()))
@@ -208,7 +211,7 @@ def test_formats(folder: Path, file: str) -> None:
                     assert "error" not in json.loads(turn["content"])
                     if call["name"] not in ("get_current_time", "random_number"):
                         assert turn["content"] == tools.call(call["name"], call["arguments"])
-            if stage in ("rl", "agent"):
+            if stage in ("rl", "agent", "agent_math"):
                 assert turns[-1]["content"] == ""
         if stage == "dpo":
             assert row["chosen"][:-1] == row["rejected"][:-1]
@@ -221,6 +224,23 @@ def test_rl_answers_are_right(folder: Path) -> None:
             expression = re.search(r"\d+(?: [+-] \d+)+", row["conversations"][0]["content"])
             assert expression is not None
             assert json.loads(tools.call("calculate_math", {"expression": expression[0]}))["result"] == row["gt"][0]
+
+
+def test_calculations_are_right_and_held_out_ones_stay_out(folder: Path) -> None:
+    held_out = {one.request.arguments["expression"] for one in tooltasks.held_out(0)}
+    for file in ("agent_math.jsonl", "agent_math_valid.jsonl"):
+        prompts = [row["conversations"][1]["content"] for row in rows(folder / file)]
+        assert len(prompts) >= 60
+    assert set(prompts) == {one.request.text for one in tooltasks.held_out(0)[:60]}
+    for file in ("agent_math.jsonl", "tools.jsonl"):
+        for row in rows(folder / file):
+            for text in strings(row):
+                assert not any(expression in text for expression in held_out), text
+    rng, draw = random.Random(0), tooltasks.training(0)
+    _, draw_request = tool_requests(0)
+    for language in LANGUAGES * 50:
+        lines = copying.text(language, draw, draw_request, rng)
+        assert not any(expression in lines for expression in held_out)
 
 
 def test_every_question_wording_is_distinct() -> None:

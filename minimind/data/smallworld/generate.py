@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from minimind import tools
-from minimind.data.smallworld import conversations, preferences, pretraining, tooltalk
+from minimind.data.smallworld import conversations, copying, preferences, pretraining, tooltalk, tooltasks
 from minimind.data.smallworld.arithmetic import Sum, Sums
 from minimind.data.smallworld.questions import held_out_conversations, held_out_dialogues, tool_requests
 from minimind.data.smallworld.tooltalk import Request
@@ -17,14 +17,14 @@ from minimind.errors import UsageError
 
 Row = dict[str, Any]
 
-DEFAULT_MB = 8.0
+DEFAULT_MB = 9.0
 VALID_DOCUMENTS = 500
 
 
 def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str, dict[str, int]]:
     """Write all files to the folder `out` and return `{file name: {"rows", "bytes"}}`.
 
-    size_mb: size of everything together (default 8); chats and prompts shrink with it below the default, and above
+    size_mb: size of everything together (default 9); chats and prompts shrink with it below the default, and above
     it only the pretraining text grows. The same seed gives the same bytes, and `questions(seed)` belongs to it.
     Raises UsageError for a size that is not positive.
     """
@@ -60,6 +60,12 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
     write("rl_valid.jsonl", _held_out_sums(sums, rng("rl valid")))
     write("agent.jsonl", _tasks(draw, 40 * scale, rng("agent")))
     write("agent_valid.jsonl", _held_out_tasks(held_out, rng("agent valid")))
+    write("agent_math.jsonl", _calculations(seed, 400 * scale, rng("agent math")))
+    valid_math = rng("agent math valid")
+    write("agent_math_valid.jsonl", (tooltasks.row(one, valid_math) for one in tooltasks.held_out(seed)[:60]))
+    write("tools.jsonl", chats(_tool_lessons(seed, 600 * scale, rng("tool lessons"))))
+    lessons = rng("tool lessons valid")
+    write("tools_valid.jsonl", chats(tooltasks.dialogue(one, lessons) for one in tooltasks.held_out(seed)[:30]))
 
     valid = [text for _, text in islice(pretraining.documents(world, sums, rng("valid")), VALID_DOCUMENTS)]
     unseen = set(valid)
@@ -111,6 +117,27 @@ def _held_out_tasks(requests: list[Request], rng: random.Random) -> Iterator[Row
     for one in requests:
         if one.tool in tooltalk.VERIFIABLE:
             yield preferences.task(one, rng)
+
+
+def _calculations(seed: int, count: float, rng: random.Random) -> Iterator[Row]:
+    """Yield agent rows that need the calculator, levels and languages by turns."""
+    draw = tooltasks.training(seed)
+    for index in range(round(count)):
+        yield tooltasks.row(draw(tooltasks.LEVELS[index % 3], LANGUAGES[index // 3 % 2], rng), rng)
+
+
+def _tool_lessons(seed: int, count: float, rng: random.Random) -> list[list[Row]]:
+    """Return dialogues with the calculator, which is alone on offer in every other one, and as many to copy."""
+    draw = tooltasks.training(seed)
+    lessons = []
+    for index in range(round(count)):
+        language = LANGUAGES[index // 3 % 2]
+        one = draw(tooltasks.LEVELS[index % 3], language, rng)
+        turns = tooltasks.dialogue(one, rng)
+        if index % 2:
+            turns[0] = tooltalk.system([tooltasks.TOOL], language)
+        lessons += [turns, copying.conversation(language, draw, rng)]
+    return rng.sample(lessons, len(lessons))
 
 
 def _up_to(budget: float, rows: Iterator[Row]) -> Iterator[Row]:

@@ -66,12 +66,13 @@ def held_out(seed: int = 0, count: int = HELD_OUT) -> list[Task]:
 
 
 def training(seed: int = 0) -> Callable[[int, str, random.Random], Task]:
-    """Return a function that draws a task (level, language, rng) whose expression is none of the held-out ones."""
+    """Return a function that draws a task (level, language, rng) in which no held-out expression occurs."""
     taken = {one.request.arguments["expression"] for one in held_out(seed)}
 
     def draw(level: int, language: str, rng: random.Random) -> Task:
-        while (one := task(level, language, rng)).request.arguments["expression"] in taken:
-            pass
+        one = task(level, language, rng)
+        while any(expression in one.request.arguments["expression"] for expression in taken):
+            one = task(level, language, rng)
         return one
 
     return draw

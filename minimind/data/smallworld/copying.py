@@ -1,0 +1,62 @@
+"""Text to learn copying from: strings of digits and words said twice, and requests with the call that they need.
+
+A call repeats what the user said, digit by digit. A model that has only seen names and facts does not do that: it
+writes well-formed JSON with other numbers in it. Copying is learned far sooner from text, where every line copies, than
+from dialogues, in which a dozen tokens do among hundreds of a tool's schema.
+"""
+
+import json
+import random
+from collections.abc import Callable
+
+from minimind import tools
+from minimind.data.smallworld import tooltalk, tooltasks
+from minimind.data.smallworld.conversations import Turn, assistant, user
+from minimind.data.smallworld.tooltalk import Request
+from minimind.data.smallworld.tooltasks import Task
+
+Draw = Callable[[str, str], Request]
+DrawTask = Callable[[int, str, random.Random], Task]
+
+TWICE = {
+    "en": ("{x}\n{x}", "Repeat: {x}\n{x}", "He said {x}, and she said {x} too.", '{{"value": "{x}"}} holds "{x}".'),
+    "zh": ("{x}\n{x}", "重复：{x}\n{x}", "他说{x}，她也说{x}。", '{{"value": "{x}"}} 里面是"{x}"。'),
+}
+AGAIN = {
+    "en": ("Repeat: {x}", "Say this again: {x}", "Copy this: {x}"),
+    "zh": ("重复：{x}", "请再说一遍：{x}", "抄写：{x}"),
+}
+
+
+def thing(language: str, draw: DrawTask, rng: random.Random) -> str:
+    """Return something to be copied: an expression, digits, or words."""
+    kind = rng.random()
+    if kind < 0.6:
+        return str(draw(rng.choice(tooltasks.LEVELS), language, rng).request.arguments["expression"])
+    if kind < 0.8:
+        return "".join(rng.choices("0123456789", k=rng.randint(3, 8)))
+    return (" " if language == "en" else "").join(rng.choices(tooltalk.WORDS[language], k=rng.randint(2, 5)))
+
+
+def text(language: str, draw_task: DrawTask, draw: Draw, rng: random.Random) -> str:
+    """Return pretraining text of a few lines: things said twice, requests with their calls.
+
+    `draw_task` and `draw` give tasks and requests that are not held out.
+    """
+
+    def line() -> str:
+        if rng.random() < 0.6:
+            return rng.choice(TWICE[language]).format(x=thing(language, draw_task, rng))
+        if rng.random() < 0.5:
+            one = draw_task(rng.choice(tooltasks.LEVELS), language, rng).request
+        else:
+            one = draw(rng.choice(tools.BUILTIN), language)
+        return f"{one.text}\n{json.dumps(one.call, ensure_ascii=False)}"
+
+    return "\n".join(line() for _ in range(rng.randint(3, 6)))
+
+
+def conversation(language: str, draw: DrawTask, rng: random.Random) -> list[Turn]:
+    """Return an exchange in which the assistant repeats what the user said."""
+    x = thing(language, draw, rng)
+    return [user(rng.choice(AGAIN[language]).format(x=x)), assistant(x)]
