@@ -1,5 +1,6 @@
-"""`minimind export gguf|ollama|hf MODEL OUT`, `minimind import SOURCE OUT`, `minimind push MODEL DEST`."""
+"""`minimind export gguf|ollama|hf|merge-lora MODEL OUT`, `minimind import SOURCE OUT`, `minimind push MODEL DEST`."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,8 +15,9 @@ Dtype = Literal["keep", "bfloat16", "float16", "float32"]
 
 
 def export_main(argv: list[str]) -> int:
-    """Run `gguf`, `ollama` or `hf`."""
-    return call_one_of({"gguf": gguf, "ollama": ollama, "hf": hf}, argv, "minimind export")
+    """Run `gguf`, `ollama`, `hf` or `merge-lora`."""
+    kinds: dict[str, Callable[..., int]] = {"gguf": gguf, "ollama": ollama, "hf": hf, "merge-lora": merge}
+    return call_one_of(kinds, argv, "minimind export")
 
 
 def import_main(argv: list[str]) -> int:
@@ -91,6 +93,31 @@ def hf(
 
     figures = export_hf(model, out, dtype, max_shard_size, QUESTIONS if questions is None else questions)
     return _show(figures, json, f"Read {out / 'README.md'}, then:  minimind push {out} hf:USER/NAME --dry-run")
+
+
+def merge(
+    adapter: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="ADAPTER")]],
+    out: Out,
+    base: Path | None = None,
+    dtype: Dtype = "keep",
+    json: bool = False,
+) -> int:
+    """Make a model of a LoRA adapter and its base: whatever takes a model, takes it.
+
+    Examples:
+        minimind export merge-lora runs/tiny-lora/model my-model
+        minimind export merge-lora their-adapter my-model --base their-base
+
+    Args:
+        adapter: directory of an adapter, ours or one of peft's.
+        out: folder to make.
+        base: the model that it was trained on, if that is no longer where the adapter says.
+        dtype: bfloat16, float16, float32, or keep.
+        json: print one line of JSON instead of a table.
+    """
+    from minimind.convert.merge import merge_lora
+
+    return _show(merge_lora(adapter, out, base, dtype), json, f"Talk to it:  minimind chat {out}")
 
 
 def import_(

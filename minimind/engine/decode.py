@@ -127,7 +127,7 @@ def make(model: Transformer, cache: KVCache, quantised: Quantised | None = None)
     widths = [config.hidden_size, config.num_attention_heads * config.head_dim]
     widths += [config.moe_intermediate_size if config.num_experts else config.intermediate_size]
     mixed = config.num_experts > 0 and not all(config.is_sparse(i) for i in range(config.num_hidden_layers))
-    if weight.device.type != "cpu" or weight.dtype not in KINDS or config.attention_bias or mixed:
+    if weight.device.type != "cpu" or weight.dtype not in KINDS or config.attention_bias or mixed or model.adaptation:
         return None
     if any(width % STEP for width in widths) or config.head_dim % LANES or config.vocab_size % ROWS:
         return None

@@ -4,8 +4,6 @@ Every step is one pass of the model over the newest token of each running reques
 then one draw for each request that has all its tokens in the cache. Nothing is padded.
 """
 
-import copy
-import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -15,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minimind.engine import decode
 from minimind.engine.grammar import Grammars
+from minimind.engine.passes import Passes
 from minimind.engine.request import FinishReason, Output, PromptTooLong, Request, Token
 from minimind.engine.sampling import Draws, Sampling, sample, uniforms
 from minimind.engine.scheduler import Scheduler
 from minimind.engine.text import Detokenizer
-from minimind.errors import UsageError
-from minimind.model.attention import Segments
+from minimind.errors import UsageError, did_you_mean
+from minimind.model import lora
 from minimind.model.cache import KVCache, Span
 from minimind.model.rope import context_length
 from minimind.model.transformer import Transformer
@@ -31,15 +29,13 @@ from minimind.tokenizer.bpe import Tokenizer
 NEAR_TIE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
 """Outside reference mode, company in a batch can change a greedy answer, from a token on whose likeliest rival has
 nearly its log-probability: within so many nats."""
-PADDING = 16
-"""In reference mode the number of rows of a product is a multiple of this: all of them go through the same kernel."""
 
 
 class Engine:
     """Generates for many requests at once. Not thread-safe: `background.EngineThread` serves several threads.
 
     Args:
-        model: its weights are shared, unless `dtype` or `int8` make a copy necessary.
+        model: its weights are shared, unless `dtype`, `int8` or an adapter that is merged make a copy necessary.
         tokenizer: for text, stop strings, grammars and the end-of-text token; token ids alone need none.
         rows: how many requests run at once; others wait.
         context: most tokens of a prompt with its answer; the model's own context by default. The cache is
@@ -52,6 +48,8 @@ class Engine:
             products have a fixed number of rows (their last bits depend on it), prompts are computed alone in fixed
             chunks, attention sequence by sequence, and no prefix is reused.
         seed: of requests that bring none.
+        variants: other models of the same shape, by name, that share the cache: a base with adapters merged into it. A
+            request names one; each that is in a step makes a pass of its own.
     """
 
     def __init__(
@@ -66,11 +64,10 @@ class Engine:
         batch_invariant: bool = False,
         int8: bool = False,
         seed: int | None = None,
+        variants: Mapping[str, Transformer] | None = None,
     ) -> None:
         weight = model.output_weight
         self.dtype = torch.bfloat16 if int8 else dtype or weight.dtype
-        shared = self.dtype == weight.dtype and not int8
-        self.model = model if shared else copy.deepcopy(model).to(self.dtype).eval()
         self.tokenizer = tokenizer
         own = context_length(model.config)
         self.context = min(context or own, own)
@@ -78,37 +75,52 @@ class Engine:
         self.version = 0
         """How often the weights have been replaced."""
         self.batch_invariant = batch_invariant
-        self._width, self._chunk = math.ceil(rows / PADDING) * PADDING, chunk
         self._cache = KVCache(model.config, rows, self.context, self.dtype, self.device)
-        self._int8 = int8
-        self._prepare()
+        models: dict[str | None, Transformer] = {None: model}
+        models.update(variants or {})
+        self._passes = {name: Passes(one, self._cache, int8, chunk, batch_invariant) for name, one in models.items()}
         self._scheduler = Scheduler(rows, self.context, chunk, self._cache.copy, exclusive=batch_invariant)
         self._random = random.Random(seed)
         self._detokenizers: dict[Request, Detokenizer] = {}
         self._matchers: dict[Request, Any] = {}
         self._ended: list[Output] = []
 
+    @property
+    def model(self) -> Transformer:
+        """The model, as it is computed with."""
+        return self._passes[None].model
+
     # Requests
 
-    def submit(self, prompt_ids: Sequence[int], sampling: Sampling | None = None, index: int = 0) -> Request:
+    def submit(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling | None = None,
+        index: int = 0,
+        variant: str | None = None,
+    ) -> Request:
         """Queue a request.
 
         Args:
             prompt_ids: token ids of the prompt.
             sampling: its rules.
             index: which of several answers to one prompt this is: each draws other random numbers from the seed.
+            variant: name of the variant that answers; by default the model does.
 
         Raises:
             PromptTooLong: the prompt fills the context.
-            UsageError: the prompt is empty or holds an unknown id, or a rule needs a tokenizer that is not there.
+            UsageError: the prompt is empty or holds an unknown id, a rule needs a tokenizer that is not there, or there
+                is no such variant.
         """
         sampling = sampling or Sampling()
         self.check(prompt_ids, sampling)
+        if variant not in self._passes:
+            raise UsageError(f"there is no variant {variant!r}{did_you_mean(str(variant), filter(None, self._passes))}")
         seed = self._random.getrandbits(63) if sampling.seed is None else sampling.seed
         seed = (seed + index * 0x9E3779B97F4A7C15) % 2**64
         new = sampling.max_new_tokens
         limit = self.context if new is None else min(self.context, len(prompt_ids) + new)
-        request = Request(list(prompt_ids), sampling, seed, limit)
+        request = Request(list(prompt_ids), sampling, seed, limit, variant)
         if self.tokenizer:
             self._detokenizers[request] = Detokenizer(self.tokenizer, sampling.stop)
         if sampling.grammar:
@@ -169,9 +181,11 @@ class Engine:
         Requests go on: they compute their tokens again under the new weights, and later tokens carry the new version.
 
         Raises:
-            UsageError: a name or a shape is not the model's.
+            UsageError: a name or a shape is not the model's, or there are variants: they would stay as they were.
         """
-        new = dict(weights.named_parameters()) if isinstance(weights, Transformer) else weights
+        if len(self._passes) > 1:
+            raise UsageError("an engine with adapters keeps the weights that they belong to; make another one")
+        new = lora.plain_weights(weights) if isinstance(weights, Transformer) else weights
         parameters = dict(self.model.named_parameters())
         for name, value in new.items():
             if name not in parameters or parameters[name].shape != value.shape:
@@ -183,13 +197,9 @@ class Engine:
 
     def flush_cache(self) -> None:
         """Forget everything computed; necessary after weights were changed other than by `update_weights`."""
-        self._prepare()
+        for passes in self._passes.values():
+            passes.prepare()
         self._scheduler.flush()
-
-    def _prepare(self) -> None:
-        quantised = decode.quantise(self.model) if self._int8 else None
-        # Reference mode computes as training does, through the model itself.
-        self._decode_step = None if self.batch_invariant else decode.make(self.model, self._cache, quantised)
 
     # Steps
 
@@ -211,34 +221,19 @@ class Engine:
         return outputs
 
     def _scores(self, spans: list[Span]) -> Tensor:
-        """Run a pass; scores `[spans, vocab]` of what may follow the last token of each span."""
-        lengths = [span.end - span.start for span in spans]
-        if self._decode_step and max(lengths) == 1 and len(spans) <= self._decode_step.most_tokens:
-            return self._decode_step([self._scheduler.ids(*span)[0] for span in spans], spans)
-        if self.batch_invariant and self.model.config.num_experts:
-            # How many tokens an expert gets depends on the others of the pass, and the bits of its product on that.
-            states_NC = torch.cat([self._forward([span])[:n] for span, n in zip(spans, lengths, strict=True)])
-        else:
-            states_NC = self._forward(spans)
-        last = np.cumsum(lengths) - 1
-        padding = self._width - len(last) if self.batch_invariant else 0
-        index = torch.tensor([*last, *[0] * padding], device=self.device)
-        return self.model.logits(states_NC[index])[: len(last)]
-
-    def _forward(self, spans: list[Span]) -> Tensor:
-        """States `[N, hidden]` of the tokens in `spans`; in reference mode of some padding behind them."""
-        ids: list[int] = []
-        positions: list[int] = []
-        for row, start, end in spans:
-            ids += self._scheduler.ids(row, start, end)
-            positions += range(start, end)
-        padding = 0
-        if self.batch_invariant:
-            padding = (self._width if len(ids) <= len(spans) else self._chunk) - len(ids)
-        documents = torch.tensor([[0] * len(ids) + [-1] * padding], dtype=torch.int32)
-        ids_1N, positions_1N = (torch.tensor([values + [0] * padding]) for values in (ids, positions))
-        segments = Segments(documents.to(self.device), positions_1N.to(self.device))
-        return self.model(ids_1N.to(self.device), segments, self._cache.layers(spans, self.batch_invariant)).states[0]
+        """Scores `[spans, vocab]` of what may follow the last token of each span: a pass of each variant among them."""
+        places: dict[str | None, list[int]] = {}
+        for i, span in enumerate(spans):
+            places.setdefault(self._scheduler.running[span.row].variant, []).append(i)
+        ids = [self._scheduler.ids(*span) for span in spans]
+        parts = [
+            self._passes[variant].scores([spans[i] for i in where], [ids[i] for i in where])
+            for variant, where in places.items()
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        order = torch.tensor([i for where in places.values() for i in where], device=self.device)
+        return torch.cat(parts)[order.argsort()]
 
     def _draw(self, logits_BV: Tensor, requests: Sequence[Request]) -> Draws:
         samplings = [request.sampling for request in requests]

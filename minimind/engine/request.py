@@ -41,6 +41,8 @@ class Request:
     """Of this answer alone: each of several answers to one prompt has another."""
     limit: int
     """Most tokens that prompt and answer may have together."""
+    variant: str | None = None
+    """Which of the engine's variants answers; None: its model."""
 
     tokens: list[Token] = field(default_factory=list)
     text: str = ""

@@ -6,6 +6,7 @@
 LAYER is Hugging Face's name of it; each expert is a layer of its own there, in memory they are stacked.
 """
 
+import copy
 import json
 from collections import defaultdict
 from collections.abc import Mapping
@@ -180,6 +181,17 @@ def attach_adapter(model: Transformer, directory: Path, base: Path) -> None:
                     f"{list(value.shape)}: the adapter is of another model"
                 )
             value.data.copy_(given[part])
+
+
+def adapted_copy(model: Transformer, directory: Path, base: Path) -> Transformer:
+    """`model`, read from `base`, with an adapter merged into it, as another model: it shares what is not changed.
+
+    Raises:
+        UserError: as `attach_adapter`.
+    """
+    view = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+    attach_adapter(view, directory, base)
+    return lora.merged(view).to(model.output_weight.dtype)
 
 
 def _stack(model: Transformer, tensors: Mapping[str, Tensor], path: Path, base: Path) -> dict[str, dict[str, Tensor]]:

@@ -1,0 +1,74 @@
+"""Passes of one model over the engine's cache: token ids of spans in, scores of what may follow them out."""
+
+import copy
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minimind.engine import decode
+from minimind.model import lora
+from minimind.model.attention import Segments
+from minimind.model.cache import KVCache, Span
+from minimind.model.transformer import Transformer
+
+PADDING = 16
+"""In reference mode the number of rows of a product is a multiple of this: all of them go through the same kernel."""
+
+
+class Passes:
+    """A model as the engine computes with it: without adapter, in one number format, with its compiled step.
+
+    Args:
+        model: its weights are shared, unless they are in another format or have an adapter.
+        cache: of the engine; its format is that of the weights.
+        int8: round the matrices to int8.
+        chunk: most prompt tokens of a pass.
+        batch_invariant: reference mode.
+    """
+
+    def __init__(self, model: Transformer, cache: KVCache, int8: bool, chunk: int, batch_invariant: bool) -> None:
+        model = lora.merged(model) if model.adaptation else model
+        shared = not int8 and all(parameter.dtype == cache.keys.dtype for parameter in model.parameters())
+        self.model = model if shared else copy.deepcopy(model).to(cache.keys.dtype).eval()
+        self._cache, self._int8, self._chunk, self._batch_invariant = cache, int8, chunk, batch_invariant
+        self._width = math.ceil(cache.keys.shape[1] / PADDING) * PADDING
+        self._device = self.model.output_weight.device
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Look at the weights anew."""
+        quantised = decode.quantise(self.model) if self._int8 else None
+        # Reference mode computes as training does, through the model itself.
+        self.decode_step = None if self._batch_invariant else decode.make(self.model, self._cache, quantised)
+
+    def scores(self, spans: Sequence[Span], ids: Sequence[list[int]]) -> Tensor:
+        """Run a pass over the `ids` of each span; scores `[spans, vocab]` of what may follow the last of them."""
+        lengths = [len(some) for some in ids]
+        if self.decode_step and max(lengths) == 1 and len(spans) <= self.decode_step.most_tokens:
+            return self.decode_step([id for (id,) in ids], spans)
+        if self._batch_invariant and self.model.config.num_experts:
+            # How many tokens an expert gets depends on the others of the pass, and the bits of its product on that.
+            parts = zip(spans, ids, strict=True)
+            states_NC = torch.cat([self._states([span], [some])[: len(some)] for span, some in parts])
+        else:
+            states_NC = self._states(spans, ids)
+        last = np.cumsum(lengths) - 1
+        padding = self._width - len(last) if self._batch_invariant else 0
+        index = torch.tensor([*last, *[0] * padding], device=self._device)
+        return self.model.logits(states_NC[index])[: len(last)]
+
+    def _states(self, spans: Sequence[Span], ids: Sequence[list[int]]) -> Tensor:
+        """States `[N, hidden]` of the tokens in `spans`; in reference mode of some padding behind them."""
+        flat = [id for some in ids for id in some]
+        positions = [position for span in spans for position in range(span.start, span.end)]
+        padding = 0
+        if self._batch_invariant:
+            padding = (self._width if len(flat) <= len(spans) else self._chunk) - len(flat)
+        documents = torch.tensor([[0] * len(flat) + [-1] * padding], dtype=torch.int32)
+        ids_1N, positions_1N = (torch.tensor([values + [0] * padding]) for values in (flat, positions))
+        segments = Segments(documents.to(self._device), positions_1N.to(self._device))
+        caches = self._cache.layers(spans, self._batch_invariant)
+        return self.model(ids_1N.to(self._device), segments, caches).states[0]
