@@ -1,4 +1,4 @@
-"""`minimind eval bpb|choice|tools|length|generate MODEL`: measure a model."""
+"""`minimind eval bpb|choice|tools|length|needle|generate MODEL`: measure a model."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import tyro
 
 from minimind import console
 from minimind.commands.arguments import AS_THE_MODEL, Rope, at_least, call_one_of
-from minimind.commands.eval_length import length
+from minimind.commands.eval_length import length, needle
 
 Model = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
 Models = tyro.conf.Positional[Annotated[list[str], tyro.conf.arg(metavar="MODEL")]]
@@ -21,6 +21,7 @@ def main(argv: list[str]) -> int:
         "choice": choice,
         "tools": tools,
         "length": length,
+        "needle": needle,
         "generate": generate,
     }
     return call_one_of(commands, argv, "minimind eval")

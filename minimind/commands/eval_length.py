@@ -1,4 +1,4 @@
-"""`minimind eval length MODEL`: how far back a model can look."""
+"""`minimind eval length|needle MODEL`: how far back a model can look."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +8,10 @@ import tyro
 
 from minimind import console
 from minimind.commands.arguments import AS_THE_MODEL, Rope, RopeFlags, at_least
+from minimind.errors import UsageError
 
 Model = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
-NAMES = {"bpb": "as trained", "bpb_yarn": "with YaRN"}
+NAMES = {"bpb": "as trained", "score": "as trained", "bpb_yarn": "with YaRN", "score_yarn": "with YaRN"}
 
 
 def length(
@@ -47,7 +48,7 @@ def length(
     """
     from minimind import runtime
     from minimind.eval.length import LONGEST, lengths_within, measure, read_text, read_texts
-    from minimind.model.store import load_config, load_model
+    from minimind.model.store import load_model
     from minimind.report import figure
     from minimind.report.plots import Series
     from minimind.tokenizer.bpe import Tokenizer
@@ -56,8 +57,7 @@ def length(
     at_least(8, lengths=min(lengths, default=8))
     if plot:
         figure.check(plot)
-    own = load_config(model).rope_scaling
-    scalings = {"bpb": None} | ({} if rope.rope_scaling == "none" else {"bpb_yarn": _stretched(rope, model, own)})
+    scalings = _scalings(rope, model, "bpb")
     tokenizer = Tokenizer.load(model)
     text = read_text(read_texts(data, on_bad_line), tokenizer, windows * max(lengths, default=LONGEST))
     measured = lengths_within(len(text.ids), lengths)
@@ -79,8 +79,61 @@ def length(
     return 0
 
 
-def _stretched(rope: RopeFlags, model: str, own: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The model's own YaRN, unless there is none or another is asked for."""
-    if own and rope == AS_THE_MODEL:
-        return own
-    return replace(rope, rope_scaling="yarn").scaling(model)
+def needle(
+    model: Model,
+    lengths: tuple[int, ...] = (256, 512, 1024, 2048),
+    depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0),
+    texts: int = 10,
+    rope: Rope = AS_THE_MODEL,
+    device: str = "auto",
+    json: bool = False,
+) -> int:
+    """Needle in a haystack: is a sentence told once, somewhere in a long text, found again at its end?
+
+    The text is of the small world, the needle a fact about a stranger, and the answer the likeliest of ten: a model
+    that finds nothing scores 10 %.
+
+    Examples:
+        minimind eval needle runs/laptop/model
+        minimind eval needle runs/laptop/model --lengths 1024 4096 --factor 4 --original-context 1024
+
+    Args:
+        model: model directory.
+        lengths: tokens of the texts.
+        depths: where the needles lie, from 0 (the beginning) to 1 (the end); each text has one at each.
+        texts: how many texts of each length, English and Chinese by turns.
+        rope: how far YaRN stretches; --rope-scaling none measures without it alone.
+        device: auto, cpu, cuda or mps.
+        json: print one line of JSON.
+    """
+    from minimind import runtime
+    from minimind.eval.needle import retrieval
+    from minimind.model.store import load_model
+    from minimind.tokenizer.bpe import Tokenizer
+
+    if not lengths or not depths or not all(0 <= depth <= 1 for depth in depths):
+        raise UsageError("eval needle: --lengths needs a number, --depths numbers from 0 to 1")
+    at_least(1, texts=texts)
+    scalings = _scalings(rope, model, "score")
+    tokenizer = Tokenizer.load(model)
+    network = load_model(model, device=runtime.device(device))
+    dtype = runtime.compute_dtype(network.output_weight.device)
+    rows = retrieval(network, tokenizer, lengths, depths, texts, dtype, scalings)
+    if json:
+        console.print_json({"needle": rows, "chance": 0.1, "rope_scaling": scalings.get("score_yarn")})
+        return 0
+    for name in scalings:
+        cells = [[n, *(row[name] for row in rows if row["length"] == n)] for n in lengths]
+        console.table(f"needles found, {NAMES[name]}", ("length", *(f"depth {d:g}" for d in depths)), cells)
+    return 0
+
+
+def _scalings(rope: RopeFlags, model: str, name: str) -> dict[str, dict[str, Any] | None]:
+    """What is measured: without any stretching, and with the model's own YaRN or the one that is asked for."""
+    from minimind.model.store import load_config
+
+    own = load_config(model).rope_scaling
+    if rope.rope_scaling == "none":
+        return {name: None}
+    asked = own if own and rope == AS_THE_MODEL else replace(rope, rope_scaling="yarn").scaling(model)
+    return {name: None, f"{name}_yarn": asked}

@@ -87,19 +87,22 @@ def lengths_within(tokens: int, asked: Sequence[int] = ()) -> list[int]:
 
 
 @torch.inference_mode()
-def long_nll(model: Transformer, ids: np.ndarray, labels: np.ndarray, cache: KVCache) -> np.ndarray:
-    """Negative log-likelihood (nats) of each label `[T]`, 0 where it is -100, reading `ids` `[T]` as one document."""
+def long_nll(model: Transformer, ids: np.ndarray, labels: np.ndarray, cache: KVCache, start: int = 0) -> np.ndarray:
+    """Negative log-likelihood (nats) of each label `[T]`, 0 where it is -100, of a document read chunk by chunk.
+
+    `ids` `[T]` are its tokens from `start` on; those before are in the cache.
+    """
     device, dtype = model.output_weight.device, cache.keys.dtype
     found = []
-    for start in range(0, len(ids), CHUNK):
-        end = min(start + CHUNK, len(ids))
-        ids_1T = torch.from_numpy(ids[None, start:end]).to(device)
-        positions_1T = torch.arange(start, end, device=device)[None]
+    for first in range(0, len(ids), CHUNK):
+        chunk = slice(first, first + CHUNK)
+        ids_1T = torch.from_numpy(ids[None, chunk]).to(device)
+        positions_1T = start + first + torch.arange(ids_1T.shape[1], device=device)[None]
         segments = Segments(torch.zeros_like(positions_1T, dtype=torch.int32), positions_1T)
+        span = Span(0, start + first, start + first + ids_1T.shape[1])
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            states = model(ids_1T, segments, cache.layers([Span(0, start, end)])).states
-            labels_T = torch.from_numpy(labels[start:end]).to(device)
-            found.append(token_nll(states, model.output_weight, labels_T).cpu())
+            states = model(ids_1T, segments, cache.layers([span])).states
+            found.append(token_nll(states, model.output_weight, torch.from_numpy(labels[chunk]).to(device)).cpu())
     return torch.cat(found).double().numpy()
 
 
