@@ -94,16 +94,22 @@ class LanguageModel:
         return self.model.logits(self.model(ids_BT, Segments.whole(ids_BT)).states)[0].float()
 
 
-def load(directory: str | Path, device: str = "auto", rope_scaling: Mapping[str, Any] | None = None) -> LanguageModel:
-    """Load a model directory, in float32.
+def load(
+    directory: str | Path,
+    device: str = "auto",
+    rope_scaling: Mapping[str, Any] | None = None,
+    lora: str | Path | None = None,
+) -> LanguageModel:
+    """Load a model directory, or an adapter's (merged into its base), in float32.
 
+    lora: directory of an adapter to merge into the model.
     rope_scaling: instead of the model's own, as `{"rope_type": "yarn", "factor": 4.0}`; `{}` is none at all.
 
     Raises:
         UserError: it is no model directory, or a file in it is missing or broken.
     """
     on = runtime.device(device)
-    model = load_model(directory, device=on)
+    model = load_model(directory, device=on, adapter=lora)
     if rope_scaling is not None:
         model.use_rope_scaling(rope_scaling)
     return LanguageModel(model, Tokenizer.load(directory))

@@ -16,6 +16,7 @@ def main(argv: list[str]) -> int:
 
 def chat(
     model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]],
+    lora: str = "",
     prompt: str = "",
     system: str = "",
     tools: str = "",
@@ -37,10 +38,12 @@ def chat(
         minimind chat runs/demo/sft/model
         minimind chat runs/demo/sft/model --tools all --thinking
         minimind chat runs/demo/sft/model --prompt "Who are you?"
+        minimind chat runs/demo/sft/model --lora runs/tiny-lora/model
         echo "Who are you?" | minimind chat runs/demo/sft/model
 
     Args:
-        model: model directory.
+        model: model directory, or a LoRA adapter's, which knows its base.
+        lora: directory of a LoRA adapter to put on the model.
         prompt: ask this one question, print the answer and end.
         system: system prompt.
         tools: what the model may call: all built-in tools, or names and Python files of your own, with commas between.
@@ -62,7 +65,9 @@ def chat(
     at_least(1, max_new_tokens=max_new_tokens)
     chosen = choose_tools(tools)
     rules = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, max_new_tokens=max_new_tokens)
-    talk = Conversation(load(model, device, rope.scaling(model)), system, chosen, thinking or hide_thinking, rules)
+    talk = Conversation(
+        load(model, device, rope.scaling(model), lora or None), system, chosen, thinking or hide_thinking, rules
+    )
     terminal = Terminal(talk, show_thinking=not hide_thinking)
     if prompt:
         terminal.answer(prompt)

@@ -20,6 +20,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     name: str = "",
+    lora: tuple[str, ...] = (),
     tools: str = "",
     context: int = 4096,
     parallel: int = 16,
@@ -43,13 +44,15 @@ def serve(
     Examples:
         minimind serve runs/demo/sft/model
         minimind serve runs/demo/sft/model --tools all
+        minimind serve runs/demo/sft/model --lora pirate=runs/pirate/model doctor=runs/doctor/model
         MINIMIND_API_KEY=secret minimind serve runs/demo/sft/model --host 0.0.0.0 --allowed-host mybox.example.org
 
     Args:
-        model: model directory.
+        model: model directory, or a LoRA adapter's, which knows its base.
         host: address to listen on; other machines reach only another than 127.0.0.1, and must bring an API key.
         port: port to listen on; 0 takes a free one.
         name: what clients call the model; the directory's name by default.
+        lora: LoRA adapters on the model as NAME=DIR; to clients each is a model of that name.
         tools: what the page may run: all built-in tools, or names and Python files of your own, with commas between.
         context: longest conversation in tokens; memory is reserved for `parallel` of them.
         parallel: answers written at once; others wait.
@@ -74,6 +77,8 @@ def serve(
         raise UsageError(f"--port {port}: ports end at 65535")
     if rollout != bool(rollout_root):
         raise UsageError("--rollout and --rollout-root DIR go together: new weights come from that directory alone")
+    if rollout and lora:
+        raise UsageError("--rollout takes new weights, which adapters (--lora) are not made for; use one of them")
     if rollout and not Path(rollout_root).is_dir():
         raise UsageError(f"--rollout-root {rollout_root}: there is no such directory")
     key = api_key or runtime.api_key()
@@ -90,9 +95,12 @@ def serve(
     from minimind.serve.settings import Settings
     from minimind.tokenizer.bpe import Tokenizer
 
-    load = _loader(model, context, parallel, queue, dtype, device, rope.scaling(model))
+    served = name or _name_of(Path(model))
+    adapters = _adapters(lora, model, served)
+    load = _loader(model, adapters, context, parallel, queue, dtype, device, rope.scaling(model))
     settings = Settings(
-        model=name or _name_of(Path(model)),
+        model=served,
+        adapters=tuple(adapters),
         api_key=key or None,
         allowed_hosts=(host, *allowed_host),
         cors_origins=cors_origin,
@@ -110,7 +118,7 @@ def serve(
     url = f"http://{shown}:{listening.getsockname()[1]}"
     console.say(f"[bold]{settings.model}[/bold] is being loaded. Ctrl-C stops the server.")
     console.say(f"  chat page        {url}/")
-    console.say(f"  OpenAI base URL  {url}/v1   model {settings.model}")
+    console.say(f"  OpenAI base URL  {url}/v1   model {', '.join((settings.model, *settings.adapters))}")
     server.run(Service(settings, tokenizer), lambda: load(tokenizer), listening)
     return 0
 
@@ -121,14 +129,41 @@ def _name_of(model: Path) -> str:
     return path.parent.name if path.name == "model" else path.name
 
 
+def _adapters(given: tuple[str, ...], model: str, served: str) -> dict[str, Path]:
+    """`--lora NAME=DIR ...` as directories by name."""
+    from minimind.model.adapter import is_adapter
+
+    adapters: dict[str, Path] = {}
+    for one in given:
+        name, equals, folder = one.partition("=")
+        if not (name and equals and folder):
+            raise UsageError(f"--lora {one}: write it as NAME=DIR, the name that clients ask for and the adapter")
+        if name in adapters or name == served:
+            raise UsageError(f"--lora {one}: there is a model {name!r} already; give it another name")
+        if not is_adapter(Path(folder)):
+            raise UserError(f"--lora {one}: {folder} is no adapter, it has no adapter_config.json")
+        adapters[name] = Path(folder)
+    if adapters and is_adapter(Path(model)):
+        raise UsageError(f"--lora: {model} is an adapter itself; serve its base, and it as --lora NAME={model}")
+    return adapters
+
+
 def _loader(
-    model: str, context: int, parallel: int, queue: int, dtype: str, device: str, rope_scaling: dict[str, Any] | None
+    model: str,
+    adapters: dict[str, Path],
+    context: int,
+    parallel: int,
+    queue: int,
+    dtype: str,
+    device: str,
+    rope_scaling: dict[str, Any] | None,
 ) -> Any:
     """What loads the model later, in another thread; mistakes that can be seen now are raised now."""
     import torch
 
     from minimind.engine.background import EngineThread
     from minimind.engine.engine import Engine
+    from minimind.model.adapter import adapted_copy
     from minimind.model.store import load_config, load_model
 
     on = runtime.device(device)
@@ -146,7 +181,8 @@ def _loader(
         weights = load_model(model, dtype=formats[dtype], device=on).eval()
         if rope_scaling is not None:
             weights.use_rope_scaling(rope_scaling)
-        engine = Engine(weights, tokenizer, rows=parallel, context=context, int8=dtype == "int8")
+        variants = {name: adapted_copy(weights, folder, Path(model)) for name, folder in adapters.items()}
+        engine = Engine(weights, tokenizer, rows=parallel, context=context, int8=dtype == "int8", variants=variants)
         console.say(f"Ready: {weights.config.parameters() / 1e6:.1f} M parameters, context {engine.context:,} tokens.")
         return EngineThread(engine, most_waiting=queue)
 

@@ -48,7 +48,8 @@ def jobs(request: ChatRequest, service: Service) -> list[Job]:
         top_logprobs=request.top_logprobs or 0,
         grammar=constraint(request),
     )
-    return [Job(prompt_ids, sampling, index) for index in range(request.n or 1)]
+    variant = service.variant(request.model)
+    return [Job(prompt_ids, sampling, index, variant) for index in range(request.n or 1)]
 
 
 class Choice:
@@ -143,7 +144,8 @@ class _Reply:
     """What all chunks of one reply share, and its counts."""
 
     def __init__(self, request: ChatRequest, service: Service, jobs: list[Job]) -> None:
-        self.id, self.created, self.model = f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), service.settings.model
+        self.id, self.created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
+        self.model = request.model or service.settings.model
         self.fingerprint = f"minimind-{service.engine.engine.version}"
         self.prompt_tokens = len(jobs[0].prompt_ids)
         self.choices = [Choice(request, service.tokenizer) for _ in jobs]

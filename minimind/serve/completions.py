@@ -46,7 +46,8 @@ def jobs(request: CompletionRequest, service: Service) -> list[Job]:
     )
     bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     ids = [bos + tokenizer.encode(text) if isinstance(text, str) else text for text in texts]
-    return [Job(prompt, sampling, index) for prompt in ids for index in range(n)]
+    variant = service.variant(request.model)
+    return [Job(prompt, sampling, index, variant) for prompt in ids for index in range(n)]
 
 
 class _Text:
@@ -87,7 +88,8 @@ class _Reply:
     """What all chunks of one reply share."""
 
     def __init__(self, request: CompletionRequest, service: Service, jobs: list[Job]) -> None:
-        self.id, self.created, self.model = f"cmpl-{uuid.uuid4().hex}", int(time.time()), service.settings.model
+        self.id, self.created = f"cmpl-{uuid.uuid4().hex}", int(time.time())
+        self.model = request.model or service.settings.model
         texts, n = prompts(request), request.n or 1
         decode = service.tokenizer.decode
         self.echoes = [

@@ -61,19 +61,19 @@ def router(service: Service) -> APIRouter:
         """Continue a text."""
         return await reply(completions, request, http)
 
-    def card() -> dict[str, Any]:
-        return {"id": settings.model, "object": "model", "created": service.created, "owned_by": "minimind"}
+    def card(name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": service.created, "owned_by": "minimind"}
 
     @aliased("GET", "/models", tags=["OpenAI"])
     async def models() -> Response:
-        """List the models: the one that is served."""
-        return Json({"object": "list", "data": [card()]})
+        """List the models: the one that is served, and each adapter on it."""
+        return Json({"object": "list", "data": [card(name) for name in service.models]})
 
     @aliased("GET", "/models/{id:path}", tags=["OpenAI"])
     async def model(id: str) -> Response:
         """Describe a model."""
         service.check_model(id)
-        return Json(card())
+        return Json(card(id))
 
     @routes.get("/health", tags=["server"])
     async def health() -> Response:

@@ -22,6 +22,8 @@ class Job(NamedTuple):
     sampling: Sampling
     nth: int = 0
     """Which of several answers to the same prompt."""
+    variant: str | None = None
+    """The adapter that answers."""
 
 
 class Service:
@@ -63,11 +65,21 @@ class Service:
             engine, self._engine = self._engine, None
             engine.close()
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names that clients may ask for: the model's, then its adapters'."""
+        return (self.settings.model, *self.settings.adapters)
+
     def check_model(self, name: str | None) -> None:
-        """Raise `ApiError` 404 unless `name` is the served model; a request without a name gets it too."""
-        if name not in (None, self.settings.model):
-            message = f"there is no model {name!r} here; this server has {self.settings.model!r}"
+        """Raise `ApiError` 404 unless `name` is one of `models`; a request without a name gets the first."""
+        if name is not None and name not in self.models:
+            here = ", ".join(map(repr, self.models))
+            message = f"there is no model {name!r} here; this server has {here}"
             raise ApiError(404, message, "model_not_found", "model")
+
+    def variant(self, name: str | None) -> str | None:
+        """The engine's variant for a model's name."""
+        return name if name in self.settings.adapters else None
 
     def take(self, jobs: Sequence[Job]) -> Callable[[], None]:
         """Reserve room for `jobs`, all of them or none; call what is returned when they are over.

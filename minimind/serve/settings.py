@@ -10,6 +10,8 @@ class Settings:
 
     model: str
     """The name that clients call the model by."""
+    adapters: tuple[str, ...] = ()
+    """Names of the adapters on it, each a model to clients; the engine has a variant of each name."""
     api_key: str | None = None
     """What clients send as `Authorization: Bearer KEY`; None: nothing is asked."""
     allowed_hosts: tuple[str, ...] = ()
