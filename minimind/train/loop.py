@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from rich.markup import escape
 from torch import Tensor, nn
 
 from minimind import ranks, runtime
 from minimind.console import Bar, progress, say
-from minimind.errors import UsageError
+from minimind.errors import UsageError, UserError
 from minimind.optim.schedule import learning_rate
 from minimind.recipe import Recipe
 from minimind.train import checkpoint, folder, parallel, tracker
@@ -43,6 +44,10 @@ class Loss(NamedTuple):
     figures: dict[str, Tensor]
     """What to log: scalars are sums, to be divided by the weight of the step (`loss` is one of them);
     a matrix holds counts, of which the shares in each row are logged (tokens of each expert)."""
+
+
+class Halt(UserError):
+    """A stage gives up and says why in one sentence; what was learned until then is saved first."""
 
 
 class Stream(Protocol):
@@ -75,6 +80,8 @@ class Job:
     validate: Callable[[], dict[str, float]]
     sample: Callable[[], list[str]]
     compile: Callable[[], None]
+    figures: Callable[[], dict[str, Any]] = dict
+    """What else there is to log since it was last asked; all ranks ask."""
 
 
 def run(job: Job, recipe: Recipe, out: Path, resume: bool = True) -> Progress:
@@ -99,7 +106,7 @@ def run(job: Job, recipe: Recipe, out: Path, resume: bool = True) -> Progress:
             _rehearse(job, replica, recipe, precision)
         peak = runtime.peak_flops(precision.device, precision.dtype) * runtime.world_size()
         began, saved_at, stop = time.monotonic(), at.step, False
-        window, patience = Window(), Patience()
+        window, patience = Window(job.figures), Patience()
         with (
             progress(recipe.stage, job.steps, at.step) as bar,
             stop_signals() as stopping,
@@ -108,7 +115,11 @@ def run(job: Job, recipe: Recipe, out: Path, resume: bool = True) -> Progress:
             metrics = Metrics(out / "metrics.jsonl", at.step, shown)
             while at.step < job.steps and not stop:
                 rate = learning_rate(at.step, job.steps, recipe.optim)
-                figures, tokens, weight, norm = train_step(job, replica, recipe, rate, precision)
+                try:
+                    figures, tokens, weight, norm = train_step(job, replica, recipe, rate, precision)
+                except Halt as halt:
+                    save(job, recipe, at, checkpoints, precision)
+                    raise UserError(f"{halt}. Saved at step {at.step:,}; the same command continues it") from halt
                 at.step += 1
                 at.tokens += tokens
                 patience.check(norm, at.step, precision)
@@ -125,7 +136,7 @@ def run(job: Job, recipe: Recipe, out: Path, resume: bool = True) -> Progress:
                     window.restart()
                 if train.sample_every and at.step % train.sample_every == 0:
                     for text in job.sample():
-                        say(f"[dim]step {at.step:,}:[/dim] {text!r}")
+                        say(f"[dim]step {at.step:,}:[/dim] {escape(repr(text))}")
                     window.restart()
                 if train.max_minutes and time.monotonic() - began > train.max_minutes * 60:
                     stopping.request()
@@ -156,7 +167,7 @@ def train_step(job: Job, replica: nn.Module, recipe: Recipe, rate: float, precis
     figures = _backward(replica, batch, micro_rows, weight, precision)
     precision.unscale(job.model.parameters())
     norm = float(parallel.clip(job.model, recipe.optim.clip))
-    if math.isfinite(norm):
+    if math.isfinite(norm) and weight:  # where nothing counts, momentum alone would move the weights
         _update(job.optimizers, rate)
     precision.update(math.isfinite(norm))
     _forget_gradients(job)
@@ -226,7 +237,7 @@ def _to(batch: Any, device: torch.device) -> Any:
 def _update(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_scale", 1.0)
         optimizer.step()
 
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,11 +75,14 @@ def read(path: Path) -> list[dict[str, Any]]:
 class Window:
     """The steps since the last logged one: means of the figures over all ranks, and speed."""
 
-    def __init__(self) -> None:
+    def __init__(self, more: Callable[[], dict[str, Any]] = dict) -> None:
+        """`more` gives the figures that a stage collects itself, since it was last asked."""
+        self._more = more
         self.restart()
 
     def restart(self) -> None:
-        """Forget what was added; also after validation and saving, whose time is not training's."""
+        """Forget what was added; also after validation and saving, whose time is not training's. All ranks do."""
+        self._more()
         self.sums: dict[str, Tensor] = {}
         self.tokens = self.weight = 0
         self.since = time.monotonic()
@@ -99,5 +102,6 @@ class Window:
             total = ranks.summed(value)
             line[name] = (total / (total.sum(-1, keepdim=True) if total.ndim else max(1, self.weight))).tolist()
         line |= {"tokens_per_second": round(speed, 1), "mfu": round(speed * flops_per_token / peak_flops, 4)}
+        line |= self._more()
         self.restart()
         return line

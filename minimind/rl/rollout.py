@@ -1,0 +1,194 @@
+"""Rollouts: token ids in, token ids out.
+
+The ids that were sampled are the ids that are trained on; nothing is decoded and encoded again on the way. A rollout
+engine is a pool: prompts are submitted, answers come out as each of them ends, and more may be submitted meanwhile
+(the next turn of a dialogue), so that a slow answer never holds the others.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from minimind.data.prompts import Prompt
+from minimind.engine.engine import Engine
+from minimind.engine.request import Request
+from minimind.engine.sampling import Sampling
+from minimind.model import lora
+from minimind.model.transformer import Transformer
+
+Status = Literal["completed", "truncated", "aborted", "failed"]
+ENDED: dict[str | None, Status] = {"stop": "completed", "length": "truncated", "abort": "aborted"}
+
+
+class Completion(NamedTuple):
+    """What the engine wrote after one prompt, its end token included."""
+
+    ids: list[int]
+    log_probs: list[float]
+    """Of each id (nats), under the distribution that it was drawn from."""
+    versions: list[int]
+    """The weights that each id was drawn with."""
+    status: Status
+
+
+@dataclass
+class Sample:
+    """One answer, or one trajectory in which tools spoke too, on its way from the engine to the trainer."""
+
+    prompt: Prompt
+    prompt_ids: list[int]
+    group: int = 0
+    """Which samples are compared: those of one prompt."""
+    thinking: bool = False
+    """The generation prompt left `<think>` open."""
+    ids: list[int] = field(default_factory=list)
+    """Everything after the prompt."""
+    trainable: list[bool] = field(default_factory=list)
+    """True for each id that the policy chose; what a tool or the environment said is only read."""
+    log_probs: list[float] = field(default_factory=list)
+    """The engine's, of each id; 0 where it is not trainable."""
+    versions: list[int] = field(default_factory=list)
+    """The weights that each id was drawn with; -1 where it is not trainable."""
+    status: Status = "completed"
+    message: dict[str, Any] = field(default_factory=dict)
+    """The last thing that the policy said: content, reasoning_content, tool_calls."""
+    info: dict[str, Any] = field(default_factory=dict)
+    """What an environment has to say: turns, calls, errors."""
+    rewards: dict[str, float | None] = field(default_factory=dict)
+    """Each component by name, before its weight."""
+    reward: float | None = None
+    """Their weighted sum; None: this sample could not be judged."""
+
+    def append(
+        self, ids: Sequence[int], log_probs: Sequence[float] | None = None, versions: Sequence[int] | None = None
+    ) -> None:
+        """Add ids: of the policy, each with its log-probability, or without any, of a tool or the environment.
+
+        Raises:
+            ValueError: log-probabilities or versions that are not as many as the ids.
+        """
+        chosen = log_probs is not None
+        log_probs = [0.0] * len(ids) if log_probs is None else log_probs
+        versions = [0 if chosen else -1] * len(ids) if versions is None else versions
+        if not len(ids) == len(log_probs) == len(versions):
+            raise ValueError(f"{len(ids)} ids with {len(log_probs)} log-probabilities and {len(versions)} versions")
+        self.ids += ids
+        self.trainable += [chosen] * len(ids)
+        self.log_probs += log_probs
+        self.versions += versions
+
+    def add(self, completion: Completion) -> None:
+        """Add what the engine wrote."""
+        self.append(completion.ids, completion.log_probs, completion.versions)
+        self.status = completion.status
+
+    @property
+    def answer(self) -> str:
+        """What was said to the user, without thinking."""
+        return str(self.message.get("content", "")).strip()
+
+    @property
+    def chosen_ids(self) -> list[int]:
+        """The ids that the policy chose."""
+        return [id for id, chosen in zip(self.ids, self.trainable, strict=True) if chosen]
+
+
+class Rollout(Protocol):
+    """An engine that answers prompts: in this process, or behind HTTP."""
+
+    version: int
+    """Of the weights that it has."""
+
+    def submit(self, key: Any, prompt_ids: Sequence[int], sampling: Sampling) -> None:
+        """Ask for an answer; `key` comes back with it."""
+
+    def finished(self) -> Iterator[tuple[Any, Completion]]:
+        """Every answer that was asked for, as each ends; more may be submitted in between."""
+
+    def update_weights(self, model: Transformer) -> None:
+        """Answer with the weights of `model` from now on.
+
+        Raises:
+            UserError: they could not be brought there.
+        """
+
+
+def generate(
+    rollout: Rollout, prompts: Sequence[Sequence[int]], samplings: Sampling | Sequence[Sampling]
+) -> list[Completion]:
+    """Answer all prompts; with one `Sampling` that has a seed, prompt i draws from the seed + i."""
+    if isinstance(samplings, Sampling):
+        one = samplings
+        samplings = [one if one.seed is None else replace(one, seed=one.seed + i) for i in range(len(prompts))]
+    for key, (prompt, sampling) in enumerate(zip(prompts, samplings, strict=True)):
+        rollout.submit(key, prompt, sampling)
+    found = dict(rollout.finished())
+    return [found[key] for key in range(len(prompts))]
+
+
+class LocalRollout:
+    """The engine in this process. It shares the trainer's weights where number format and layout allow, else copies.
+
+    Args:
+        model: the policy.
+        rows: how many answers are written at once.
+        context: most tokens of a prompt with its answer.
+        dtype: of the engine; the model's shares its weights.
+        gather: the whole weights of a model of which this rank has only a share.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        rows: int,
+        context: int,
+        dtype: torch.dtype | None = None,
+        gather: Callable[[Tensor], Tensor] = lambda weight: weight,
+    ) -> None:
+        self.version = 0
+        self._gather = gather
+        changed = bool(lora.updates(model))
+        self._shared = not changed and gather(model.output_weight) is model.output_weight
+        self._shared &= dtype is None or dtype == model.output_weight.dtype
+        if not self._shared:
+            own = Transformer(model.config).to(model.output_weight.device, dtype or torch.float32)
+            own.load_state_dict(self._weights(model))
+            model = own.eval()
+        self._engine = Engine(model, rows=rows, context=context)
+        self._running: dict[Request, Any] = {}
+
+    def submit(self, key: Any, prompt_ids: Sequence[int], sampling: Sampling) -> None:
+        """Ask for an answer."""
+        self._running[self._engine.submit(prompt_ids, sampling)] = key
+
+    def finished(self) -> Iterator[tuple[Any, Completion]]:
+        """Every answer that was asked for, as each ends."""
+        training = self._engine.model.training
+        self._engine.model.eval()  # no dropout while sampling
+        while self._running:
+            for output in self._engine.step():
+                if output.finish_reason:
+                    yield self._running.pop(output.request), self._completion(output.request)
+        self._engine.model.train(training)
+
+    def _completion(self, request: Request) -> Completion:
+        tokens = request.tokens
+        log_probs = [token.policy_logprob for token in tokens]
+        return Completion(request.ids, log_probs, [self.version] * len(tokens), ENDED[request.finish_reason])
+
+    def update_weights(self, model: Transformer) -> None:
+        """Answer with the weights of `model`; shared ones are there already, but all that was computed is forgotten."""
+        if self._shared:
+            self._engine.flush_cache()
+        else:
+            self._engine.update_weights(self._weights(model))
+        self.version += 1
+
+    def _weights(self, model: Transformer) -> dict[str, Tensor]:
+        """As plain weights: without adapter, and whole where each rank has a share."""
+        if lora.updates(model):
+            return lora.plain_weights(model)
+        return {name: self._gather(weight.detach()) for name, weight in model.named_parameters()}
