@@ -162,7 +162,9 @@ def group_advantages(rewards_GN: Tensor, divide: bool = True, least: float = 1e-
     known = ~rewards_GN.isnan()
     count = known.sum(-1, keepdim=True)
     centred = rewards_GN - rewards_GN.where(known, 0).sum(-1, keepdim=True) / count.clamp(min=1)
-    centred = centred.where(known, 0)
+    # Equal rewards teach nothing: not even the last bit of their mean, which σ would make large.
+    same = rewards_GN.nan_to_num(nan=-torch.inf).amax(-1) == rewards_GN.nan_to_num(nan=torch.inf).amin(-1)
+    centred = centred.where(known & ~same[..., None], 0)
     if not divide:
         return centred
     sigma = (centred.square().sum(-1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()

@@ -25,7 +25,7 @@ from minimind.train.precision import Precision
 
 
 class Scorer:
-    """Runs models over packed batches without gradient, in the same pieces and number format as training does.
+    """Runs models over packed batches, in the same pieces and number format as training does.
 
     So the old log-probability of a token is, to the bit, the one that the first training step computes: r = 1.
     """
@@ -39,15 +39,17 @@ class Scorer:
         """Of every chosen token, `[rows, time]`, under the distribution that is sampled from."""
         return self.run(model, batch, lambda piece: score(model, piece, self.sampling)[0].log_probs)
 
-    @torch.no_grad()
     def run(self, model: torch.nn.Module, batch: PolicyBatch, function: Callable[[PolicyBatch], Tensor]) -> Tensor:
-        """Map micro-batches to columns `[rows, time]`."""
+        """Map micro-batches to columns `[rows, time]`.
+
+        Not under `no_grad`: there attention runs another kernel, with other last bits. The graph is dropped unused.
+        """
         device = self.precision.device
         columns = []
         with evaluating(model), self.precision.autocast():
             for first in range(0, len(batch.labels), self.rows):
                 piece = PolicyBatch(*(column[first : first + self.rows].to(device) for column in batch))
-                columns.append(function(piece).float().cpu())
+                columns.append(function(piece).detach().float().cpu())
         return torch.cat(columns)
 
 

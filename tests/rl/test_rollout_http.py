@@ -1,0 +1,235 @@
+"""Rollouts over HTTP: from our own server in another process, and from a false one that checks what it is sent."""
+
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.request import urlopen
+
+import pytest
+import torch
+from toys import toy
+
+from minimind.engine.sampling import Sampling
+from minimind.errors import UserError
+from minimind.model.store import save_model
+from minimind.recipe import RlConfig
+from minimind.rl.rollout import LocalRollout, generate
+from minimind.rl.rollout_http import HttpRollout
+
+
+class False_(BaseHTTPRequestHandler):
+    """Speaks SGLang's protocol as the server's `say` tells it, and remembers every request."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.seen.append((self.path, body))
+        status, reply = self.server.say(self.path, body)
+        data = reply.encode() if isinstance(reply, str) else json.dumps(reply).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_):
+        pass
+
+
+def reply(ids=(7, 2), log_probs=(-0.5, -0.25), version="1", reason="stop"):
+    tokens = [[p, id, None] for p, id in zip(log_probs, ids, strict=True)]
+    meta = {"finish_reason": {"type": reason}, "weight_version": version, "completion_tokens": len(ids)}
+    return {"text": "", "output_ids": [0], "meta_info": meta | {"output_token_logprobs": tokens}}
+
+
+def well(path, body):
+    return 200, {"/generate": reply(), "/update_weights_from_disk": {"success": True, "message": ""}}.get(path, "ok")
+
+
+@pytest.fixture
+def server(tmp_path):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), False_)
+    server.seen, server.say = [], well
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def client(server, tokenizer, folder, timeout=5.0, pause=0.01):
+    rl = RlConfig(server=server.url, server_folder=str(folder), server_timeout=timeout, rows=4)
+    return HttpRollout(rl, tokenizer, "float32", pause)
+
+
+def test_requests_and_replies_are_sglangs(server, tokenizer, folder):
+    sampling = Sampling(temperature=0.8, top_p=0.9, top_k=0, max_new_tokens=5, stop_ids=(2,), seed=11)
+    found = generate(client(server, tokenizer, folder), [[5, 6]], sampling)
+    path, body = server.seen[0]
+    assert path == "/generate"
+    assert body == {
+        "input_ids": [5, 6],
+        "sampling_params": {
+            **{"temperature": 0.8, "top_p": 0.9, "top_k": -1, "min_p": 0.0, "max_new_tokens": 5},
+            **{"stop_token_ids": [2], "skip_special_tokens": False, "sampling_seed": 11},
+        },
+        "return_logprob": True,
+    }
+    assert found == [([7, 2], [-0.5, -0.25], [0, 0], "completed")], "ids come with their log-probabilities"
+
+
+@pytest.mark.parametrize(("reason", "status"), [("length", "truncated"), ("abort", "aborted"), ("odd", "failed")])
+def test_how_an_answer_ended(server, tokenizer, folder, reason, status):
+    server.say = lambda *_: (200, reply(reason=reason))
+    assert generate(client(server, tokenizer, folder), [[5]], Sampling())[0].status == status
+
+
+def test_weights_are_handed_over_in_sglangs_order(server, model, tokenizer, folder):
+    rollout = client(server, tokenizer, folder)
+    for version in (1, 2, 3):
+        server.say = lambda path, body, v=version: (
+            (200, reply(version=str(v))) if path == "/generate" else well(path, body)
+        )
+        rollout.update_weights(model)
+    steps = ["/pause_generation", "/flush_cache", "/update_weights_from_disk", "/continue_generation", "/generate"]
+    assert [path for path, _ in server.seen] == steps * 3
+    assert server.seen[0][1] == {"mode": "abort"}
+    update = {"model_path": str(folder.absolute() / "weights-3"), "weight_version": "3", "flush_cache": True}
+    assert server.seen[-3][1] == update
+    assert sorted(path.name for path in folder.glob("weights-*")) == ["weights-2", "weights-3"], "old ones go"
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= {p.name for p in (folder / "weights-3").iterdir()}
+    assert generate(rollout, [[5]], Sampling())[0].versions == [3, 3]
+
+
+def failing(kind):
+    def say(path, body):
+        if path != "/generate":
+            return well(path, body)
+        match kind:
+            case "busy":
+                return 503, "busy"
+            case "nan":
+                return 200, '{"meta_info": ' + json.dumps(reply()["meta_info"]).replace("-0.5", "NaN") + "}"
+            case "null":
+                return 200, json.loads(json.dumps(reply()).replace("-0.5", "null"))
+            case "short":
+                broken = reply()
+                broken["meta_info"]["output_policy_logprobs"] = [-0.5]
+                return 200, broken
+            case "words":
+                return 200, "<html>a proxy's page</html>"
+            case "stale":
+                return 200, reply(version="0")
+            case "hang":
+                time.sleep(1.0)
+                return 200, reply()
+
+    return say
+
+
+FAULTS = {
+    "busy": "status 503",
+    "nan": "NaN",
+    "null": "NaN",
+    "short": "2 ids, but 1 log-probabilities",
+    "words": "something else",
+    "stale": "weights 0, not with 1",
+    "hang": "timed out",
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_what_passes_is_tried_again_and_what_stays_is_said_in_a_sentence(server, model, tokenizer, folder, kind):
+    rollout = client(server, tokenizer, folder, timeout=0.2 if kind == "hang" else 5.0)
+    rollout.update_weights(model)
+    bad, times = failing(kind), iter(range(100))
+    server.say = lambda path, body: bad(path, body) if next(times) < 2 else well(path, body)
+    assert generate(rollout, [[5]], Sampling())[0].ids == [7, 2], "twice is forgiven"
+    server.say = bad
+    with pytest.raises(UserError, match=FAULTS[kind]) as caught:
+        generate(rollout, [[5]], Sampling())
+    assert "in 5 tries" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    server.say = well
+    assert generate(rollout, [[5]], Sampling())[0].ids == [7, 2], "it is usable again"
+
+
+def test_weights_that_are_not_taken(server, model, tokenizer, folder):
+    rollout = client(server, tokenizer, folder)
+    server.say = lambda path, body: (
+        (200, {"success": False, "message": "no room"}) if path == "/update_weights_from_disk" else well(path, body)
+    )
+    with pytest.raises(UserError, match="no room"):
+        rollout.update_weights(model)
+    server.say = well
+    rollout = client(server, tokenizer, folder)
+    rollout.update_weights(model)
+    with pytest.raises(UserError, match="still answers with weights 1"):
+        rollout.update_weights(model)  # the next answer again says "1"
+
+
+def test_a_refusal_is_not_repeated_and_nobody_there_is_said(server, tokenizer, folder):
+    server.say = lambda *_: (400, {"error": "too long"})
+    with pytest.raises(UserError, match="status 400"):
+        generate(client(server, tokenizer, folder), [[5]], Sampling())
+    assert len(server.seen) == 1
+    rl = RlConfig(server="http://127.0.0.1:9", server_folder=str(folder))
+    with pytest.raises(UserError, match="could not be used in 5 tries"):
+        generate(HttpRollout(rl, tokenizer, pause=0.001), [[5]], Sampling())
+
+
+@pytest.fixture
+def real(tokenizer, folder):
+    """`minimind serve --rollout` in a process of its own."""
+    save_model(toy(tokenizer, seed=1), folder / "model", "float32")
+    tokenizer.save(folder / "model")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["serve", str(folder / "model"), "--port", str(port), "--rollout", "--rollout-root", str(folder)]
+    command += ["--dtype", "float32"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-m", "minimind", *command], env=environment, stderr=subprocess.PIPE)
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(300):
+        try:
+            urlopen(f"{url}/health", timeout=1).read()
+            break
+        except OSError:
+            assert process.poll() is None, process.stderr.read().decode()
+            time.sleep(0.1)
+    yield url, process
+    process.kill()
+    process.wait()
+
+
+def test_our_own_server_samples_what_the_local_engine_samples(real, model, tokenizer, folder):
+    url, process = real
+    rl = RlConfig(server=url, server_folder=str(folder / "weights"), server_timeout=20, rows=4)
+    (folder / "weights").mkdir()
+    remote, local = HttpRollout(rl, tokenizer, "float32", pause=0.01), LocalRollout(model, 4, 128)
+    prompts = [[1, n, n + 1] for n in range(40, 44)]
+    sampling = Sampling(temperature=0.7, top_p=0.9, max_new_tokens=10, seed=3, stop_ids=(2,))
+    before = generate(remote, prompts, sampling)
+    for version in (1, 2):
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight += 0.05 * torch.randn_like(weight)
+        remote.update_weights(model)
+        local.update_weights(model)
+        found, expected = generate(remote, prompts, sampling), generate(local, prompts, sampling)
+        assert [one.ids for one in found] == [one.ids for one in expected] != [one.ids for one in before]
+        for one, other in zip(found, expected, strict=True):
+            assert one.log_probs == pytest.approx(other.log_probs, abs=1e-4)
+            assert one.versions == [version] * len(one.ids)
+            assert all(math.isfinite(p) for p in one.log_probs)
+    process.kill()
+    process.wait()
+    with pytest.raises(UserError, match="is it running"):
+        generate(remote, prompts, sampling)
