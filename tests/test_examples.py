@@ -1,0 +1,86 @@
+"""Every script in examples/ does what it says, on a toy model (`openai_client.py`: tests/serve/test_clients.py)."""
+
+import json
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from minimind.api import LanguageModel
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capfd):
+    """`run(script, *arguments)`: what the script printed; it works in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINIMIND_COMPILE", "0")
+
+    def run(script, *arguments):
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+        return capfd.readouterr().out
+
+    return run
+
+
+def test_train_on_my_text(run, tmp_path):
+    (tmp_path / "novel.txt").write_text("It was a dark night.\n\n天黑了。\n\nThe end.", encoding="utf-8")
+    assert run("train_on_my_text.py", "novel.txt", 2).startswith("It was a dark night.")
+    assert (tmp_path / "runs/my-text/model/model.safetensors").is_file()
+
+
+def test_lora_persona(run, tuned, tmp_path):
+    before = (tuned / "model/model.safetensors").read_bytes()
+    lines = run("lora_persona.py", tuned / "model", 3).splitlines()
+    assert [line.split("?")[0] for line in lines if "?" in line].count("Who are you") == 2
+    assert (tmp_path / "runs/persona/model/adapter_model.safetensors").is_file()
+    assert (tuned / "model/model.safetensors").read_bytes() == before
+
+
+def test_custom_reward(run, tuned):
+    assert re.findall(
+        r"^step +(\d+) +mean reward -?\d\.\d{3}$", run("custom_reward.py", tuned / "model", 2), re.MULTILINE
+    )
+
+
+def test_custom_tool(run, tuned, monkeypatch):
+    starts, seen = iter(["2024-01-01", "yesterday"]), []
+
+    def chat(self, messages, tools, **_):  # a toy model calls nothing
+        seen[:] = [*messages]
+        start = next(starts, None)
+        if start is None:
+            return {"role": "assistant", "content": "I give up."}
+        (tool,) = tools
+        call = {"name": tool["function"]["name"], "arguments": json.dumps({"start": start, "end": "2024-12-31"})}
+        return {"role": "assistant", "content": "", "tool_calls": [{"function": call}]}
+
+    monkeypatch.setattr(LanguageModel, "chat", chat)
+    lines = run("custom_tool.py", tuned / "model", "How many days?").splitlines()
+    assert lines[0].endswith('-> {"days": 365}')
+    assert "error" in lines[1]
+    assert lines[2] == "I give up."
+    assert [message["role"] for message in seen] == ["user", "assistant", "tool", "assistant", "tool"]
+
+
+def test_a_tool_of_ones_own_in_chat(minimind, tuned):
+    ended = minimind(
+        "chat", tuned / "model", "--tools", EXAMPLES / "custom_tool.py", "--prompt", "hi", "--device", "cpu"
+    )
+    assert ended.code == 0, ended.err
+
+
+def test_inside_transformers(run, tuned):
+    pytest.importorskip("transformers")
+    assert run("inside_transformers.py", tuned / "model").startswith("Qwen3ForCausalLM ")
+
+
+def test_the_list_names_every_example():
+    text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+    for path in EXAMPLES.iterdir():
+        if path.name != "README.md":
+            assert text.count(f"]({path.name})") == 2, f"{path.name}, in both languages"
