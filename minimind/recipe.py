@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from minimind.config import PRESETS, ModelConfig
 from minimind.errors import UsageError, did_you_mean
-from minimind.recipe_sections import DpoConfig, LoraConfig, PpoConfig, RlConfig, ScoringConfig
+from minimind.recipe_sections import AgentConfig, DpoConfig, LoraConfig, PpoConfig, RlConfig, ScoringConfig
 
 
 @dataclass
@@ -118,6 +118,7 @@ class Recipe:
     dpo: DpoConfig = field(default_factory=DpoConfig)
     rl: RlConfig = field(default_factory=RlConfig)
     ppo: PpoConfig = field(default_factory=PpoConfig)
+    agent: AgentConfig = field(default_factory=AgentConfig)
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
 
 
@@ -297,3 +298,4 @@ def _check(recipe: Recipe) -> None:
             if not fine(value):
                 raise UsageError(f"recipe: {name} = {value} must be {must}")
     recipe.rl.check()
+    recipe.agent.check()

@@ -194,3 +194,28 @@ class ScoringConfig:
     """Let a reward model bring code of its own, such as internlm2-1_8b-reward; it can do anything."""
     service: str = ""
     """Address that `service` posts `{"samples": [{"messages", "answer", ...}]}` to; it answers `{"scores": [...]}`."""
+
+
+@dataclass
+class AgentConfig:
+    """Episodes in which tools answer (`minimind/rl/environment.py`); `[rl]` and `[scoring]` count here too."""
+
+    most_turns: int = 4
+    """How often the model may speak in an episode; the tools answer in between."""
+    tools: list[str] = field(default_factory=list)
+    """Python files with tools of your own: functions with type hints and a docstring. What is offered to the model
+    stands in the data."""
+    tool_seconds: float = 5.0
+    """Longest run of one of those functions."""
+    tool_memory_mb: int = 1024
+    """Of the process that they run in (Linux)."""
+
+    def check(self) -> None:
+        """Refuse values that cannot work.
+
+        Raises:
+            UsageError: naming the field.
+        """
+        for name in ("most_turns", "tool_seconds", "tool_memory_mb"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"recipe: agent.{name} = {getattr(self, name)} must be above 0")

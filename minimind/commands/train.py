@@ -16,6 +16,9 @@ STAGES = {
     "lora": "the same by a small change of some matrices: an adapter",
     "dpo": "prefer the better of two answers (DPO, IPO, SimPO)",
     "reward": "score answers, as a reward for reinforcement learning",
+    "ppo": "learn from the rewards of its own answers, with a critic",
+    "grpo": "the same by comparing answers to one prompt (GRPO, DAPO, GSPO, CISPO)",
+    "agent": "the same over episodes in which tools answer",
 }
 
 CHANGES = ("model.rope_scaling",)
@@ -110,11 +113,12 @@ def _run(stage: str, recipe: Recipe, path: Path, out: str, resume: str, json: bo
     if not recipe.data.files:
         raise UsageError(f"train {stage}: name the training text with --data FILE (or data.files in {path})")
     ranks.join(recipe.train.device)
-    from minimind.stages import dpo, lora, pretrain, reward, sft
+    from minimind.stages import agent, dpo, grpo, lora, ppo, pretrain, reward, sft
 
     folder = Path(out or f"runs/{path.parent.name}-{stage}")
-    run = {"pretrain": pretrain.run, "sft": sft.run, "lora": lora.run, "dpo": dpo.run, "reward": reward.run}[stage]
-    model = run(recipe, folder, resume == "auto")
+    stages = {"pretrain": pretrain, "sft": sft, "lora": lora, "dpo": dpo, "reward": reward, "ppo": ppo, "grpo": grpo}
+    stages["agent"] = agent
+    model = stages[stage].run(recipe, folder, resume == "auto")
     ranks.leave()
     if json:
         console.print_json({"model": str(model), "run": str(folder)})

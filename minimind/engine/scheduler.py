@@ -93,8 +93,13 @@ class Scheduler:
         self._tokens[row, len(request) - 1] = request.tokens[-1].id
 
     def flush(self) -> None:
-        """Forget everything computed (the weights have changed); running requests compute their tokens again."""
+        """Forget everything computed (the weights have changed); running requests compute their tokens again.
+
+        Which row was used last is forgotten too: what comes next is then done as by a new engine, in the same order and
+        so with the same bits (a run of reinforcement learning that is resumed has a new one).
+        """
         self._computed = [0] * self.rows
+        self._last_used = [0] * self.rows
         for row in range(self.rows):
             if row not in self.running:
                 self._tokens[row] = -1

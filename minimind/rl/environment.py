@@ -3,61 +3,53 @@
     ids = environment.reset(prompt)                     what the policy is given
     observed, done, info = environment.step(said)       what it reads next, after what it said
 
-The built-in one is a dialogue with tools. What the policy said is trained on, what it read is not.
+The built-in one is a dialogue with tools. What the policy said is trained on, what it read is not: `play` puts both
+into a sample, each in its place, so that the tokens that were sampled are the tokens that are learned from.
 """
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, Protocol
 
 from minimind import tools
 from minimind.data.prompts import Prompt
-from minimind.engine.dialogue import Dialogue
+from minimind.engine.dialogue import Call, Dialogue
+from minimind.engine.sampling import Sampling
+from minimind.rl.rewards import reward
+from minimind.rl.rollout import Rollout, Sample
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tools.answers import hits
 
 
 class Step(NamedTuple):
-    """What came of the policy's words: the ids that it reads next (none at the end), whether that was the end, and
-    what happened, for the log."""
+    """What came of the policy's words."""
 
     observed: list[int]
+    """The ids that it reads next; none at the end."""
     done: bool
     info: dict[str, Any]
+    """`calls` that were made, a list of `Call`; at the end `finished`: whether there is a final answer."""
 
 
 class Environment(Protocol):
-    """One episode at a time; every trajectory of a group has its own."""
+    """One episode; every sample has an environment of its own."""
 
     def reset(self, prompt: Prompt) -> list[int]:
         """Begin an episode; return the ids that the policy speaks after."""
 
     def step(self, said: Sequence[int]) -> Step:
-        """Take the ids that the policy chose, the end token included."""
-
-    def message(self) -> dict[str, Any]:
-        """The last thing that the policy said, as it is read."""
-
-    def scores(self) -> dict[str, float]:
-        """What the episode was worth, part by part; asked for when it is over."""
+        """Take the ids that the policy chose, its end token included."""
 
 
 class ToolUse:
-    """Answer a user with the help of tools: calls are checked, made, and answered with their results.
-
-    outcome      share of the expected things (`gt`) that the final answer holds; 0 without one
-    legality     share of the calls that were legal and gave a result; 1 where none was made or needed
-    closed       1 if every turn ended with `<|im_end|>` and every block that it opened is closed
-    unfinished   -1 where the episode ended without a final answer: cut off, or still calling
-    """
+    """Answer a user with the help of tools: calls are read, checked, made, and answered with their results."""
 
     def __init__(
-        self,
-        tokenizer: Tokenizer,
-        most_turns: int = 4,
-        thinking: bool = False,
-        context: tools.Context | None = None,
+        self, tokenizer: Tokenizer, most_turns: int = 4, thinking: bool = False, context: tools.Context | None = None
     ) -> None:
-        """`most_turns`: how often the policy may speak. `context`: the clock and dice that tools see."""
+        """`most_turns`: how often the policy may speak; `context`: the clock and dice that tools see."""
         self._tokenizer, self._most_turns, self._thinking, self._context = tokenizer, most_turns, thinking, context
 
     def reset(self, prompt: Prompt) -> list[int]:
@@ -66,7 +58,6 @@ class ToolUse:
         Raises:
             UserError: the conversation cannot be rendered.
         """
-        self._prompt = prompt
         self.dialogue = Dialogue(
             prompt.messages,
             prompt.tools,
@@ -79,24 +70,81 @@ class ToolUse:
 
     def step(self, said: Sequence[int]) -> Step:
         """Take what the policy said; whatever that is, it is answered."""
-        before = len(self.dialogue.calls)
         observed = self.dialogue.take(said)
-        calls = self.dialogue.calls[before:]
-        info = {"calls": len(calls), "errors": sum(not call.ok for call in calls)}
+        info: dict[str, Any] = {"calls": self.dialogue.turns[-1].calls}
+        if self.dialogue.done:
+            info["finished"] = self.dialogue.finished
         return Step(observed, self.dialogue.done, info)
 
-    def message(self) -> dict[str, Any]:
-        """The last thing that the policy said."""
-        return self.dialogue.turns[-1].message
 
-    def scores(self) -> dict[str, float]:
-        """See the class."""
-        dialogue, gt = self.dialogue, self._prompt.gt
-        calls = dialogue.calls
-        found = hits(gt, dialogue.answer)
-        return {
-            "outcome": sum(found) / len(gt) if gt else float(dialogue.finished),
-            "legality": sum(call.ok for call in calls) / len(calls) if calls else float(not gt or all(found)),
-            "closed": float(all(turn.closed for turn in dialogue.turns)),
-            "unfinished": float(dialogue.finished) - 1,
-        }
+Make = Callable[[Sample, Sampling], Environment]
+"""The environment of one sample; its chances come from the sampling's seed, so that a run can be repeated."""
+
+
+def play(
+    rollout: Rollout, make: Make, samples: Sequence[Sample], samplings: Sequence[Sampling], most_tokens: int
+) -> None:
+    """Let the policy act until every episode is over, all at once: none waits for another's turn.
+
+    `most_tokens` bounds everything after a prompt, what tools say included. An episode that has no room left, or does
+    not come to an answer, is truncated.
+    """
+    environments = [make(sample, sampling) for sample, sampling in zip(samples, samplings, strict=True)]
+    for number, (sample, sampling, environment) in enumerate(zip(samples, samplings, environments, strict=True)):
+        sample.prompt_ids = environment.reset(sample.prompt)
+        sample.info = {"calls": [], "turns": 0}
+        rollout.submit(number, sample.prompt_ids, replace(sampling, max_new_tokens=most_tokens))
+    for number, completion in rollout.finished():
+        sample, sampling = samples[number], samplings[number]
+        sample.add(completion)
+        if completion.status in ("aborted", "failed"):
+            continue
+        observed, done, info = environments[number].step(completion.ids)
+        sample.info["calls"] += info["calls"]
+        sample.info["turns"] += 1
+        room = most_tokens - len(sample.ids) - len(observed)
+        if done:
+            sample.status = "completed" if info["finished"] else "truncated"
+        elif room <= 0:
+            sample.status = "truncated"
+        else:
+            sample.append(observed)
+            seed = None if sampling.seed is None else sampling.seed + sample.info["turns"]
+            rules = replace(sampling, seed=seed, max_new_tokens=room)
+            rollout.submit(number, sample.prompt_ids + sample.ids, rules)
+
+
+def repeatable(seed: int | None) -> tools.Context:
+    """A clock and dice that depend on the seed alone."""
+    dice = random.Random(seed)
+    now = datetime(2025, 1, 1, tzinfo=UTC) + timedelta(minutes=dice.randrange(525_600))
+    return tools.Context(now=lambda: now, dice=dice)
+
+
+# Rewards of whole episodes
+
+
+@reward
+def outcome(samples: Sequence[Sample]) -> list[float | None]:
+    """Share of the expected things that the final answer holds; 0 where there is no final answer, None without `gt`."""
+    return [_outcome(sample) if sample.prompt.gt else None for sample in samples]
+
+
+def _outcome(sample: Sample) -> float:
+    if sample.status != "completed" or sample.message.get("tool_calls"):
+        return 0.0
+    found = hits(sample.prompt.gt, sample.answer)
+    return sum(found) / len(found)
+
+
+@reward
+def legality(samples: Sequence[Sample]) -> list[float | None]:
+    """Share of the episode's calls that were legal and gave a result; without any call, 1 if none was needed."""
+
+    def judge(sample: Sample) -> float:
+        calls: list[Call] = sample.info.get("calls", [])
+        if not calls:
+            return float(not sample.prompt.gt or _outcome(sample) == 1)
+        return sum(call.ok for call in calls) / len(calls)
+
+    return [judge(sample) for sample in samples]

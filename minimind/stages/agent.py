@@ -1,0 +1,41 @@
+"""Agents: reinforcement learning over whole episodes, in which the model calls tools and reads what they answer.
+
+    prompt | call | <tool_response> ... | call | <tool_response> ... | answer
+               1            0              1            0               1          mask
+
+    loss = - Σ_episodes Σ_{tokens with mask 1} f(r_t) A(episode)
+
+It is `train grpo` with longer answers. The reward is known at the end (is the expected result in the final answer?),
+and every token that the model chose shares it: the digits it copied into a call, the name of the tool, the answer. What
+the tools said is read, not learned: its probability is not the model's doing.
+"""
+
+from pathlib import Path
+
+from minimind.engine.sampling import Sampling
+from minimind.recipe import Recipe
+from minimind.rl.environment import Make, ToolUse, repeatable
+from minimind.rl.rollout import Sample
+from minimind.stages import common, groups
+from minimind.tools import sandbox
+
+
+def run(recipe: Recipe, out: Path, resume: bool = True, make: Make | None = None) -> Path:
+    """Train `recipe.init` in episodes that begin with the prompts in `recipe.data.files`; return `out`/model.
+
+    `make` gives each sample an environment; by default it is the use of tools.
+
+    Raises:
+        UserError: bad data, recipe, tools, rewards, server or checkpoint; no model to start from; nothing to learn.
+    """
+    groups.check(recipe, out)
+    own = recipe.agent
+    for file in own.tools:
+        sandbox.load(file, sandbox.Limits(own.tool_seconds, own.tool_memory_mb))
+    tokenizer = common.load_tokenizer(recipe)
+    model = common.make_model(recipe, tokenizer)
+
+    def tool_use(sample: Sample, sampling: Sampling) -> ToolUse:
+        return ToolUse(tokenizer, own.most_turns, sample.thinking, repeatable(sampling.seed))
+
+    return groups.train(recipe, out, model, tokenizer, resume, make or tool_use)
