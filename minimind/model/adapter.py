@@ -2,6 +2,7 @@
 
     adapter_config.json          rank, scale, which layers are changed, and of which base
     adapter_model.safetensors    base_model.model.LAYER.lora_A.weight, .lora_B.weight; for DoRA .lora_magnitude_vector
+    base.json                    checksum of the base's weights; ours, PEFT does not look at it
 
 LAYER is Hugging Face's name of it; each expert is a layer of its own there, in memory they are stacked.
 """
@@ -24,7 +25,7 @@ from minimind.model.files import opened, read_json, replacing, weights_checksum
 from minimind.model.transformer import Transformer
 from minimind.recipe_sections import LoraConfig
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "base.json"
 PREFIX = "base_model.model."
 PARTS = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
 UNKNOWN = ("rank_pattern", "alpha_pattern", "modules_to_save", "target_parameters", "lora_bias", "fan_in_fan_out")
@@ -77,10 +78,10 @@ def save_adapter(model: Transformer, weights: Mapping[str, Tensor], directory: P
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with replacing(directory / WEIGHTS) as temporary:
-            save_file(tensors, temporary, metadata={"format": "pt", "base_checksum": str(about.checksum)})
-        with replacing(directory / CONFIG) as temporary:
-            text = json.dumps(_peft_config(model, about), indent=2) + "\n"
-            temporary.write_text(text, encoding="utf-8", newline="\n")
+            save_file(tensors, temporary, metadata={"format": "pt"})
+        for name, content in ((BASE, {"checksum": about.checksum}), (CONFIG, _peft_config(model, about))):
+            with replacing(directory / name) as temporary:
+                temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8", newline="\n")
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"cannot write the adapter to {directory} ({error}); make room or choose another folder"
@@ -161,9 +162,8 @@ def attach_adapter(model: Transformer, directory: Path, base: Path) -> None:
     if not path.is_file():
         raise UserError(f"{directory} has an {CONFIG} but no {WEIGHTS}; copy the adapter again, whole")
     with opened({path}) as handles:
-        file = handles[path]
-        checksum = int((file.metadata() or {}).get("base_checksum", 0))
-        tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+        tensors = {name: handles[path].get_tensor(name) for name in list(handles[path].keys())}
+    checksum = int(read_json(directory / BASE)["checksum"]) if (directory / BASE).is_file() else 0
     if checksum and checksum != weights_checksum(base):
         raise UserError(
             f"{directory} is an adapter of other weights than those in {base}; name the model it belongs to"

@@ -43,13 +43,18 @@ def test_killed_at_any_instant(world, pretrain_flags, tmp_path, dtype, compiled,
     flags += ["--set.train.compile", compiled, "--valid", str(world / "few_pretrain_valid.jsonl"), "--save-every", "2"]
     flags += ["--set.model.hidden_size", "64", "--set.model.intermediate_size", "64"]
     flags += ["--set.model.moe_intermediate_size", "64", "--set.train.valid_every", "5", "--max-steps", "7"]
+    killed_again_and_again(flags, tmp_path, f"{dtype} {compiled} {optim} {preset}")
+
+
+def killed_again_and_again(flags, tmp_path, seed):
+    """Run `flags` straight, and killed at moments that `seed` chooses: the results are the same bits."""
     acts = CONTEXT.SimpleQueue()
     straight = in_process(flags, tmp_path / "straight", tmp_path / "cache of straight", 0, acts)
     straight.join()
     assert straight.exitcode == 0
     total, seconds = acts.get()
 
-    chance = random.Random(f"{dtype} {compiled} {optim} {preset}")
+    chance = random.Random(seed)
     run, cache, died_at = tmp_path / "run", tmp_path / "cache", []
     for kill in range(KILLS):
         if kill % 2 == 0:  # between two acts, which are those of all runs

@@ -33,7 +33,9 @@ def figures(run):
 
 
 def weights(run):
-    return (run / "model" / "model.safetensors").read_bytes()
+    """Of a model or an adapter."""
+    (file,) = (run / "model").glob("*.safetensors")
+    return file.read_bytes()
 
 
 @pytest.fixture
