@@ -1,0 +1,261 @@
+"""`train grpo` and `train ppo`: they learn what is rewarded and nothing else, and can be killed at any instant."""
+
+import json
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from processes import CONTEXT, KILL, die_at, in_ranks
+from test_stages import weights
+
+from minimind import recipe as recipes
+from minimind import runtime
+from minimind.config import PRESETS
+from minimind.model.store import load_model, save_model
+from minimind.model.transformer import Transformer
+from minimind.recipe import Recipe
+from minimind.tokenizer.bpe import Tokenizer
+from minimind.train import metrics
+
+REWARDS = """
+from minimind.rl.rewards import reward
+
+
+@reward
+def copies(samples):  # something that a random model does sometimes: it says a token again
+    return [sum(a == b for a, b in zip(s.ids, s.ids[1:])) / len(s.ids) for s in samples]
+
+
+@reward
+def constant(samples):
+    return [0.7] * len(samples)
+"""
+FLAGS = [
+    *("--device", "cpu", "--set.train.compile", "never", "--set.train.log_every", "1", "--set.train.dtype", "float32"),
+    *("--set.train.valid_every", "0", "--set.train.sample_every", "0", "--save-every", "0", "--max-steps", "6"),
+    *("--set.data.sequence_length", "64", "--set.train.tokens_per_step", "512", "--set.rl.max_new_tokens", "8"),
+    *("--set.train.micro_batch_tokens", "512", "--set.rl.groups", "4", "--set.rl.samples", "4"),
+    *("--set.rl.epochs", "2", "--set.rl.minibatches", "1", "--set.optim.lr", "3e-3"),
+    *("--set.scoring.weights", "{ copies = 1.0 }"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_measurement(monkeypatch):
+    monkeypatch.setattr(runtime, "peak_flops", lambda *_: 1e11)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """A random toy, some prompts, and rewards of its own."""
+    folder, tokenizer = tmp_path_factory.mktemp("rl"), Tokenizer.load("default")
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16}
+    shape |= {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 256}
+    model = Transformer(PRESETS["tiny"].with_(vocab_size=tokenizer.vocab_size, **shape))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() > 1:
+                weight *= 12 if "embed" in name else 3
+    save_model(model, folder / "model", "float32")
+    tokenizer.save(folder / "model")
+    (folder / "rewards.py").write_text(REWARDS, encoding="utf-8")
+    rows = [{"messages": [{"role": "user", "content": f"{n} + 1?"}], "gt": [str(n + 1)]} for n in range(12)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "prompts.jsonl").write_text(text, encoding="utf-8", newline="\n")
+    return folder
+
+
+def flags(start, stage, *more):
+    given = ["--data", start / "prompts.jsonl", "--init", start / "model", "--set.scoring.file", start / "rewards.py"]
+    return ["train", stage, "tiny", *map(str, given), *FLAGS, *more]
+
+
+def figures(run):
+    lines = metrics.read(run / "metrics.jsonl")
+    return [{k: v for k, v in line.items() if not k.endswith("per_second") and k != "mfu"} for line in lines]
+
+
+LEARNING = {
+    "grpo": ("grpo", []),
+    "cispo": ("grpo", ["--set.rl.algorithm", "cispo"]),
+    "gspo": ("grpo", ["--set.rl.algorithm", "gspo", "--set.rl.clip_low", "0.1", "--set.rl.clip_high", "0.1"]),
+    "reference": ("grpo", ["--set.rl.kl_coef", "0.01", "--set.rl.epochs", "1"]),
+    "adapter": ("grpo", ["--set.lora.rank", "4", "--set.rl.kl_coef", "0.01", "--set.optim.lr", "1e-2"]),
+    "ppo": ("ppo", ["--set.ppo.critic_lr", "1e-2", "--set.ppo.warmup_rollouts", "1"]),
+}
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_what_is_rewarded_becomes_more_frequent(minimind, start, tmp_path, name):
+    stage, more = LEARNING[name]
+    more = [*more, "--max-steps", "40", "--set.rl.samples", "8", "--set.train.log_every", "4"]
+    ended = minimind(*flags(start, stage, *more), "--out", tmp_path / "run")
+    assert ended.code == 0, ended.err
+    lines = figures(tmp_path / "run")
+    first, last = lines[0]["reward_copies"], lines[-1]["reward_copies"]
+    assert last > first + 0.15, [line["reward"] for line in lines]
+    assert lines[0]["mismatch_kl"] < 1e-6
+    wanted = {"entropy", "kl", "clipped", "ratio_max", "answer_tokens", "truncated", "zero_spread", "reward_histogram"}
+    assert wanted <= set(lines[-1])
+    if name in ("reference", "adapter"):
+        assert lines[0]["reference_kl"] < 1e-6 < lines[-1]["reference_kl"]
+    if name == "ppo":
+        assert {"value", "value_loss", "returns", "value_clipped"} <= set(lines[-1])
+
+
+@pytest.mark.parametrize("control", ["constant rewards", "a rate of 0"])
+def test_without_a_signal_nothing_moves(minimind, start, tmp_path, control):
+    more = ["--set.scoring.weights", "{ constant = 1.0 }", "--set.rl.spread", "keep"]
+    more = more if control == "constant rewards" else ["--set.optim.lr", "1e-30"]
+    assert minimind(*flags(start, "grpo", *more), "--out", tmp_path / "run").code == 0
+    lines = figures(tmp_path / "run")
+    if control == "constant rewards":
+        assert [line["grad_norm"] for line in lines] == [0] * len(lines)
+        assert [line["zero_spread"] for line in lines if "zero_spread" in line] == [1] * (len(lines) // 2)
+    before, after = (dict(load_model(f).named_parameters()) for f in (start / "model", tmp_path / "run" / "model"))
+    for name, weight in before.items():
+        torch.testing.assert_close(after[name], weight.bfloat16().float(), rtol=0, atol=0)
+
+
+def test_nothing_to_learn_is_said_and_saved(minimind, start, tmp_path):
+    more = ["--set.scoring.weights", "{ constant = 1.0 }", "--set.rl.attempts", "2"]
+    ended = minimind(*flags(start, "grpo", *more), "--out", tmp_path / "run")
+    assert ended.code == 1
+    said = " ".join(ended.err.split())
+    assert "there is nothing to learn" in said
+    assert "Saved at step 0" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("guard", "reason"),
+    [("stop_kl", "1e-9"), ("stop_entropy", "100"), ("stop_length", "3")],
+)
+def test_a_collapse_is_noticed(minimind, start, tmp_path, guard, reason):
+    ended = minimind(*flags(start, "grpo", f"--set.rl.{guard}", reason), "--out", tmp_path / "run")
+    assert ended.code == 1
+    assert f"rl.{guard}" in ended.err
+    assert list((tmp_path / "run" / "checkpoints").iterdir()), "what was learned is saved"
+
+
+def test_resampling_fills_the_groups_and_validation_asks_twice(minimind, start, tmp_path):
+    more = ["--set.rl.spread", "resample", "--valid", str(start / "prompts.jsonl"), "--set.train.valid_every", "3"]
+    more += ["--set.train.sample_every", "3", "--set.scoring.weights", "{ copies = 1.0, numeric = 0.5 }"]
+    more += ["--set.rl.spread_by", "copies", "--set.rl.thinking_ratio", "0.5"]
+    ended = minimind(*flags(start, "grpo", *more), "--out", tmp_path / "run")
+    assert ended.code == 0, ended.err
+    valid = [line for line in figures(tmp_path / "run") if "valid_copies" in line]
+    assert [line["step"] for line in valid] == [3, 6]
+    assert {"valid_numeric", "valid_greedy_copies"} <= set(valid[0])
+    assert "+ 1? →" in ended.err, "samples are shown"
+
+
+def test_the_critic_learns_first_and_the_rest_of_a_rollout_can_be_left(minimind, start, tmp_path):
+    more = [
+        "--set.ppo.warmup_rollouts",
+        "10",
+        "--set.ppo.critic_lr",
+        "1e-2",
+        "--set.optim.weight_decay",
+        "0.1",
+        "--set.optim.matrices",
+        "adamw",
+    ]
+    assert minimind(*flags(start, "ppo", *more), "--out", tmp_path / "warm").code == 0
+    before, after = (dict(load_model(f).named_parameters()) for f in (start / "model", tmp_path / "warm" / "model"))
+    assert all(torch.equal(after[name], weight.bfloat16().float()) for name, weight in before.items())
+    lines = figures(tmp_path / "warm")
+    assert lines[0]["value"] == 0
+    assert abs(lines[-1]["value"] - lines[-1]["returns"]) < abs(lines[0]["returns"])
+
+    more = ["--set.ppo.target_kl", "1e-12", "--set.rl.epochs", "4", "--set.ppo.warmup_rollouts", "0"]
+    assert minimind(*flags(start, "ppo", *more), "--out", tmp_path / "early").code == 0
+    rollouts = [line["step"] for line in figures(tmp_path / "early") if "reward" in line]
+    assert rollouts == [1, 3, 5], "the first step of a rollout has moved nothing yet, the second says so"
+
+
+def run_until(moment, arguments, out):
+    from minimind.cli import main
+
+    runtime.peak_flops = lambda *_: 1e11
+    die_at(moment, [out])
+    raise SystemExit(main([*arguments, "--out", str(out)]))
+
+
+@pytest.mark.parametrize("stage", ["grpo", "ppo"])
+def test_killed_at_any_instant(minimind, start, tmp_path, stage):
+    """Between the steps of one rollout too: what is left of it is in the checkpoint."""
+    more = ["--save-every", "1", "--set.rl.epochs", "3", "--max-steps", "8", "--set.rl.spread", "resample"]
+    arguments = flags(start, stage, *more)
+    assert minimind(*arguments, "--out", tmp_path / "straight").code == 0
+    chance, codes = random.Random(stage), []
+    for _ in range(3):
+        process = CONTEXT.Process(target=run_until, args=(chance.randrange(20, 90), arguments, tmp_path / "run"))
+        process.start()
+        process.join()
+        codes.append(process.exitcode)
+        if process.exitcode == 0:
+            break
+    assert -KILL in codes
+    assert minimind(*arguments, "--out", tmp_path / "run").code == 0
+    assert weights(tmp_path / "run") == weights(tmp_path / "straight")
+    assert figures(tmp_path / "run") == figures(tmp_path / "straight")
+
+
+def on_a_rank(path, start, out):
+    """Train, and return what this rank's own weights are then."""
+    from minimind.stages import common, grpo
+    from minimind.train.parallel import whole
+
+    made, make_model = [], common.make_model
+    common.make_model = lambda *args: made.append(make_model(*args)) or made[0]
+    recipe = recipes.load(Recipe, path, {"init": str(start / "model"), "data.files": [str(start / "prompts.jsonl")]})
+    grpo.run(recipe, out)
+    return torch.cat([whole(weight.detach()).flatten() for weight in made[0].parameters()])
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_make_the_step_of_one(start, tmp_path, parallel):
+    """Half of the groups each, one global number to divide by: after three steps the same weights."""
+    recipe = Recipe(stage="grpo", init=str(start / "model"))
+    recipe.data.files = [str(start / "prompts.jsonl")]
+    recipe.data.sequence_length, recipe.data.valid_fraction = 64, 0.0
+    recipe.train = replace(recipe.train, tokens_per_step=512, micro_batch_tokens=512, max_steps=3, device="cpu")
+    recipe.train = replace(recipe.train, compile="never", dtype="float32", valid_every=0, save_every=0)
+    recipe.train.parallel = parallel
+    recipe.optim = replace(recipe.optim, matrices="adamw", lr=1e-3)
+    recipe.rl = replace(recipe.rl, groups=4, samples=4, max_new_tokens=8, epochs=3, spread="keep")
+    recipe.scoring = replace(recipe.scoring, weights={"copies": 1.0}, file=str(start / "rewards.py"))
+    path = tmp_path / "recipe.toml"
+    path.write_text(recipes.dump(recipe), encoding="utf-8")
+    (alone,) = in_ranks(1, on_a_rank, path, start, tmp_path / "one")
+    first, second = in_ranks(2, on_a_rank, path, start, tmp_path / "two")
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, alone, rtol=0.02, atol=2e-5)
+    before = torch.cat([weight.detach().flatten() for weight in load_model(start / "model").parameters()])
+    assert (alone - before).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "what"),
+    [
+        ("rl.samples", "1", "nothing to compare"),
+        ("rl.temperature", "0", "rl.temperature"),
+        ("rl.algorithm", "gripo", "rl.algorithm"),
+        ("rl.kl", "k1", None),
+        ("rl.max_new_tokens", "60", "no prompt leaves room"),
+        ("scoring.weights", "{ exactt = 1.0 }", "did you mean 'exact'"),
+        ("scoring.weights", "{}", "scoring.weights is empty"),
+        ("rl.server", "http://127.0.0.1:9", "rl.server_folder"),
+    ],
+)
+def test_mistakes_are_said_in_a_sentence(minimind, start, tmp_path, setting, value, what):
+    ended = minimind(*flags(start, "grpo", f"--set.{setting}", value, "--max-steps", "1"), "--out", tmp_path / "run")
+    if what is None:
+        assert ended.code == 0, ended.err
+        return
+    assert ended.code in (1, 2)
+    assert what in " ".join(ended.err.split())
+    assert "Traceback" not in ended.err
