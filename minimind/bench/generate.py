@@ -105,7 +105,7 @@ def measure(model: str, work: Work, rounds: int, reference: bool) -> dict[str, A
         engines += ["transformers"] + (["llama.cpp"] if on.type == "cpu" else [])
     best: dict[tuple[str, str, int], Speed] = {}
     with tempfile.TemporaryDirectory() as folder:
-        directory = Path(model) if Path(model).is_dir() else _random(model, Path(folder) / "model")
+        directory = Path(model) if Path(model).is_dir() else random_directory(model, Path(folder) / "model")
         work = replace(work, directory=str(directory))
         with progress("turns", total=rounds * len(engines)) as bar:
             for _ in range(rounds):
@@ -176,9 +176,14 @@ def _ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return ratios
 
 
-def _random(preset: str, directory: Path) -> Path:
+def random_directory(preset: str, directory: Path) -> Path:
+    """Write a model of a preset's shape with random weights, which are as fast as any.
+
+    Raises:
+        UsageError: no such preset.
+    """
     if preset not in PRESETS:
-        raise UsageError(f"bench generate {preset}: no such model directory, and no such preset")
+        raise UsageError(f"bench {preset}: no such model directory, and no such preset")
     tokenizer = Tokenizer.load("default")
     runtime.seed_everything(0)
     save_model(Transformer(PRESETS[preset].with_(vocab_size=tokenizer.vocab_size)), directory)

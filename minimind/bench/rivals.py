@@ -3,6 +3,7 @@
 import json
 import time
 import urllib.request
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,39 @@ class LlamaCpp:
         )
         with urllib.request.urlopen(request) as answer:
             return json.loads(answer.read())["timings"]
+
+
+def sampler(directory: Path, dtype: str, on: torch.device, at_once: bool) -> Callable[[Prompts, list[int]], None]:
+    """Samples one answer to each prompt, of a given length, with log-probabilities: one by one, or as a padded batch.
+
+    A batch goes on until its longest answer is through.
+    """
+    try:
+        import transformers
+    except ImportError:
+        raise _missing("transformers") from None
+    transformers.logging.set_verbosity_error()
+    loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype))
+    model = loaded.to(on)
+
+    def generate(prompts: Prompts, new: int) -> None:
+        longest = max(map(len, prompts))
+        ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts], device=on)
+        seen = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=on)
+        options = {"do_sample": True, "top_k": 0, "min_new_tokens": new, "max_new_tokens": new, "pad_token_id": 0}
+        options |= {"return_dict_in_generate": True, "output_scores": True}
+        with torch.inference_mode():
+            done = model.generate(ids, attention_mask=seen, **options)
+            model.compute_transition_scores(done.sequences, done.scores, normalize_logits=True)
+
+    def run(prompts: Prompts, lengths: list[int]) -> None:
+        if at_once:
+            generate(prompts, max(lengths))
+        else:
+            for prompt, length in zip(prompts, lengths, strict=True):
+                generate([prompt], length)
+
+    return run
 
 
 def _missing(package: str) -> UserError:

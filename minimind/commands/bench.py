@@ -1,4 +1,4 @@
-"""`minimind bench train|generate`: how fast this machine does the work, beside what people use instead."""
+"""`minimind bench train|generate|rollout`: how fast this machine does the work, beside what people use instead."""
 
 from pathlib import Path
 from typing import Annotated
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
             console.table(f"bench train {preset}", ("figure", "value"), rows(figures))
         return 0
 
-    return call_one_of({"train": train, "generate": generate}, argv, "minimind bench")
+    return call_one_of({"train": train, "generate": generate, "rollout": rollout}, argv, "minimind bench")
 
 
 def generate(
@@ -101,6 +101,53 @@ def generate(
             ("engine", "dtype", "batch", "prefill", "decode"),
             [tuple(r.values()) for r in figures["ratios"]],
         )
+    return 0
+
+
+def rollout(
+    model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]] = "minimind-3",
+    dtype: str = "bfloat16",
+    groups: int = 8,
+    samples: int = 8,
+    prompt: int = 128,
+    new: int = 128,
+    rounds: int = 1,
+    reference: bool = True,
+    device: str = "auto",
+    json: bool = False,
+) -> int:
+    """Answers a second for reinforcement learning, beside transformers one by one and as one padded batch.
+
+    Prompts and answers are of mixed lengths. The engines take turns, each in a process of its own, and the best turn
+    of each counts.
+
+    Examples:
+        minimind bench rollout laptop
+        minimind bench rollout minimind-3 --groups 8 --samples 8 --json
+
+    Args:
+        model: model directory, or a preset's name for random weights.
+        dtype: number format: float32 or bfloat16.
+        groups: different prompts.
+        samples: answers to each.
+        prompt: tokens of the longest prompt; the shortest has a quarter of them.
+        new: tokens of the longest answer; the shortest has an eighth of them.
+        rounds: turns of each engine.
+        reference: whether to measure transformers too (needs `minimind[bench]`).
+        device: auto, cpu, cuda or mps.
+        json: print one line of JSON instead of a table.
+    """
+    from minimind.bench.rollout import Work, measure
+
+    at_least(1, groups=groups, samples=samples, rounds=rounds, new=new)
+    at_least(4, prompt=prompt)
+    figures = measure(model, Work("", dtype, groups, samples, prompt, new, device), rounds, reference)
+    if json:
+        console.print_json(figures)
+        return 0
+    columns = ("engine", "samples/s", "tokens/s", "ours over it")
+    table = [(*row.values(), figures["ratios"].get(row["engine"])) for row in figures["rows"]]
+    console.table(f"bench rollout {model}, {groups} × {samples} answers", columns, table)
     return 0
 
 
