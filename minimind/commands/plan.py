@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
 
         Args:
             recipe: name (`laptop`) or path of a recipe; leave it out to be told which size to train.
-            stage: which of its recipes: pretrain, sft.
+            stage: which of its recipes: pretrain, sft, lora.
             data: the training text, to count tokens by (prepared as training prepares it, once).
             tokens: training tokens; without it, those of the recipe's `max_steps`, or of its epochs of --data.
             minutes: what you can spend; without --tokens, as many tokens as fit.
@@ -99,9 +99,10 @@ def _cost(asked: Asked, minutes: float) -> int:
     """What one recipe costs."""
     from minimind import runtime
     from minimind.errors import UsageError
+    from minimind.model import lora
     from minimind.recipe import Recipe, find, load, model_config
     from minimind.tokenizer.bpe import Tokenizer
-    from minimind.train.budget import process_memory, tokens_per_second, training_memory
+    from minimind.train.budget import adapted, process_memory, tokens_per_second, training_memory
 
     path = find(asked.recipe, asked.stage)
     recipe = load(Recipe, path, asked.settings)
@@ -125,12 +126,14 @@ def _cost(asked: Asked, minutes: float) -> int:
         )
 
     compiled = recipe.train.compile != "never" and runtime.can_compile(on)
+    model = adapted(config, recipe)
     memory = training_memory(config, recipe, dtype.itemsize, compiled, on_cpu=on.type == "cpu")
     resident = process_memory(config, memory, compiled) if on.type == "cpu" else memory.total
     figures: dict[str, Any] = {
         "parameters": config.parameters(),
         "active_parameters": config.parameters(active=True),
-        "flops_per_token": config.flops_per_token(context),
+        **({"trained_parameters": lora.trained_parameters(model)} if recipe.lora.rank else {}),
+        "flops_per_token": lora.flops_per_token(model, context),
         "memory_bytes": resident,
         "memory": {**memory.figures(), "tensors": memory.total, "process": resident - memory.total},
         "tokens": int(tokens),
@@ -193,5 +196,5 @@ def _corpus(asked: Asked, recipe: Any, tokenizer: Any) -> tuple[int, float]:
     from minimind.stages.common import shards
 
     recipe.data.files = list(asked.data)
-    training, _ = shards(recipe, tokenizer, kind="sft" if asked.stage == "sft" else "text")
+    training, _ = shards(recipe, tokenizer, kind="sft" if asked.stage in ("sft", "lora") else "text")
     return training.tokens, training.mean_length

@@ -167,14 +167,15 @@ def choose(model: Transformer, config: LoraConfig) -> list[str]:
                 f"in names such as {next(iter(shapes))}"
             )
         chosen |= found
-    for name in chosen:
+    names = [name for name in shapes if name in chosen]
+    for name in names:
         rows, columns = shapes[name][-2:]
         if config.rank > min(rows, columns):
             raise UsageError(
                 f"lora.rank = {config.rank} is more than {name} of {rows} × {columns} can have; "
                 f"use at most {min(rows, columns)}"
             )
-    return [name for name in shapes if name in chosen]
+    return names
 
 
 def matrices(model: Transformer) -> dict[str, torch.Size]:
@@ -243,12 +244,34 @@ def merged(model: Transformer) -> Transformer:
     return plain.train(model.training)
 
 
+def flops_per_token(model: Transformer, context: float) -> float:
+    """Floating-point operations of training on one token, as `ModelConfig.flops_per_token` counts them.
+
+    A frozen matrix has two products instead of three: there is no gradient of its own.
+    """
+    config, about = model.config, model.adaptation
+    full = config.flops_per_token(context)
+    if about is None:
+        return full
+    frozen = config.flops_per_token(0) / 6  # weights of the matrices that a token passes
+    changes = 0.0
+    for name, shape in matrices(model).items():
+        if name in about.names:
+            active = config.num_experts_per_tok if len(shape) == 3 else 1
+            changes += active * about.config.rank * sum(shape[-2:])
+    return full - 2 * frozen + 6 * changes
+
+
+def trained_parameters(model: Transformer) -> int:
+    """How many numbers are trained."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
 def report(model: Transformer) -> str:
     """How much of an adapted model is trained, in words."""
     assert model.adaptation
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    changes = sum(size for name, size in sizes.items() if ".lora." in name)
-    base = sum(sizes.values()) - changes
+    changes = trained_parameters(model)
+    base = sum(parameter.numel() for parameter in model.parameters()) - changes
     return (
         f"{changes:,} parameters are trained, {changes / base:.2%} of the model's {base:,}, in "
         f"{len(model.adaptation.names)} matrices"

@@ -235,7 +235,7 @@ def make_job(
         stream=stream,
         loss=loss,
         steps=steps,
-        flops_per_token=model.config.flops_per_token(context=min(length, training.mean_length) / 2),
+        flops_per_token=lora.flops_per_token(model, context=min(length, training.mean_length) / 2),
         write_model=partial(write_model, model, tokenizer),
         validate=validate or partial(_validate, recipe, model, tokenizer, validation),
         sample=partial(_sample, recipe, model, tokenizer),

@@ -11,13 +11,17 @@ F feed-forward, V vocabulary.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
+import torch
 
 from minimind.config import ModelConfig
 from minimind.losses.lm import CHUNK
+from minimind.model import lora
 from minimind.model.attention import BLOCK, PRODUCTS_UP_TO
+from minimind.model.transformer import Transformer
 from minimind.optim.muon import STACK
 from minimind.recipe import Recipe
 
@@ -69,6 +73,19 @@ class Memory:
         return round(self.weights + self.moments + max(forward, self.gradients + self.update))
 
 
+def adapted(config: ModelConfig, recipe: Recipe) -> Transformer:
+    """The recipe's model without memory, to look at its shapes; under LoRA with the change that it trains.
+
+    Raises:
+        UsageError: LoRA of matrices that it has not.
+    """
+    with torch.device("meta"):
+        model = Transformer(config)
+        if recipe.lora.rank:
+            lora.attach(model, recipe.lora, Path(recipe.init))
+    return model
+
+
 def training_memory(
     config: ModelConfig, recipe: Recipe, compute_bytes: int = 2, compiled: bool = True, on_cpu: bool = True
 ) -> Memory:
@@ -100,7 +117,7 @@ def training_memory(
     mask = compute_bytes * tokens * recipe.data.sequence_length if on_cpu else 0
     copies = compute_bytes * matrices if compute_bytes < WIDE else 0  # autocast keeps each weight's copy
     output = config.vocab_size * config.hidden_size
-    return Memory(
+    full = Memory(
         weights=WIDE * weights,
         gradients=WIDE * weights,
         moments=WIDE * moments,
@@ -109,6 +126,41 @@ def training_memory(
         working=4 * stream + (2 * WIDE + compute_bytes) * output + chunk,
         update=MUON_BYTES * min(STACK, matrices) if recipe.optim.matrices == "muon" else 0,
         early_gradients=train.tokens_per_step > train.micro_batch_tokens,
+    )
+    return _under_lora(full, config, recipe, compute_bytes, compiled) if recipe.lora.rank else full
+
+
+def _under_lora(full: Memory, config: ModelConfig, recipe: Recipe, compute_bytes: int, compiled: bool) -> Memory:
+    """What changes when most weights are frozen: they are kept as they are multiplied, without gradient or moments."""
+    model, about = adapted(config, recipe), recipe.lora
+    changes = lora.trained_parameters(model)
+    frozen = sum(math.prod(shape) for shape in lora.matrices(model).values())
+    others = config.parameters() - frozen
+    copies = compute_bytes * (frozen - changes) if compute_bytes < WIDE else 0
+    output = config.vocab_size * config.hidden_size
+    # the narrow product of each change, twice; DoRA's products before their length; what dropout let through, its mask
+    kept = 0.0
+    for name, shape in lora.matrices(model).items():
+        assert model.adaptation
+        if name in model.adaptation.names:
+            rows = config.num_experts_per_tok if len(shape) == 3 else 1
+            kept += rows * 2 * compute_bytes * about.rank
+            kept += rows * compute_bytes * shape[-2] * about.dora
+            kept += rows * (compute_bytes + 1) * shape[-1] * (about.dropout > 0)
+    if not compiled:  # norms keep their normalised input for the gradient of their weight alone
+        heads = (config.num_attention_heads + config.num_key_value_heads) * config.head_dim
+        kept -= WIDE * (2 * config.hidden_size + heads) * config.num_hidden_layers
+    tokens = min(recipe.train.micro_batch_tokens, recipe.train.tokens_per_step)
+    if recipe.train.activation_checkpointing:
+        kept /= config.num_hidden_layers
+    return replace(
+        full,
+        weights=compute_bytes * frozen + WIDE * (others + changes),
+        gradients=WIDE * changes,
+        moments=(1 if recipe.optim.matrices == "muon" else 2) * WIDE * changes,
+        activations=full.activations - copies + kept * tokens,
+        working=full.working - 2 * WIDE * output,
+        update=MUON_BYTES * min(STACK, changes) if recipe.optim.matrices == "muon" else 0,
     )
 
 
@@ -149,7 +201,9 @@ def process_memory(config: ModelConfig, memory: Memory, compiled: bool) -> int:
     """Resident bytes of a training process on a CPU: its tensors, the holes between them, and the program itself."""
     sparse = sum(config.is_sparse(layer) for layer in range(config.num_hidden_layers))
     experts = sparse * config.num_experts * 3 * config.hidden_size * config.moe_intermediate_size
-    return round(PROCESS_BYTES[compiled] + FRAGMENTATION[compiled] * memory.total + EXPERT_HOLES * experts)
+    holes = EXPERT_HOLES * experts * memory.gradients / memory.weights  # frozen ones have no gradients
+    holes += max(0, WIDE * config.parameters() - memory.weights)  # frozen ones were read as float32, too
+    return round(PROCESS_BYTES[compiled] + FRAGMENTATION[compiled] * memory.total + holes)
 
 
 def usual_mfu(config: ModelConfig, device: str) -> float:

@@ -73,3 +73,16 @@ def test_what_is_missing_is_named(minimind, argv, says):
     ended = minimind("plan", *argv, "--device", "cpu")
     assert ended.code == 2
     assert says in ended.err
+
+
+def test_lora_trains_a_percent_and_costs_two_thirds(plan):
+    whole, change = (plan("minimind-3", "--stage", stage, "--tokens", "1e6") for stage in ("sft", "lora"))
+    assert change["parameters"] == whole["parameters"]
+    assert change["trained_parameters"] == 8 * 8 * (2 * (768 + 768) + 2 * (768 + 384) + 3 * (768 + 2432))
+    assert change["trained_parameters"] < 0.02 * whole["parameters"]
+    assert 0.6 < change["flops_per_token"] / whole["flops_per_token"] < 0.75
+    same = [f"--set.train.{name}" for name in ("micro_batch_tokens", "activation_checkpointing", "tokens_per_step")]
+    same = [part for flag, value in zip(same, ("2048", "true", "16384"), strict=True) for part in (flag, value)]
+    whole, change = (plan("minimind-3", "--stage", stage, "--tokens", "1e6", *same) for stage in ("sft", "lora"))
+    assert change["memory_bytes"] <= 0.6 * whole["memory_bytes"]
+    assert change["memory"]["tensors"] <= 0.35 * whole["memory"]["tensors"]

@@ -25,15 +25,15 @@ def measured(preset, changes, *flags):
 
 
 @linux
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_prediction_is_within_a_tenth_of_measured_rss(checkpointing):
+@pytest.mark.parametrize(("checkpointing", "flags"), [(False, []), (True, []), (False, ["--lora", "8"])])
+def test_prediction_is_within_a_tenth_of_measured_rss(checkpointing, flags):
     changes = {"train.compile": "never", "train.tokens_per_step": 12288, "train.micro_batch_tokens": 12288}
     changes |= {
         "data.sequence_length": 128,
         "model.num_hidden_layers": 4,
         "train.activation_checkpointing": checkpointing,
     }
-    found = measured("tiny", changes, "--exact", "--steps", "1")
+    found = measured("tiny", changes, "--exact", "--steps", "1", *flags)
     assert found["tensors"] > 0.6 * found["before"], "not only the process itself is compared"
     assert found["predicted"] == pytest.approx(found["peak"], rel=0.1), found
 
@@ -46,6 +46,18 @@ def test_prediction_of_a_compiled_run(preset, checkpointing):
     changes = {"train.compile": "always", "train.tokens_per_step": 8192, "train.micro_batch_tokens": 4096}
     found = measured(preset, changes | {"train.activation_checkpointing": checkpointing})
     assert found["predicted"] == pytest.approx(found["peak"], rel=0.1), found
+
+
+@linux
+@pytest.mark.slow
+def test_lora_of_the_large_model_needs_less_than_its_fine_tuning():
+    """Both at the settings of recipes/minimind-3/lora.toml."""
+    changes = {"train.compile": "always", "train.tokens_per_step": 16384, "train.micro_batch_tokens": 2048}
+    changes |= {"data.sequence_length": 1024, "train.activation_checkpointing": True}
+    whole, change = (measured("minimind-3", changes, *flags) for flags in ([], ["--lora", "8"]))
+    for found in (whole, change):
+        assert found["predicted"] == pytest.approx(found["peak"], rel=0.1), found
+    assert change["peak"] <= 0.6 * whole["peak"]
 
 
 def memory(preset="laptop", compute_bytes=2, compiled=True, **changes):
@@ -67,6 +79,15 @@ def test_what_memory_depends_on():
     alone = memory(train__tokens_per_step=8192)
     assert plain.total - alone.total == pytest.approx(plain.gradients, rel=1e-6), "a second micro-batch meets gradients"
     assert memory("minimind-3-moe").activations > memory("minimind-3").activations
+
+
+def test_frozen_weights_need_neither_gradients_nor_moments():
+    plain, changed = memory(), memory(lora__rank=8, optim__matrices="adamw")
+    assert changed.gradients == 4 * 6 * 8 * (2 * 512 + 2 * 384 + 3 * 960)
+    assert changed.moments == 2 * changed.gradients
+    assert changed.weights < 0.7 * plain.weights  # the embedding stays float32
+    assert memory(lora__rank=8, lora__dora=True).activations > changed.activations
+    assert memory("minimind-3-moe", lora__rank=8).gradients > 2 * memory("minimind-3", lora__rank=8).gradients
 
 
 def test_larger_models_use_the_machine_better_and_are_slower():
