@@ -133,3 +133,28 @@ def test_scaling_measures_each_point_once_in_a_process_of_its_own(world, tmp_pat
     monkeypatch.setattr(scaling, "bench", None)
     scaling.main(world / "few_pretrain.jsonl", tmp_path, seconds=1, **flags)
     assert last_json(capsys)["parameters"] == [found]
+
+
+def test_rl_is_asked_sums_that_it_did_not_practise(tuned, tmp_path, monkeypatch):
+    import rl_learns
+
+    files = rl_learns.sums(tmp_path)
+    practised, asked = (
+        {
+            "".join(filter(lambda c: c in "0123456789+-", json.loads(line)[key][0]["content"]))
+            for line in file.read_text(encoding="utf-8").splitlines()
+        }
+        for file, key in zip(files, ("conversations", "messages"), strict=True)
+    )
+    assert len(asked) == 60
+    assert not practised & asked
+    for file in files:
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)[:4]
+        file.write_text("".join(lines), encoding="utf-8", newline="\n")
+    small = {"rl.groups": 2, "rl.samples": 2, "rl.max_new_tokens": 4, "rl.spread": "keep", "train.device": "cpu"}
+    for method in ("cispo", "ppo", "shuffled rewards"):
+        stage, changes = rl_learns.METHODS[method]
+        monkeypatch.setitem(rl_learns.METHODS, method, (stage, {**changes, **small}))
+        found = rl_learns.run(method, 0, str(tuned / "model"), 3, files, tmp_path)
+        assert [step for step, _ in found["curve"]] == [1, 2, 3]
+        assert 0 <= found["sampled"] <= 1
