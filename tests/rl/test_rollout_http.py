@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.request import urlopen
 
@@ -15,12 +16,15 @@ import pytest
 import torch
 from toys import toy
 
+from minimind import runtime
 from minimind.engine.sampling import Sampling
 from minimind.errors import UserError
-from minimind.model.store import save_model
+from minimind.model.store import load_model, save_model
 from minimind.recipe import RlConfig
 from minimind.rl.rollout import LocalRollout, generate
 from minimind.rl.rollout_http import HttpRollout
+from minimind.tokenizer.bpe import Tokenizer
+from minimind.train import metrics
 
 
 class False_(BaseHTTPRequestHandler):
@@ -184,9 +188,10 @@ def test_a_refusal_is_not_repeated_and_nobody_there_is_said(server, tokenizer, f
         generate(HttpRollout(rl, tokenizer, pause=0.001), [[5]], Sampling())
 
 
-@pytest.fixture
-def real(tokenizer, folder):
-    """`minimind serve --rollout` in a process of its own."""
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """`minimind serve --rollout` in a process of its own; the last test kills it."""
+    folder, tokenizer = tmp_path_factory.mktemp("served"), Tokenizer.load("default")
     save_model(toy(tokenizer, seed=1), folder / "model", "float32")
     tokenizer.save(folder / "model")
     with socket.socket() as free:
@@ -204,15 +209,43 @@ def real(tokenizer, folder):
         except OSError:
             assert process.poll() is None, process.stderr.read().decode()
             time.sleep(0.1)
-    yield url, process
+    yield url, process, folder / "weights"
     process.kill()
     process.wait()
 
 
-def test_our_own_server_samples_what_the_local_engine_samples(real, model, tokenizer, folder):
-    url, process = real
-    rl = RlConfig(server=url, server_folder=str(folder / "weights"), server_timeout=20, rows=4)
-    (folder / "weights").mkdir()
+def test_training_through_our_own_server_is_training_in_one_process(real, model, tokenizer, folder, monkeypatch):
+    """The same seeds, so the same answers, so the same weights but for rounding."""
+    from minimind.recipe import Recipe
+    from minimind.stages import grpo
+
+    monkeypatch.setattr(runtime, "peak_flops", lambda *_: 1e11)
+    url, _, weights = real
+    save_model(model, folder / "start", "float32")
+    tokenizer.save(folder / "start")
+    rows = [{"messages": [{"role": "user", "content": f"{n} + 1?"}], "gt": ["7"]} for n in range(4)]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    trained = []
+    for server in ("", url):
+        recipe = Recipe(stage="grpo", init=str(folder / "start"))
+        recipe.data.files, recipe.data.sequence_length = [str(folder / "prompts.jsonl")], 64
+        recipe.train = replace(recipe.train, device="cpu", dtype="float32", compile="never", max_steps=3, valid_every=0)
+        recipe.train = replace(recipe.train, tokens_per_step=512, micro_batch_tokens=512, log_every=1, save_every=0)
+        recipe.optim = replace(recipe.optim, matrices="adamw", lr=1e-3)
+        recipe.rl = replace(recipe.rl, groups=2, samples=4, max_new_tokens=8, server=server)
+        recipe.rl = replace(recipe.rl, server_folder=str(weights) if server else "", spread="keep")
+        recipe.scoring = replace(recipe.scoring, weights={"same_language": 1.0})
+        out = folder / ("remote" if server else "local")
+        grpo.run(recipe, out)
+        lines = metrics.read(out / "metrics.jsonl")
+        assert all(line["mismatch_kl"] < 1e-5 for line in lines)
+        trained.append(torch.cat([weight.flatten() for weight in load_model(out / "model").parameters()]))
+    torch.testing.assert_close(*trained, rtol=0.02, atol=1e-4)
+
+
+def test_our_own_server_samples_what_the_local_engine_samples(real, model, tokenizer):
+    url, process, weights = real
+    rl = RlConfig(server=url, server_folder=str(weights), server_timeout=20, rows=4)
     remote, local = HttpRollout(rl, tokenizer, "float32", pause=0.01), LocalRollout(model, 4, 128)
     prompts = [[1, n, n + 1] for n in range(40, 44)]
     sampling = Sampling(temperature=0.7, top_p=0.9, max_new_tokens=10, seed=3, stop_ids=(2,))

@@ -176,6 +176,20 @@ def test_the_critic_learns_first_and_the_rest_of_a_rollout_can_be_left(minimind,
     assert rollouts == [1, 3, 5], "the first step of a rollout has moved nothing yet, the second says so"
 
 
+def test_a_server_that_is_gone_is_said_and_what_was_learned_is_saved(minimind, start, tmp_path, monkeypatch):
+    from minimind.rl import rollout_http
+
+    monkeypatch.setattr(rollout_http, "TRIES", 2)
+    more = ["--set.rl.server", "http://127.0.0.1:9", "--set.rl.server_folder", str(tmp_path / "weights")]
+    ended = minimind(*flags(start, "grpo", *more), "--out", tmp_path / "run")
+    assert ended.code == 1
+    said = " ".join(ended.err.split())
+    assert "could not be used in 2 tries" in said
+    assert "Saved at step 0; the same command continues it" in said
+    assert "Traceback" not in said
+    assert minimind(*flags(start, "grpo"), "--out", tmp_path / "run").code == 0, "here with the engine in the process"
+
+
 def run_until(moment, arguments, out):
     from minimind.cli import main
 
@@ -206,20 +220,20 @@ def test_killed_at_any_instant(minimind, start, tmp_path, stage):
 
 def on_a_rank(path, start, out):
     """Train, and return what this rank's own weights are then."""
-    from minimind.stages import common, grpo
+    from minimind.stages import common, grpo, ppo
     from minimind.train.parallel import whole
 
     made, make_model = [], common.make_model
     common.make_model = lambda *args: made.append(make_model(*args)) or made[0]
     recipe = recipes.load(Recipe, path, {"init": str(start / "model"), "data.files": [str(start / "prompts.jsonl")]})
-    grpo.run(recipe, out)
+    {"grpo": grpo, "ppo": ppo}[recipe.stage].run(recipe, out)
     return torch.cat([whole(weight.detach()).flatten() for weight in made[0].parameters()])
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_two_processes_make_the_step_of_one(start, tmp_path, parallel):
+@pytest.mark.parametrize(("stage", "parallel"), [("grpo", "ddp"), ("grpo", "fsdp"), ("ppo", "ddp")])
+def test_two_processes_make_the_step_of_one(start, tmp_path, stage, parallel):
     """Half of the groups each, one global number to divide by: after three steps the same weights."""
-    recipe = Recipe(stage="grpo", init=str(start / "model"))
+    recipe = Recipe(stage=stage, init=str(start / "model"))
     recipe.data.files = [str(start / "prompts.jsonl")]
     recipe.data.sequence_length, recipe.data.valid_fraction = 64, 0.0
     recipe.train = replace(recipe.train, tokens_per_step=512, micro_batch_tokens=512, max_steps=3, device="cpu")
