@@ -81,7 +81,8 @@ class _TokenLogProbs(torch.autograd.Function):
     def backward(ctx: Any, d_log_probs_N: Tensor, d_entropy_N: Tensor) -> Any:
         states_NC, weight, labels_N = ctx.saved_tensors
         weight_VC = weight.to(ctx.dtype)
-        d_states_NC, d_weight_VC = torch.empty_like(states_NC), torch.zeros_like(weight)
+        trained = ctx.needs_input_grad[1]  # not under LoRA: its product is a third of the work here
+        d_states_NC, d_weight_VC = torch.empty_like(states_NC), torch.zeros_like(weight) if trained else None
         for start in range(0, len(labels_N), ctx.chunk):
             rows = slice(start, start + ctx.chunk)
             chunk_NC = states_NC[rows].to(ctx.dtype)
@@ -94,7 +95,8 @@ class _TokenLogProbs(torch.autograd.Function):
                 d_logits_NV -= _weighted(p_NV, logp_NV + entropy_N1) * d_entropy_N[rows, None]
             d_logits_NV = (d_logits_NV / ctx.temperature).to(ctx.dtype)
             d_states_NC[rows] = d_logits_NV @ weight_VC
-            d_weight_VC += d_logits_NV.t() @ chunk_NC
+            if d_weight_VC is not None:
+                d_weight_VC += d_logits_NV.t() @ chunk_NC
         return d_states_NC, d_weight_VC, None, None, None, None
 
 
