@@ -4,6 +4,7 @@ So `minimind ... --json > figures.json` keeps the figures apart from the talk.
 """
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -38,6 +39,17 @@ def say(message: str) -> None:
 def warn(message: str) -> None:
     """Print one line that the user should read, without stopping."""
     console.print(Text("warning: ", style="yellow") + Text(message))
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Let libraries log errors alone while the block runs: what they try again, or why it failed, is ours to say."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def print_json(figures: dict[str, Any]) -> None:

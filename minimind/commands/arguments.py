@@ -4,6 +4,7 @@ import contextlib
 import functools
 import inspect
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,6 +158,9 @@ def _plain(box: str) -> str:
 
     Where stdout cannot show the box's lines, it is drawn with hyphens alone and its title stands above the first.
     """
+    if "Required options" in box:  # each stands by itself on a line, its description indented below it
+        missing = re.findall(r"^[│ ] {5}([^ ]+)", box.split("For full helptext")[0], re.MULTILINE)
+        return f"missing: {', '.join(missing)}"
     words: list[str] = []
     opened = False
     for line in box.splitlines():

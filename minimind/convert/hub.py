@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minimind import runtime
+from minimind.console import hushed
 from minimind.convert.tensors import from_directory, select
 from minimind.errors import UsageError, UserError
 from minimind.model.store import load_config
@@ -126,7 +127,10 @@ def _client(where: Place) -> Iterator[None]:
     """
     login = {"huggingface": "hf auth login", "modelscope": "modelscope login"}[where.hub]
     try:
-        with redirect_stdout(sys.stderr):  # they print reports; ours is the only one on stdout
+        with (
+            redirect_stdout(sys.stderr),
+            hushed(),
+        ):  # they print reports; ours is the only one on stdout
             yield
     except ImportError as error:
         raise UserError(f"{where.hub} needs the library {error.name}; pip install 'minimind[data]'") from None
@@ -136,10 +140,16 @@ def _client(where: Place) -> Iterator[None]:
             raise UserError(f"{where.address} refused ({status}): log in with `{login}`, or see whose it is") from error
         if status == 404:
             raise UserError(f"{where.address} is not there, or private: check the name, or `{login}`") from error
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
-            f"{where.address} cannot be reached ({lines[0]}); check the connection and try again"
+            f"{where.address} cannot be reached ({_reason(error)}); check the connection and try again"
         ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """What the operating system said, where it is the cause: the clients wrap that into a paragraph."""
+    text = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    wrapped = re.search(r"\[Errno -?\d+\] ([\w ]+)", text)
+    return wrapped[1] if wrapped else text
 
 
 def _status(error: BaseException | None) -> int | None:

@@ -7,6 +7,7 @@ with `weights_only=True`, which knows tensors and nothing else.
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -103,15 +104,16 @@ def from_pickle(path: Path) -> dict[str, Stored]:
         UserError: it is damaged, or holds anything but named tensors.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles that are not torch's; those are refused here in words
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
         raise UserError(
             f"{path} holds more than tensors and was not opened, because such a file can run any program; "
             "ask for its state dict, or for safetensors"
         ) from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        first = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{path} is damaged or no torch file ({first[0]}); fetch it again") from None
+        raise UserError(f"{path} is damaged or no torch file ({type(error).__name__}); fetch it again") from None
     if not isinstance(content, Mapping) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
     ):

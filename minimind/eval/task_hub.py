@@ -6,6 +6,7 @@ The splits are those that lm-eval scores.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from minimind.console import hushed
 from minimind.errors import UserError
 
 
@@ -41,7 +42,8 @@ def rows(task: str, source: Source, subjects: Sequence[str]) -> Iterator[Row]:
         ) from None
     for subject in subjects:
         try:
-            table = datasets.load_dataset(source.repository, subject or source.configuration, split=source.split)
+            with hushed():
+                table = datasets.load_dataset(source.repository, subject or source.configuration, split=source.split)
         except Exception as error:  # the library raises many kinds, all meaning that the data cannot be had
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(

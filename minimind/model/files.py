@@ -23,7 +23,7 @@ def opened(paths: set[Path]) -> Iterator[dict[Path, Any]]:
         except FileNotFoundError:
             raise UserError(f"{path}, which the index names, is missing: download the model again") from None
         except (OSError, SafetensorError) as error:
-            raise UserError(f"{path} is not a readable safetensors file: {error}") from None
+            raise UserError(f"{path} is not a readable safetensors file ({error}); copy or download it again") from None
     yield handles
 
 
@@ -48,6 +48,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not readable JSON: {error}") from None
     if not isinstance(content, dict):

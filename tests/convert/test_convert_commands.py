@@ -2,8 +2,10 @@
 
 import json
 import os
+import pickle
 import shutil
 import sys
+import warnings
 
 import pytest
 from small_models import TOKENIZER
@@ -107,10 +109,44 @@ def test_a_full_disk_leaves_nothing(minimind, here):
 def test_an_offline_hub_is_one_sentence(minimind, here, monkeypatch):
     pytest.importorskip("huggingface_hub")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    refused(
-        minimind("import", "hf:me/small", "out"), 1, "127.0.0.1:9/me/small cannot be reached", "check the connection"
-    )
+    for argv in (["import", "hf:me/small", "out"], ["push", "model", "hf:me/small"]):
+        refused(minimind(*argv), 1, "http://127.0.0.1:9/me/small cannot be reached", "check the connection")
     assert not (here / "out").exists()
+
+
+def test_the_reason_is_the_systems_not_the_clients(here):
+    from minimind.convert.hub import _reason
+
+    wrapped = "[E1020] HTTPConnectionPool(host='127.0.0.1'): (Caused by Error('x: [Errno 111] Connection refused'))"
+    assert _reason(OSError(wrapped)) == "Connection refused"
+    assert _reason(ValueError("no such thing\nmore")) == "no such thing"
+
+
+def test_pickles_that_are_not_torchs(minimind, here):
+    class Program:
+        def __reduce__(self):
+            return (os.mkdir, (str(here / "ran"),))
+
+    (here / "evil.pth").write_bytes(pickle.dumps(Program()))
+    with warnings.catch_warnings(record=True) as warned:
+        refused(minimind("import", "evil.pth", "out"), 1, "evil.pth", "more than tensors", "any program")
+    assert not warned
+    assert not (here / "ran").exists()
+    (here / "text.pth").write_text("hello", encoding="utf-8")
+    refused(minimind("import", "text.pth", "out"), 1, "text.pth", "damaged or no torch file", "fetch it again")
+
+
+def test_what_is_broken_says_what_to_do(minimind, here):
+    weights = here / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    for argv in (["export", "gguf", "model", "a.gguf"], ["import", "model", "out"], ["push", "model", "hf:me/small"]):
+        refused(minimind(*argv), 1, "not a readable safetensors file", "download it again")
+    refused(minimind("export", "merge-lora", "model", "out"), 1, "adapter_config.json is missing")
+
+
+def test_what_is_missing_on_the_command_line_is_named(minimind, here):
+    refused(minimind("export", "hf"), 2, "missing: MODEL, OUT (see minimind export hf --help)")
+    refused(minimind("eval", "bpb", "model"), 2, "missing: --data (see")
 
 
 def test_a_missing_library_is_named(minimind, here, monkeypatch):
