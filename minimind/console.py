@@ -62,12 +62,14 @@ def print_json(figures: dict[str, Any]) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table on stdout; the first column is text, the others are figures."""
-    grid = Table(title=title, title_justify="left", header_style="bold")
+    grid = Table(header_style="bold")
     for index, column in enumerate(columns):
         grid.add_column(column, justify="left" if index == 0 else "right")
     for row in rows:
         grid.add_row(*(format_figure(cell) for cell in row))
-    Console(file=sys.stdout, highlight=False).print(grid)
+    out = Console(file=sys.stdout, highlight=False)
+    out.print(title, style="italic", markup=False, soft_wrap=True)  # as the grid's own it would break at its edge
+    out.print(grid)
 
 
 def format_figure(value: object) -> str:
