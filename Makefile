@@ -21,6 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/minimind demo
+	@echo "So that the command is found without its folder:  source $(BIN)/activate"
 
 lint: setup
 	$(BIN)/ruff format --check .
