@@ -96,6 +96,9 @@ class RlConfig:
     stop_length: float = 0.0
     """Stop, saved, when the KL divergence from the old policy is above, the entropy below, or the mean answer longer
     than this; 0: never."""
+    share_prompts: bool = False
+    """Train on the answers to a prompt as branches of one document, so that the prompt is computed once. Worth it where
+    prompts are longer than answers, as with tools; on a GPU it does without the flash kernel."""
     rows: int = 64
     """Answers that are written at once."""
     server: str = ""

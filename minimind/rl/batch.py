@@ -11,7 +11,11 @@ from torch import Tensor
 from minimind.data.packing import best_fit
 from minimind.losses.lm import IGNORE
 from minimind.losses.policy import Normalise, token_weights
+from minimind.model.attention import Segments
 from minimind.rl.rollout import Sample
+
+MOST_BRANCHES = 255
+"""Of a document: their numbers are bytes."""
 
 
 class PolicyBatch(NamedTuple):
@@ -25,6 +29,10 @@ class PolicyBatch(NamedTuple):
     """The next token where the policy chose it, else -100."""
     positions: Tensor
     document_ids: Tensor
+    branches: Tensor
+    """0 but where answers share their prompt: each is a branch of one document (`model.attention.Segments`)."""
+    answers: Tensor
+    """Which of its row's samples a token belongs to; 0 on padding."""
     engine: Tensor
     """Log-probabilities under the engine that sampled."""
     old: Tensor
@@ -55,12 +63,17 @@ class PolicyBatch(NamedTuple):
     def sequences(self) -> Tensor:
         """A number for each sample, at each of its tokens; padding has that of the row's first."""
         rows, length = self.labels.shape
-        first = torch.arange(rows, device=self.labels.device)[:, None] * length
-        return first + self.document_ids.clamp(min=0)
+        return torch.arange(rows, device=self.labels.device)[:, None] * length + self.answers
+
+    @property
+    def segments(self) -> Segments:
+        """Who sees whom. Without branches the attention may take a faster way."""
+        return Segments(self.document_ids, self.positions, self.branches if bool(self.branches.any()) else None)
 
 
 class Packed(NamedTuple):
-    """A batch and where in it each sample is: its row, the place of its first token."""
+    """A batch and where in it each sample is: its row, the place of its first token (if another has computed its
+    prompt, the place where it would be)."""
 
     batch: PolicyBatch
     rows: list[int]
@@ -81,38 +94,70 @@ class Packed(NamedTuple):
         return column.where(self.batch.mask, 0)
 
 
-def pack(samples: Sequence[Sample], length: int, normalise: Normalise, longest: int) -> Packed:
+def pack(
+    samples: Sequence[Sample], length: int, normalise: Normalise, longest: int, share_prompts: bool = False
+) -> Packed:
     """Put samples into rows of `length` tokens, whole; advantages and the models' columns are 0 still.
 
     normalise, longest: as in `losses.policy.token_weights`.
+    share_prompts: the samples of a group become one document that branches at the prompt's last token, from which each
+        sample's first is predicted: prompt[:-1] is computed once.
     """
-    sizes = [len(sample.prompt_ids) + len(sample.ids) for sample in samples]
-    row_of = best_fit(sizes, length)
-    shape = (int(row_of.max()) + 1 if samples else 1, length)
+    documents = _documents(samples, length, share_prompts)
+    row_of = best_fit([_size(samples, document) for document in documents], length)
+    shape = (int(row_of.max()) + 1 if documents else 1, length)
     ids, labels = np.zeros(shape, np.int64), np.full(shape, IGNORE, np.int64)
-    positions, documents = np.zeros(shape, np.int64), np.full(shape, -1, np.int32)
-    answers, filled, nth = np.zeros(shape, np.int64), [0] * shape[0], [0] * shape[0]
-    starts = []
-    for number, (sample, row, size) in enumerate(zip(samples, row_of.tolist(), sizes, strict=True)):
-        start = filled[row]
-        place = slice(start, start + size)
-        ids[row, place] = sample.prompt_ids + sample.ids
-        positions[row, place], documents[row, place], answers[row, place] = np.arange(size), nth[row], number
-        chosen = labels[row, start + len(sample.prompt_ids) - 1 :][: len(sample.ids)]
-        chosen[:] = np.where(sample.trainable, sample.ids, IGNORE)
-        starts.append(start)
-        filled[row], nth[row] = start + size, nth[row] + 1
-    numbers = torch.from_numpy(answers)
-    weights, share = token_weights(torch.from_numpy(labels) != IGNORE, numbers, normalise, longest)
+    positions, document_ids = np.zeros(shape, np.int64), np.full(shape, -1, np.int32)
+    branches, answers, numbers = np.zeros(shape, np.uint8), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    rows, starts = [0] * len(samples), [0] * len(samples)
+    filled, documents_in, answers_in = [0] * shape[0], [0] * shape[0], [0] * shape[0]
+    for document, row in zip(documents, row_of.tolist(), strict=True):
+        for nth, number in enumerate(document):
+            sample = samples[number]
+            trunk = len(sample.prompt_ids) - 1
+            text, first = (sample.prompt_ids + sample.ids)[trunk if nth else 0 :], trunk if nth else 0
+            place = slice(filled[row], filled[row] + len(text))
+            ids[row, place], positions[row, place] = text, np.arange(first, first + len(text))
+            document_ids[row, place], answers[row, place] = documents_in[row], answers_in[row]
+            rows[number], starts[number] = row, filled[row] - first
+            chosen = slice(starts[number] + trunk, starts[number] + trunk + len(sample.ids))
+            labels[row, chosen] = np.where(sample.trainable, sample.ids, IGNORE)
+            if len(document) > 1:
+                branches[row, chosen.start : place.stop] = nth + 1
+            numbers[row, place] = number
+            filled[row], answers_in[row] = place.stop, answers_in[row] + 1
+        documents_in[row] += 1
+    weights, share = token_weights(torch.from_numpy(labels) != IGNORE, torch.from_numpy(numbers), normalise, longest)
     shares = torch.zeros(shape[0])
     if samples:
-        shares.index_add_(0, torch.from_numpy(row_of), share[: len(samples)])
-    tensors = [torch.from_numpy(array) for array in (ids, labels, positions, documents)]
+        shares.index_add_(0, torch.tensor(rows), share[: len(samples)])
+    tensors = [torch.from_numpy(array) for array in (ids, labels, positions, document_ids, branches, answers)]
     columns = [torch.zeros(shape) for _ in range(6)]
     batch = PolicyBatch(*tensors, *columns, weights, shares[:, None])  # type: ignore[call-arg]  # it counts no stars
-    packed = Packed(batch, row_of.tolist(), starts)
+    packed = Packed(batch, rows, starts)
     engine = packed.scatter([sample.log_probs for sample in samples], samples)
     return packed._replace(batch=batch._replace(engine=engine))
+
+
+def _documents(samples: Sequence[Sample], length: int, share_prompts: bool) -> list[list[int]]:
+    """Which samples make a document together: those of a prompt, as many as a row has room for."""
+    documents: list[list[int]] = []
+    open_: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+    for number, sample in enumerate(samples):
+        key = (sample.group, tuple(sample.prompt_ids))
+        document = open_.get(key, [])
+        fits = _size(samples, [*document, number]) <= length and len(document) < MOST_BRANCHES
+        if share_prompts and document and fits:
+            document.append(number)
+        else:
+            open_[key] = [number]
+            documents.append(open_[key])
+    return documents
+
+
+def _size(samples: Sequence[Sample], document: Sequence[int]) -> int:
+    """Tokens of a document: the prompt but for its last token, then that token and the rest for each sample."""
+    return len(samples[document[0]].prompt_ids) - 1 + sum(len(samples[number].ids) + 1 for number in document)
 
 
 def pad_rows(batch: PolicyBatch, rows: int) -> PolicyBatch:

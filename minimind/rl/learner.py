@@ -14,7 +14,6 @@ from minimind import ranks
 from minimind.engine.sampling import Sampling
 from minimind.losses import policy
 from minimind.model import heads, lora
-from minimind.model.attention import Segments
 from minimind.model.transformer import Transformer
 from minimind.recipe import Recipe
 from minimind.rl.batch import Packed, PolicyBatch, pack, pad_rows
@@ -94,7 +93,8 @@ class Learner:
 
     def _pack(self, samples: list[Sample]) -> Packed:
         rl = self.recipe.rl
-        packed = pack(samples, self.recipe.data.sequence_length, self.algorithm.normalise, rl.max_new_tokens)
+        length, normalise = self.recipe.data.sequence_length, self.algorithm.normalise
+        packed = pack(samples, length, normalise, rl.max_new_tokens, rl.share_prompts)
         # All ranks need as many passes as the one with most to read.
         batch = pad_rows(packed.batch, max(ranks.gathered(len(packed.batch.labels))))
         if rl.epochs * rl.minibatches > 1 or self.reference is not None:
@@ -176,7 +176,7 @@ class CriticLearner(Learner):
         return batches * self.recipe.rl.epochs
 
     def _values(self, piece: PolicyBatch) -> Tensor:
-        return self.critic.scores(self.critic(piece.input_ids, Segments(piece.document_ids, piece.positions)).states)
+        return self.critic.scores(self.critic(piece.input_ids, piece.segments).states)
 
     def _estimated(
         self, samples: Sequence[Sample], values: Sequence[Tensor], charges: Sequence[Tensor]

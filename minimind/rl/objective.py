@@ -11,7 +11,6 @@ from minimind import ranks
 from minimind.engine.sampling import Sampling, kept
 from minimind.losses import policy
 from minimind.losses.log_probs import LogProbs, token_log_probs
-from minimind.model.attention import Segments
 from minimind.model.transformer import Hidden, Transformer
 from minimind.recipe import RlConfig
 from minimind.rl.batch import PolicyBatch
@@ -68,7 +67,7 @@ def sampling_of(rl: RlConfig, stop_ids: list[int]) -> Sampling:
 
 def score(model: Transformer, batch: Any, sampling: Sampling) -> tuple[LogProbs, Hidden]:
     """Log-probabilities of a batch's chosen tokens under what `sampling` draws from, and the states."""
-    hidden = model(batch.input_ids, Segments(batch.document_ids, batch.positions))
+    hidden = model(batch.input_ids, batch.segments)
     filters = sampling.top_k or sampling.top_p < 1 or sampling.min_p
     keep = partial(kept, sampling=sampling) if filters else None
     weight, temperature = model.output_weight, sampling.temperature

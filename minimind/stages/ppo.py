@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from minimind.console import say
 from minimind.errors import UsageError, UserError
 from minimind.losses import policy
-from minimind.model.attention import Segments
 from minimind.model.heads import Scorer
 from minimind.model.store import load_scorer
 from minimind.model.transformer import Transformer
@@ -56,7 +55,7 @@ class PpoLoss:
     def __call__(self, model: ActorCritic, batch: PolicyBatch) -> loop.Loss:
         """Sum over the tokens, to be divided by the step's weight."""
         scored, hidden = score(model.actor, batch, self.policy.sampling)
-        states = model.critic(batch.input_ids, Segments(batch.document_ids, batch.positions)).states
+        states = model.critic(batch.input_ids, batch.segments).states
         values, mask = model.critic.scores(states), batch.mask
         value = policy.value_loss(values, batch.values, batch.returns, mask, self.ppo.value_clip)
         value_total = (value.loss * batch.weights).sum()

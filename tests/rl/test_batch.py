@@ -48,6 +48,42 @@ def test_packing():
     assert packed.gather(column, SAMPLES)[1].tolist() == [5, 0, 0, 8, 9]
 
 
+def test_a_prompt_is_packed_once_for_all_its_answers():
+    group = [sample([1, 2, 3, 4], [11, 12]), sample([1, 2, 3, 4], [21], (91,), [22]), sample([1, 2, 3, 4], [31])]
+    other = [sample([5, 6], [41, 42], group=1)]
+    packed = pack([*group, *other], 13, "token", 10, share_prompts=True)
+    batch = packed.batch
+    assert batch.input_ids.tolist()[0] == [1, 2, 3, 4, 11, 12, 4, 21, 91, 22, 4, 31, 0]
+    assert batch.labels.tolist()[0] == [-100, -100, -100, 11, 12, -100, 21, -100, 22, -100, 31, -100, -100]
+    assert batch.positions.tolist()[0] == [0, 1, 2, 3, 4, 5, 3, 4, 5, 6, 3, 4, 0]
+    assert batch.branches.tolist()[0] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 0]
+    assert batch.document_ids.tolist()[0] == [0] * 12 + [-1]
+    assert len({int(n) for row in range(2) for n in batch.sequences[row][batch.mask[row]]}) == 4
+    column = packed.scatter([1.0, [5, 6, 7], 3.0, [8, 9]], [*group, *other])
+    assert [part.tolist() for part in packed.gather(column, [*group, *other])] == [[1, 1], [5, 0, 7], [3], [8, 9]]
+    narrow = pack(group, 9, "token", 10, share_prompts=True)
+    assert len(narrow.batch.labels) == 2
+    assert narrow.batch.weight == batch.weight - 2
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_shared_prompt_leaves_loss_and_gradient_unchanged(model, tokenizer, recipe, algorithm):
+    recipe.rl.algorithm = algorithm
+    samples = sampled(model, tokenizer, recipe, each=4)
+    loss = PolicyLoss(recipe.rl, chosen(recipe.rl), sampling_of(recipe.rl, [2]), Meter(), first_step_only=True)
+
+    def gradient(share):
+        recipe.rl.share_prompts = share
+        (batch,) = learner(recipe, model, tokenizer)(samples, 0)
+        assert bool(batch.branches.any()) == share
+        model.zero_grad()
+        total = total_of(loss, model, batch) / batch.weight
+        total.backward()
+        return total.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    torch.testing.assert_close(gradient(True), gradient(False), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(("normalise", "weight"), [("token", 7), ("sequence", 3), ("constant", 3)])
 def test_weights_and_shares(normalise, weight):
     batch = pack(SAMPLES, 8, normalise, 10).batch
