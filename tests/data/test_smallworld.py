@@ -14,12 +14,13 @@ from minimind import tools
 from minimind.data.smallworld import copying, generate, questions, tooltasks
 from minimind.data.smallworld.arithmetic import Sums
 from minimind.data.smallworld.facts import held_out_names
+from minimind.data.smallworld.persona import persona_questions
 from minimind.data.smallworld.questions import tool_requests
 from minimind.data.smallworld.wordings import QUESTIONS
 from minimind.data.smallworld.world import ATTRIBUTES, LANGUAGES, build_world
 from minimind.errors import UsageError
 
-STAGES = ("pretrain", "sft", "dpo", "rl", "agent", "agent_math", "tools")
+STAGES = ("pretrain", "sft", "lora", "dpo", "rl", "agent", "agent_math", "tools")
 FILES = [f"{stage}{part}.jsonl" for stage in STAGES for part in ("", "_valid")]
 
 
@@ -53,7 +54,8 @@ def test_same_seed_same_bytes_other_seed_other_world(tmp_path: Path) -> None:
         generate(tmp_path / name, size_mb=0.5, seed=seed)
     for file in FILES:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
-        assert (tmp_path / "a" / file).read_bytes() != (tmp_path / "c" / file).read_bytes()
+        if file != "lora_valid.jsonl":  # the character is the same in every world
+            assert (tmp_path / "a" / file).read_bytes() != (tmp_path / "c" / file).read_bytes()
     assert questions(1) == questions(1) != questions(2)
 
 
@@ -194,7 +196,7 @@ def test_formats(folder: Path, file: str) -> None:
         keys = {
             "pretrain": {"text"}, "sft": {"conversations"}, "dpo": {"chosen", "rejected"},
             "rl": {"conversations", "gt"}, "agent": {"conversations", "gt"},
-            "agent_math": {"conversations", "gt"}, "tools": {"conversations"},
+            "agent_math": {"conversations", "gt"}, "tools": {"conversations"}, "lora": {"conversations"},
         }  # fmt: skip
         assert set(row) == keys[stage]
         assert all(isinstance(one, str) and one for one in row.get("gt", ()))
@@ -247,3 +249,21 @@ def test_every_question_wording_is_distinct() -> None:
     for language in LANGUAGES:
         wordings = [one for attribute in ATTRIBUTES for one in QUESTIONS[language][attribute]]
         assert len(set(wordings)) == len(wordings) == 20
+
+
+def test_the_persona_is_taught_by_two_hundred_conversations_of_its_own(folder: Path) -> None:
+    training = [row["conversations"] for row in rows(folder / "lora.jsonl")]
+    assert len(training) == 200
+    asked = {turn["content"] for turns in training for turn in turns if turn["role"] == "user"}
+    answers = {turn["content"] for turns in training for turn in turns if turn["role"] == "assistant"}
+    held_out = persona_questions()["persona"]
+    assert len(held_out) == 32
+    for question in held_out:
+        assert question.messages[0]["content"] not in asked
+        assert question.answer in answers
+    others = {
+        text for stage in ("sft", "dpo", "pretrain") for row in rows(folder / f"{stage}.jsonl") for text in strings(row)
+    }
+    assert not answers & others
+    valid = [row["conversations"] for row in rows(folder / "lora_valid.jsonl")]
+    assert [turns[0]["content"] for turns in valid] == [question.messages[0]["content"] for question in held_out]

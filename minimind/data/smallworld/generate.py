@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from minimind import tools
-from minimind.data.smallworld import conversations, copying, preferences, pretraining, tooltalk, tooltasks
+from minimind.data.smallworld import conversations, copying, persona, preferences, pretraining, tooltalk, tooltasks
 from minimind.data.smallworld.arithmetic import Sum, Sums
 from minimind.data.smallworld.questions import held_out_conversations, held_out_dialogues, tool_requests
 from minimind.data.smallworld.tooltalk import Request
@@ -56,6 +56,8 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
 
     write("dpo.jsonl", _preferences(world.asked, sums.train, 800 * scale, rng("dpo")))
     write("dpo_valid.jsonl", _preferences(world.held_out, sums.held_out, 100, rng("dpo valid")))
+    write("lora.jsonl", chats(persona.training(rng("lora"))))
+    write("lora_valid.jsonl", chats(persona.held_out()))
     write("rl.jsonl", _sums(sums, 1000 * scale, rng("rl")))
     write("rl_valid.jsonl", _held_out_sums(sums, rng("rl valid")))
     write("agent.jsonl", _tasks(draw, 40 * scale, rng("agent")))
