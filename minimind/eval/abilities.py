@@ -1,6 +1,7 @@
 """Asking a model questions whose answers are known: the share that it answers exactly right."""
 
 import json
+import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -55,7 +56,9 @@ def score(
 
 
 def is_right(question: Question, message: Mapping[str, Any]) -> bool:
-    """Whether a message is exactly the expected answer, or makes exactly the expected call."""
+    """Whether a message is exactly the expected answer, has the expected shape, or makes exactly the expected call."""
+    if question.pattern is not None:
+        return re.fullmatch(question.pattern, message["content"].strip()) is not None
     if question.call is None:
         return message["content"].strip() == question.answer
     calls = message.get("tool_calls", [])

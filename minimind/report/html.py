@@ -22,7 +22,12 @@ ABILITIES = {
     "facts_en": ("facts, English", "英文事实"),
     "facts_zh": ("facts, Chinese", "中文事实"),
     "arithmetic": ("arithmetic", "算术"),
-    "tools": ("tools", "工具调用"),
+    "tools": ("tool calls", "工具调用"),
+    "persona": ("persona", "人设"),
+    "brief": ("brief when asked", "按要求简短"),
+    "polite": ("polite when insulted", "受辱仍礼貌"),
+    "honest": ("contradicts a forgery", "识破伪造"),
+    "calculator": ("sums by calculator", "用计算器算"),
 }
 NOTHING = '<p class="none">Nothing was recorded here. <span lang="zh">没有记录。</span></p>'
 QUICK = (

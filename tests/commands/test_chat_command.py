@@ -63,7 +63,8 @@ def test_one_prompt(minimind, tuned, typed):
     assert ended.code == 0, ended.err
     assert ended.out.endswith("\n")
     assert "<|im_" not in ended.out
-    assert ended == minimind("chat", tuned / "model", "--prompt", "Who are you?", *CPU), "greedy is deterministic"
+    again = minimind("chat", tuned / "model", "--prompt", "Who are you?", *CPU)
+    assert ended.out == again.out, "greedy is deterministic"
     warm = ("--temperature", "2", "--seed")
     one, same, other = (minimind("chat", tuned / "model", "--prompt", "Hi", *CPU, *warm, seed) for seed in "778")
     assert one == same != other

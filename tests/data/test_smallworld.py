@@ -257,13 +257,16 @@ def test_the_persona_is_taught_by_two_hundred_conversations_of_its_own(folder: P
     asked = {turn["content"] for turns in training for turn in turns if turn["role"] == "user"}
     answers = {turn["content"] for turns in training for turn in turns if turn["role"] == "assistant"}
     held_out = persona_questions()["persona"]
-    assert len(held_out) == 32
+    assert len(held_out) == 24
     for question in held_out:
         assert question.messages[0]["content"] not in asked
         assert question.answer in answers
+    own = {question.answer for question in held_out}
+    about_itself = [turns for turns in training if turns[-1]["content"] in own]
+    assert len(about_itself) == 100, "the others are ordinary ones"
     others = {
         text for stage in ("sft", "dpo", "pretrain") for row in rows(folder / f"{stage}.jsonl") for text in strings(row)
     }
-    assert not answers & others
+    assert not own & others
     valid = [row["conversations"] for row in rows(folder / "lora_valid.jsonl")]
     assert [turns[0]["content"] for turns in valid] == [question.messages[0]["content"] for question in held_out]

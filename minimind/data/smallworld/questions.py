@@ -17,13 +17,15 @@ from minimind.data.smallworld.world import ATTRIBUTES, LANGUAGES, World, build_w
 class Question:
     """One held-out item: `messages` up to the assistant's turn, and what that turn must be.
 
-    `answer` is the exact content expected, or `call` is: `{"name": ..., "arguments": {...}}` of the expected tool call.
+    `answer` is the exact content expected, or `pattern` a regular expression for all of it, or `call` is the expected
+    tool call: `{"name": ..., "arguments": {...}}`.
     """
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None = None
     answer: str | None = None
     call: dict[str, Any] | None = None
+    pattern: str | None = None
 
 
 def questions(seed: int = 0) -> dict[str, list[Question]]:
