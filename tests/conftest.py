@@ -92,3 +92,13 @@ def tuned(tmp_path_factory, sft_flags, pretrained) -> Path:
     ended = minimind(*sft_flags, "--init", pretrained / "model", "--out", run)
     assert ended.code == 0, ended.err
     return run
+
+
+@pytest.fixture(scope="session")
+def dpo_flags(world, tuned) -> list[str]:
+    """Six steps of DPO from `tuned`; add `--out`."""
+    longer = ["--set.data.sequence_length", "256", "--set.train.tokens_per_step", "1024", "--save-every", "2"]
+    longer += ["--set.train.micro_batch_tokens", "512", "--set.train.valid_every", "6", "--set.train.dtype", "float32"]
+    files = ["--data", str(world / "few_dpo.jsonl"), "--valid", str(world / "few_dpo_valid.jsonl")]
+    longer += ["--set.dpo.sft_coef", "0", "--set.optim.lr", "1e-4"]
+    return ["train", "dpo", "tiny", *files, "--init", str(tuned / "model"), "--max-steps", "6", *SMALL, *longer]
