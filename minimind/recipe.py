@@ -16,7 +16,15 @@ from typing import Any, Literal, TypeVar
 
 from minimind.config import PRESETS, ModelConfig
 from minimind.errors import UsageError, did_you_mean
-from minimind.recipe_sections import AgentConfig, DpoConfig, LoraConfig, PpoConfig, RlConfig, ScoringConfig
+from minimind.recipe_sections import (
+    AgentConfig,
+    DistillConfig,
+    DpoConfig,
+    LoraConfig,
+    PpoConfig,
+    RlConfig,
+    ScoringConfig,
+)
 
 
 @dataclass
@@ -115,6 +123,7 @@ class Recipe:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     dpo: DpoConfig = field(default_factory=DpoConfig)
     rl: RlConfig = field(default_factory=RlConfig)
     ppo: PpoConfig = field(default_factory=PpoConfig)
@@ -297,5 +306,6 @@ def _check(recipe: Recipe) -> None:
             value = getattr(getattr(recipe, section), key)
             if not fine(value):
                 raise UsageError(f"recipe: {name} = {value} must be {must}")
+    recipe.distill.check()
     recipe.rl.check()
     recipe.agent.check()

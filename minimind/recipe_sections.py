@@ -45,6 +45,35 @@ class DpoConfig:
 
 
 @dataclass
+class DistillConfig:
+    """Learning from a teacher's whole distribution (`minimind/losses/distill.py`)."""
+
+    teacher: str = ""
+    """Model directory with the same tokenizer; of any size and kind."""
+    alpha: float = 0.5
+    """Weight of the text's own next word; the teacher's distribution has the rest."""
+    temperature: float = 1.0
+    """Both distributions are flattened by it: above 1 the unlikely words count more."""
+    divergence: Literal["forward", "reverse", "js"] = "forward"
+    """Cover all that the teacher may say; say nothing that it would not; or between the two."""
+    beta: float = 0.5
+    """js: how near it is to `reverse`, in (0, 1)."""
+
+    def check(self) -> None:
+        """Refuse values that cannot work.
+
+        Raises:
+            UsageError: naming the field.
+        """
+        if not 0 <= self.alpha <= 1:
+            raise UsageError(f"recipe: distill.alpha = {self.alpha} must be in [0, 1]")
+        if not self.temperature > 0:
+            raise UsageError(f"recipe: distill.temperature = {self.temperature} must be above 0")
+        if not 0 < self.beta < 1:
+            raise UsageError(f"recipe: distill.beta = {self.beta} must be in (0, 1)")
+
+
+@dataclass
 class RlConfig:
     """Learning from the model's own answers (`minimind/losses/policy.py`, `minimind/rl/`)."""
 

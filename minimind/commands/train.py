@@ -14,6 +14,7 @@ STAGES = {
     "pretrain": "predict the next token of text",
     "sft": "learn to answer from conversations",
     "lora": "the same by a small change of some matrices: an adapter",
+    "distill": "imitate a teacher's whole distribution over the next word",
     "dpo": "prefer the better of two answers (DPO, IPO, SimPO)",
     "reward": "score answers, as a reward for reinforcement learning",
     "ppo": "learn from the rewards of its own answers, with a critic",
@@ -113,11 +114,11 @@ def _run(stage: str, recipe: Recipe, path: Path, out: str, resume: str, json: bo
     if not recipe.data.files:
         raise UsageError(f"train {stage}: name the training text with --data FILE (or data.files in {path})")
     ranks.join(recipe.train.device)
-    from minimind.stages import agent, dpo, grpo, lora, ppo, pretrain, reward, sft
+    from minimind.stages import agent, distill, dpo, grpo, lora, ppo, pretrain, reward, sft
 
     folder = Path(out or f"runs/{path.parent.name}-{stage}")
     stages = {"pretrain": pretrain, "sft": sft, "lora": lora, "dpo": dpo, "reward": reward, "ppo": ppo, "grpo": grpo}
-    stages["agent"] = agent
+    stages |= {"distill": distill, "agent": agent}
     model = stages[stage].run(recipe, folder, resume == "auto")
     ranks.leave()
     if json:

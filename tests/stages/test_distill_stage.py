@@ -1,0 +1,75 @@
+"""Distillation end to end: a student of another size and kind, exact under interruptions, and what cannot teach it."""
+
+import json
+import shutil
+
+import pytest
+from test_bad_input import refused, state
+from test_exact import killed_again_and_again
+from test_stages import figures
+
+TEACHER = "--set.distill.teacher"
+
+
+@pytest.fixture(scope="module")
+def flags(sft_flags, tuned):
+    """A run of four steps, student and teacher the same model; add `--out`."""
+    teacher = str(tuned / "model")
+    return ["train", "distill", *sft_flags[2:], "--init", teacher, TEACHER, teacher, "--save-every", "2"]
+
+
+def without_init(flags):
+    place = flags.index("--init")
+    return [*flags[:place], *flags[place + 2 :]]
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny-moe"])
+def test_a_new_student_of_another_shape_comes_nearer_to_its_teacher(minimind, flags, tmp_path, preset):
+    shape = ["--preset", preset, "--set.model.num_hidden_layers", "1", "--set.distill.alpha", "0"]
+    ended = minimind(*without_init(flags), *shape, "--max-steps", "8", "--out", tmp_path / "run")
+    assert ended.code == 0, ended.err
+    lines = [line for line in figures(tmp_path / "run") if "loss" in line]
+    assert lines[-1]["divergence"] < 0.9 * lines[0]["divergence"]
+    assert lines[0]["loss"] == pytest.approx(4 * lines[0]["divergence"], rel=0.05), "T² times D"
+    config = json.loads((tmp_path / "run" / "model" / "config.json").read_text(encoding="utf-8"))
+    assert config["num_hidden_layers"] == 1
+
+
+def test_the_teacher_itself_has_nothing_to_learn_from_itself(minimind, flags, tmp_path):
+    exact = ["--set.distill.alpha", "0", "--set.train.dtype", "float32", "--max-steps", "1", "--out", tmp_path / "run"]
+    assert minimind(*flags, *exact).code == 0
+    first = figures(tmp_path / "run")[0]
+    assert first["divergence"] < 1e-3
+    assert first["cross_entropy"] > 1
+
+
+def test_alpha_one_is_sft(minimind, flags, sft_flags, tuned, tmp_path):
+    alike = ["--init", tuned / "model", "--set.train.dtype", "float32", "--max-steps", "2"]
+    assert minimind(*flags, *alike, "--set.distill.alpha", "1", "--out", tmp_path / "distill").code == 0
+    assert minimind(*sft_flags, *alike, "--out", tmp_path / "sft").code == 0
+    ours, plain = (figures(tmp_path / name) for name in ("distill", "sft"))
+    for one, other in zip(ours, plain, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+        assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3)
+
+
+@pytest.mark.parametrize("divergence", ["reverse", "js"])
+def test_killed_at_any_instant(flags, tmp_path, divergence):
+    argv = [*flags, "--set.distill.divergence", divergence, "--set.train.dtype", "bfloat16"]
+    killed_again_and_again([*argv, "--max-steps", "4"], tmp_path, f"killed {divergence}")
+
+
+def test_mistakes_are_one_sentence_and_leave_nothing(minimind, flags, tuned, tmp_path):
+    other = shutil.copytree(tuned / "model", tmp_path / "other")
+    words = json.loads((other / "tokenizer.json").read_text(encoding="utf-8"))
+    words["model"]["merges"] = words["model"]["merges"][:-1]
+    (other / "tokenizer.json").write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
+    argv = [*flags, "--out", tmp_path / "run"]
+    before = state(tmp_path)
+    refused(minimind(*argv, TEACHER, other), 1, str(other), "another tokenizer")
+    refused(minimind(*argv, TEACHER, ""), 2, "--set.distill.teacher MODEL_DIR")
+    refused(minimind(*argv, TEACHER, tmp_path / "nowhere"), 1, "nowhere")
+    refused(minimind(*argv, "--set.distill.alpha", "2"), 2, "distill.alpha")
+    refused(minimind(*argv, "--set.distill.temperature", "0"), 2, "distill.temperature")
+    refused(minimind(*argv, "--set.distill.beta", "1"), 2, "distill.beta")
+    assert state(tmp_path) == before
