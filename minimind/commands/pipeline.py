@@ -16,6 +16,9 @@ from minimind.errors import UserError
 CALCULATIONS = 60
 """Held-out tasks for the calculator that each stage is asked."""
 
+SAMPLES = 4
+"""Answers to each sum that are drawn at temperature 1, as reinforcement learning draws them."""
+
 
 class Lesson(NamedTuple):
     """One stage of training: a recipe of `tiny`, the stage whose model it starts from, the file that it learns from."""
@@ -176,6 +179,7 @@ class Pipeline:
         """Bits per byte on unseen text, and the share of held-out questions answered right."""
         from minimind import runtime
         from minimind.data.smallworld import behaviours, persona_questions, questions
+        from minimind.engine.sampling import Sampling
         from minimind.eval import toolcall
         from minimind.eval.abilities import score
         from minimind.eval.bpb import bits_per_byte, text_document
@@ -191,6 +195,8 @@ class Pipeline:
         asked = {**questions(), **persona_questions(), **behaviours()}
         asked = {name: items[: 4 if self.quick else None] for name, items in asked.items()}
         scores, answers = score(model, words, asked, dtype)
+        several = {"arithmetic": SAMPLES * asked["arithmetic"]}
+        scores["arithmetic_sampled"] = score(model, words, several, dtype, Sampling(temperature=1.0))[0]["arithmetic"]
         cases = toolcall.arithmetic(4 if self.quick else CALCULATIONS)
         scores["calculator"] = toolcall.figures(toolcall.run(model, words, cases, dtype))["score"]
         figures = {"bpb": round(bpb, 4), "scores": scores, "parameters": model.config.parameters()}

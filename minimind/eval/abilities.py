@@ -12,7 +12,7 @@ import torch
 from minimind.console import track
 from minimind.data.smallworld import Question
 from minimind.engine.engine import Engine
-from minimind.engine.sampling import GREEDY
+from minimind.engine.sampling import GREEDY, Sampling
 from minimind.model.transformer import Transformer
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
@@ -23,9 +23,13 @@ ROWS = 64
 
 
 def score(
-    model: Transformer, tokenizer: Tokenizer, questions: Mapping[str, Sequence[Question]], dtype: torch.dtype
+    model: Transformer,
+    tokenizer: Tokenizer,
+    questions: Mapping[str, Sequence[Question]],
+    dtype: torch.dtype,
+    sampling: Sampling = GREEDY,
 ) -> tuple[dict[str, float], dict[str, list[dict[str, Any]]]]:
-    """Answer every question greedily.
+    """Answer every question, by default with the likeliest words.
 
     Returns:
         The fraction right of each ability, and each answer as `{"question", "expected", "answer", "ok"}`.
@@ -37,8 +41,10 @@ def score(
     ]
     context = max(map(len, prompts), default=1) + LONGEST_ANSWER
     engine = Engine(model, tokenizer, rows=min(ROWS, len(prompts)), context=context, dtype=dtype)
-    sampling = replace(GREEDY, max_new_tokens=LONGEST_ANSWER)
-    requests = [engine.submit(prompt, sampling) for prompt in prompts]
+    requests = [
+        engine.submit(prompt, replace(sampling, max_new_tokens=LONGEST_ANSWER, seed=number))
+        for number, prompt in enumerate(prompts)
+    ]
     ended = (output for output in engine.run() if output.finish_reason)
     deque(track(ended, "asking held-out questions", len(requests)), maxlen=0)
     answers: dict[str, list[dict[str, Any]]] = {ability: [] for ability in questions}

@@ -36,7 +36,7 @@ FLAGS = [
     *("--set.train.valid_every", "0", "--set.train.sample_every", "0", "--save-every", "0", "--max-steps", "6"),
     *("--set.data.sequence_length", "64", "--set.train.tokens_per_step", "512", "--set.rl.max_new_tokens", "8"),
     *("--set.train.micro_batch_tokens", "512", "--set.rl.groups", "4", "--set.rl.samples", "4"),
-    *("--set.rl.epochs", "2", "--set.rl.minibatches", "1", "--set.rl.entropy_coef", "0", "--set.optim.lr", "3e-3"),
+    *("--set.rl.epochs", "2", "--set.rl.minibatches", "1", "--set.rl.kl_coef", "0", "--set.optim.lr", "3e-3"),
     *("--set.scoring.weights", "{ copies = 1.0 }"),
 ]
 

@@ -89,15 +89,10 @@ def _preferences(people: Sequence[Person], sums: Sequence[Sum], count: float, rn
 
 
 def _sums(sums: Sums, count: float, rng: random.Random) -> Iterator[Row]:
-    """Yield RL rows: one step and two steps by turns, so that there is always something left to learn."""
+    """Yield RL rows, languages by turns: only what the model sometimes gets right, or there is nothing to reinforce."""
     for index in range(round(count)):
-        language = LANGUAGES[index // 2 % 2]
-        if index % 2:
-            one = rng.choice(sums.train)
-            yield preferences.verifiable(one, one.result, language, rng)
-        else:
-            expression, steps = sums.chain(rng)
-            yield preferences.verifiable(expression, steps[-1].result, language, rng)
+        one = rng.choice(sums.train)
+        yield preferences.verifiable(one, one.result, LANGUAGES[index % 2], rng)
 
 
 def _held_out_sums(sums: Sums, rng: random.Random) -> Iterator[Row]:
