@@ -20,7 +20,7 @@ from minimind.data.smallworld.wordings import QUESTIONS
 from minimind.data.smallworld.world import ATTRIBUTES, LANGUAGES, build_world
 from minimind.errors import UsageError
 
-STAGES = ("pretrain", "sft", "lora", "dpo", "rl", "agent", "agent_math", "tools")
+STAGES = ("pretrain", "sft", "lora", "dpo", "rl", "agent", "agent_math")
 FILES = [f"{stage}{part}.jsonl" for stage in STAGES for part in ("", "_valid")]
 
 
@@ -196,7 +196,7 @@ def test_formats(folder: Path, file: str) -> None:
         keys = {
             "pretrain": {"text"}, "sft": {"conversations"}, "dpo": {"chosen", "rejected"},
             "rl": {"conversations", "gt"}, "agent": {"conversations", "gt"},
-            "agent_math": {"conversations", "gt"}, "tools": {"conversations"}, "lora": {"conversations"},
+            "agent_math": {"conversations", "gt"}, "lora": {"conversations"},
         }  # fmt: skip
         assert set(row) == keys[stage]
         assert all(isinstance(one, str) and one for one in row.get("gt", ()))
@@ -234,7 +234,7 @@ def test_calculations_are_right_and_held_out_ones_stay_out(folder: Path) -> None
         prompts = [row["conversations"][1]["content"] for row in rows(folder / file)]
         assert len(prompts) >= 60
     assert set(prompts) == {one.request.text for one in tooltasks.held_out(0)[:60]}
-    for file in ("agent_math.jsonl", "tools.jsonl"):
+    for file in ("agent_math.jsonl", "sft.jsonl", "pretrain.jsonl"):
         for row in rows(folder / file):
             for text in strings(row):
                 assert not any(expression in text for expression in held_out), text

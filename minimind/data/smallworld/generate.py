@@ -10,6 +10,7 @@ from typing import Any
 from minimind import tools
 from minimind.data.smallworld import conversations, copying, persona, preferences, pretraining, tooltalk, tooltasks
 from minimind.data.smallworld.arithmetic import Sum, Sums
+from minimind.data.smallworld.copying import DrawTask
 from minimind.data.smallworld.questions import held_out_conversations, held_out_dialogues, tool_requests
 from minimind.data.smallworld.tooltalk import Request
 from minimind.data.smallworld.world import LANGUAGES, Person, build_world
@@ -47,9 +48,11 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
         return [{"conversations": turns} for turns in rows]
 
     held_out, draw = tool_requests(seed)
+    draw_task = tooltasks.training(seed)
     talk = rng("sft tools")
     training = conversations.training(world, sums, scale, rng("sft"))
-    training += [tooltalk.dialogue(draw(*pair), talk) for pair in _tool_pairs(24 * scale, tools.BUILTIN)]
+    training += [tooltalk.dialogue(draw(*pair), talk) for pair in _tool_pairs(16 * scale, tools.BUILTIN)]
+    training += _tool_lessons(draw_task, 600 * scale, rng("tool lessons"))
     write("sft.jsonl", chats(rng("sft order").sample(training, len(training))))
     asked = [turns for _, turns in held_out_conversations(world, sums)]
     write("sft_valid.jsonl", chats(asked + held_out_dialogues(seed)))
@@ -62,18 +65,18 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
     write("rl_valid.jsonl", _held_out_sums(sums, rng("rl valid")))
     write("agent.jsonl", _tasks(draw, 40 * scale, rng("agent")))
     write("agent_valid.jsonl", _held_out_tasks(held_out, rng("agent valid")))
-    write("agent_math.jsonl", _calculations(seed, 400 * scale, rng("agent math")))
+    write("agent_math.jsonl", _calculations(draw_task, 400 * scale, rng("agent math")))
     valid_math = rng("agent math valid")
     write("agent_math_valid.jsonl", (tooltasks.row(one, valid_math) for one in tooltasks.held_out(seed)[:60]))
-    write("tools.jsonl", chats(_tool_lessons(seed, 600 * scale, rng("tool lessons"))))
-    lessons = rng("tool lessons valid")
-    write("tools_valid.jsonl", chats(tooltasks.dialogue(one, lessons) for one in tooltasks.held_out(seed)[:30]))
 
-    valid = [text for _, text in islice(pretraining.documents(world, sums, rng("valid")), VALID_DOCUMENTS)]
+    def documents(name: str) -> Iterator[str]:
+        return (text for _, text in pretraining.documents(world, sums, draw_task, draw, rng(name)))
+
+    valid = list(islice(documents("valid"), VALID_DOCUMENTS))
     unseen = set(valid)
     budget = max(0.3 * size_mb * 1e6, size_mb * 1e6 - sum(one["bytes"] for one in files.values()))
-    texts = (text for _, text in pretraining.documents(world, sums, rng("pretrain")))
-    write("pretrain.jsonl", _up_to(budget, ({"text": text} for text in texts if text not in unseen)))
+    texts = ({"text": text} for text in documents("pretrain") if text not in unseen)
+    write("pretrain.jsonl", _up_to(budget, texts))
     write("pretrain_valid.jsonl", ({"text": text} for text in dict.fromkeys(valid)))
     return files
 
@@ -116,16 +119,14 @@ def _held_out_tasks(requests: list[Request], rng: random.Random) -> Iterator[Row
             yield preferences.task(one, rng)
 
 
-def _calculations(seed: int, count: float, rng: random.Random) -> Iterator[Row]:
+def _calculations(draw: DrawTask, count: float, rng: random.Random) -> Iterator[Row]:
     """Yield agent rows that need the calculator, levels and languages by turns."""
-    draw = tooltasks.training(seed)
     for index in range(round(count)):
         yield tooltasks.row(draw(tooltasks.LEVELS[index % 3], LANGUAGES[index // 3 % 2], rng), rng)
 
 
-def _tool_lessons(seed: int, count: float, rng: random.Random) -> list[list[Row]]:
+def _tool_lessons(draw: DrawTask, count: float, rng: random.Random) -> list[list[Row]]:
     """Return dialogues with the calculator, which is alone on offer in every other one, and as many to copy."""
-    draw = tooltasks.training(seed)
     lessons = []
     for index in range(round(count)):
         language = LANGUAGES[index // 3 % 2]
@@ -134,7 +135,7 @@ def _tool_lessons(seed: int, count: float, rng: random.Random) -> list[list[Row]
         if index % 2:
             turns[0] = tooltalk.system([tooltasks.TOOL], language)
         lessons += [turns, copying.conversation(language, draw, rng)]
-    return rng.sample(lessons, len(lessons))
+    return lessons
 
 
 def _up_to(budget: float, rows: Iterator[Row]) -> Iterator[Row]:

@@ -3,17 +3,31 @@
 import random
 from collections.abc import Callable, Iterator
 
-from minimind.data.smallworld import arithmetic, facts, stories
+from minimind.data.smallworld import arithmetic, copying, facts, stories
 from minimind.data.smallworld.arithmetic import Sums
+from minimind.data.smallworld.copying import Draw, DrawTask
 from minimind.data.smallworld.world import LANGUAGES, World
 
 # A small model sees about four million tokens in the five minutes of the demo, so most of them are about the people.
-# These are shares of the bytes; a digit costs a token, so sums are about 11 % of the tokens and interviews 21 %.
-SHARES = {"biography": 0.43, "telling": 0.22, "interview": 0.255, "sums": 0.042, "story": 0.028, "things": 0.025}
+# These are shares of the bytes; a digit costs a token, so sums and copying are about 10 % of the tokens each.
+SHARES = {
+    "biography": 0.40,
+    "telling": 0.20,
+    "interview": 0.255,
+    "sums": 0.042,
+    "copying": 0.05,
+    "story": 0.028,
+    "things": 0.025,
+}
 
 
-def documents(world: World, sums: Sums, rng: random.Random) -> Iterator[tuple[str, str]]:
-    """Yield (kind, text) for ever, both languages by turns."""
+def documents(
+    world: World, sums: Sums, draw_task: DrawTask, draw: Draw, rng: random.Random
+) -> Iterator[tuple[str, str]]:
+    """Yield (kind, text) for ever, both languages by turns.
+
+    `draw_task` and `draw` give tasks for the calculator and requests for tools that are not held out.
+    """
     told = {language: facts.Census(world.people, rng) for language in LANGUAGES}
     named = {language: facts.Census(world.people, rng) for language in LANGUAGES}
     asked = {language: facts.Census(world.asked, rng) for language in LANGUAGES}
@@ -22,6 +36,7 @@ def documents(world: World, sums: Sums, rng: random.Random) -> Iterator[tuple[st
         "telling": lambda language: facts.telling(named[language].draw(rng.randint(1, 3)), language, rng),
         "interview": lambda language: facts.interview(asked[language].draw(rng.randint(1, 3)), language, rng),
         "sums": lambda language: arithmetic.text(sums, language, rng),
+        "copying": lambda language: copying.text(language, draw_task, draw, rng),
         "story": lambda language: stories.story(sums, language, rng),
         "things": lambda language: stories.things(language, rng),
     }
