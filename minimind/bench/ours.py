@@ -1,11 +1,13 @@
 """Our training, step by step: the loop's own functions on the stage's own job."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from minimind import runtime
 from minimind.data.shard_reader import Shards
+from minimind.model.transformer import Transformer
 from minimind.recipe import Recipe
 from minimind.stages import common
 from minimind.tokenizer.bpe import Tokenizer
@@ -37,12 +39,21 @@ class TimedStream:
 
 
 class Ours:
-    """A pretraining run of `recipe`, compiled as a long run would be."""
+    """A run of `recipe`, compiled as a long run would be.
 
-    def __init__(self, recipe: Recipe, tokenizer: Tokenizer, shards: Shards) -> None:
+    `lesson`: what the stage teaches a model, as in `common.make_job`; by default it is that of next tokens.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        tokenizer: Tokenizer,
+        shards: Shards,
+        lesson: Callable[[Transformer], dict[str, Any]] = lambda model: {},
+    ) -> None:
         self.recipe = recipe
         self.model = common.make_model(recipe, tokenizer)
-        self.job = common.make_job(recipe, self.model, tokenizer, shards, None)
+        self.job = common.make_job(recipe, self.model, tokenizer, shards, None, **lesson(self.model))
         self.job.stream = self.stream = TimedStream(self.job.stream)
         self.precision = Precision(runtime.device(recipe.train.device), recipe.train.dtype)
         self.compiled = recipe.train.compile == "always" or (

@@ -133,6 +133,18 @@ def reference_log_probs(recipe: Recipe, model: Transformer, stream: PairStream) 
     if not ranks.anywhere(not path.is_file()):
         return np.load(path, mmap_mode="r")
 
+    found = score_all(recipe, model, stream)
+    if runtime.is_main():
+        with writing_to(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as draft, draft.open("wb") as file:
+                np.save(file, found)
+    return found
+
+
+def score_all(recipe: Recipe, model: Transformer, stream: PairStream) -> np.ndarray:
+    """Log-probability of each token of the corpus, float32, 0 where it is not supervised; ranks share the work."""
+    precision = Precision(model.output_weight.device, recipe.train.dtype)
     starts, lengths = stream.shards.starts, stream.shards.lengths
     found = np.zeros(int((starts + lengths).max()), np.float32)
     model.eval()
@@ -149,9 +161,4 @@ def reference_log_probs(recipe: Recipe, model: Transformer, stream: PairStream) 
             bar.advance(len(places))
     model.train()
     ranks.summed(torch.from_numpy(found))  # each rank has the pairs that it scored, and 0 elsewhere
-    if runtime.is_main():
-        with writing_to(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as draft, draft.open("wb") as file:
-                np.save(file, found)
     return found

@@ -158,3 +158,24 @@ def test_rl_is_asked_sums_that_it_did_not_practise(tuned, tmp_path, monkeypatch)
         found = rl_learns.run(method, 0, str(tuned / "model"), 3, files, tmp_path)
         assert [step for step, _ in found["curve"]] == [1, 2, 3]
         assert 0 <= found["sampled"] <= 1
+
+
+def test_stages_are_measured_beside_others(world, capsys, monkeypatch):
+    import stages
+
+    from minimind.config import PRESETS
+
+    smallest = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "max_position_embeddings": 1024}
+    monkeypatch.setitem(PRESETS, "tiny", PRESETS["tiny"].with_(**smallest))
+    monkeypatch.setattr(stages, "in_a_process", stages.take)  # a process for each would import torch again and again
+    short = {"data.sequence_length": 256, "train.tokens_per_step": 512, "train.micro_batch_tokens": 256}
+    files = {"sft": world / "few_sft.jsonl", "dpo": world / "few_dpo.jsonl", "lora": world / "few_lora.jsonl"}
+    counts = {"steps": 1, "reference_steps": 1, "warmup": 1, "settings": json.dumps(short)}
+    stages.main(**files, preset="tiny", teacher="tiny", engines=("minimind", "float32"), **counts)
+    found = last_json(capsys)
+    assert [row["stage"] for row in found["rows"]] == [stage for stage in stages.STAGES for _ in range(2)]
+    assert all(row["tokens_per_second"] > 0 and 0 <= row["padding"] < 1 for row in found["rows"])
+    assert all(0 < row["tokens_per_step"] <= 512 for row in found["rows"] if row["engine"] == "minimind")
+    asked = {row["stage"] for row in found["rows"] if row["reference_seconds"] > 0}
+    assert asked == {"dpo"}, "only ours asks the reference before training"
+    assert {ratio["stage"] for ratio in found["ratios"]} == set(stages.STAGES)
