@@ -216,8 +216,10 @@ def test_formats(folder: Path, file: str) -> None:
             if stage in ("rl", "agent", "agent_math"):
                 assert turns[-1]["content"] == ""
         if stage == "dpo":
-            assert row["chosen"][:-1] == row["rejected"][:-1]
-            assert row["chosen"][-1] != row["rejected"][-1]
+            place = len(row["rejected"]) - 1  # a chosen call goes on with its result and the answer
+            assert row["chosen"][:place] == row["rejected"][:place]
+            assert row["chosen"][place]["role"] == "assistant"
+            assert row["chosen"][place] != row["rejected"][place]
 
 
 def test_rl_answers_are_right(folder: Path) -> None:

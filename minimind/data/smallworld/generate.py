@@ -57,8 +57,9 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
     asked = [turns for _, turns in held_out_conversations(world, sums)]
     write("sft_valid.jsonl", chats(asked + held_out_dialogues(seed)))
 
-    write("dpo.jsonl", _preferences(world.asked, sums.train, 800 * scale, rng("dpo")))
-    write("dpo_valid.jsonl", _preferences(world.held_out, sums.held_out, 100, rng("dpo valid")))
+    write("dpo.jsonl", _preferences(world.asked, sums.train, draw_task, 1000 * scale, rng("dpo")))
+    tasks = iter(tooltasks.held_out(seed))
+    write("dpo_valid.jsonl", _preferences(world.held_out, sums.held_out, lambda *_: next(tasks), 100, rng("dpo valid")))
     write("lora.jsonl", chats(persona.training(training, rng("lora"))))
     write("lora_valid.jsonl", chats(persona.held_out()))
     write("rl.jsonl", _sums(sums, 1000 * scale, rng("rl")))
@@ -86,9 +87,17 @@ def _tool_pairs(each: float, names: Iterable[str]) -> list[tuple[str, str]]:
     return [(name, language) for name in names for language in LANGUAGES] * max(1, round(each))
 
 
-def _preferences(people: Sequence[Person], sums: Sequence[Sum], count: float, rng: random.Random) -> Iterator[Row]:
+def _preferences(
+    people: Sequence[Person], sums: Sequence[Sum], draw: DrawTask, count: float, rng: random.Random
+) -> Iterator[Row]:
+    """Yield pairs, languages by turns; every fifth is about calling the calculator or guessing."""
     for index in range(round(count)):
-        yield preferences.preference(rng.choice(people), rng.choice(sums), LANGUAGES[index % 2], rng)
+        language = LANGUAGES[index % 2]
+        if index % 5 < 4:
+            yield preferences.preference(rng.choice(people), rng.choice(sums), language, rng)
+        else:
+            one = draw(tooltasks.LEVELS[index // 5 % 3], language, rng)
+            yield preferences.calling(one.turns(rng), one.request, rng)
 
 
 def _sums(sums: Sums, count: float, rng: random.Random) -> Iterator[Row]:

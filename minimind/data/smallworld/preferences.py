@@ -75,6 +75,14 @@ def preference(person: Person, one: Sum, language: str, rng: random.Random) -> d
     return pair(question, answer, rng.choice((rambling, rude, sorry, word)))
 
 
+def calling(turns: list[dict[str, Any]], one: Request, rng: random.Random) -> dict[str, Any]:
+    """Return a pair about a request, `turns` up to it: calling the tool and saying what it says, over a guess."""
+    right = int(expected(one))
+    wrong = right + rng.choice((-10, -1, 1, 10, 100))
+    guess = f"{one.shown['expression']} = {wrong}{FULL_STOP[one.language]}"
+    return {"chosen": [*turns, *tooltalk.fulfil(one, rng)], "rejected": [*turns, assistant(guess)]}
+
+
 def behaviours(seed: int = 0) -> dict[str, list[Question]]:
     """Return held-out prompts that call for the wished behaviours, `brief`, `polite` and `honest`: 60 of each.
 
