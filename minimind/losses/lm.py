@@ -18,17 +18,27 @@ IGNORE = -100
 
 
 def linear_cross_entropy(
-    states_NC: Tensor, weight_VC: Tensor, labels_N: Tensor, chunk: int = CHUNK, compiled: bool = False
+    states_NC: Tensor,
+    weight_VC: Tensor,
+    labels_N: Tensor,
+    chunk: int = CHUNK,
+    compiled: bool = False,
+    sparse: bool = False,
 ) -> Tensor:
     """Sum of -log softmax(states · weightᵀ)[label] over labels other than -100: a float32 scalar.
 
     Divide by your count of supervised tokens. Products are taken in autocast's dtype where it is on, else in that of
     `states`; softmax in float32. At most `chunk` rows of logits exist at a time. `compiled` fuses the
-    element-wise work on them with `torch.compile`.
+    element-wise work on them with `torch.compile`. `sparse`: many labels are -100, so leave those rows out; it is the
+    same sum, and how many rows there are is another number each time.
     """
     states_NC, labels_N = states_NC.flatten(0, -2), labels_N.flatten()
+    if sparse:
+        supervised = labels_N != IGNORE
+        states_NC, labels_N = states_NC[supervised], labels_N[supervised]
     if torch.is_grad_enabled() and (states_NC.requires_grad or weight_VC.requires_grad):
-        return _LinearCrossEntropy.apply(states_NC, weight_VC, labels_N, chunk, compiled)
+        run = _compiled_chunk(dynamic=sparse) if compiled else chunk_gradients
+        return _LinearCrossEntropy.apply(states_NC, weight_VC, labels_N, chunk, run)
     return token_nll(states_NC, weight_VC, labels_N, chunk).sum()
 
 
@@ -44,10 +54,9 @@ def token_nll(states_NC: Tensor, weight_VC: Tensor, labels_N: Tensor, chunk: int
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, states: Tensor, weight: Tensor, labels: Tensor, chunk: int, compiled: bool) -> Tensor:
+    def forward(ctx: Any, states: Tensor, weight: Tensor, labels: Tensor, chunk: int, run: Any) -> Tensor:
         dtype = compute_dtype(states)
         weight_VC = weight.to(dtype)
-        run = _compiled_chunk() if compiled else chunk_gradients
         trained = ctx.needs_input_grad[1]  # not under LoRA: its product is a third of the work here
         total = torch.zeros((), dtype=torch.promote_types(dtype, torch.float32), device=states.device)
         d_states = torch.empty_like(states)
@@ -82,8 +91,9 @@ def chunk_gradients(
 
 
 @cache
-def _compiled_chunk() -> Any:
-    return torch.compile(chunk_gradients)
+def _compiled_chunk(dynamic: bool) -> Any:
+    """One program for any number of rows or, faster, one for each: never first one and then the other."""
+    return torch.compile(chunk_gradients, dynamic=dynamic)
 
 
 def _nll(logits_NV: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ Letters: N tokens, C hidden, V vocabulary.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -24,11 +25,19 @@ class LogProbs(NamedTuple):
     log_probs: Tensor
     """Nats."""
     entropy: Tensor
-    """Of the distribution that the token was drawn from, in nats."""
+    """Of the distribution that the token was drawn from, in nats; 0 everywhere if it was not asked for."""
 
 
 Keep = Callable[[Tensor], Tensor]
 """From probabilities [N, V] to True where a token may be drawn: top-k, top-p and the like."""
+
+
+class Rule(NamedTuple):
+    """What is computed; the fields are those of `token_log_probs`."""
+
+    temperature: float = 1.0
+    keep: Keep | None = None
+    entropy: bool = True
 
 
 def token_log_probs(
@@ -38,6 +47,8 @@ def token_log_probs(
     temperature: float = 1.0,
     chunk: int = CHUNK,
     keep: Keep | None = None,
+    entropy: bool = True,
+    compiled: bool = False,
 ) -> LogProbs:
     """Score `labels` [...] given the last hidden `states` [..., C]: log softmax(states · weightᵀ / temperature)[label].
 
@@ -45,10 +56,12 @@ def token_log_probs(
     stays possible): the distribution of a sampler that filters. Which tokens those are counts as a constant.
 
     Differentiable in `states` and `weight_VC`. Positions whose label is -100 are not even projected. Products are taken
-    in autocast's dtype where it is on, else in that of `states`; softmax in float32.
+    in autocast's dtype where it is on, else in that of `states`; softmax in float32. `compiled` fuses the element-wise
+    work on a chunk with `torch.compile`.
     """
     scored = labels != IGNORE
-    log_probs_N, entropy_N = _TokenLogProbs.apply(states[scored], weight_VC, labels[scored], temperature, chunk, keep)
+    rule = Rule(temperature, keep, entropy)
+    log_probs_N, entropy_N = _TokenLogProbs.apply(states[scored], weight_VC, labels[scored], rule, chunk, compiled)
     empty = torch.zeros(labels.shape, dtype=log_probs_N.dtype, device=labels.device)
     return LogProbs(empty.masked_scatter(scored, log_probs_N), empty.masked_scatter(scored, entropy_N))
 
@@ -56,57 +69,80 @@ def token_log_probs(
 class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        states_NC: Tensor,
-        weight: Tensor,
-        labels_N: Tensor,
-        temperature: float,
-        chunk: int,
-        keep: Keep | None,
+        ctx: Any, states_NC: Tensor, weight: Tensor, labels_N: Tensor, rule: Rule, chunk: int, compiled: bool
     ) -> tuple[Tensor, Tensor]:
         dtype = compute_dtype(states_NC)
         weight_VC = weight.to(dtype)
         ctx.save_for_backward(states_NC, weight, labels_N)
-        ctx.temperature, ctx.chunk, ctx.dtype, ctx.keep = temperature, chunk, dtype, keep
+        ctx.rule, ctx.chunk, ctx.dtype, ctx.compiled = rule, chunk, dtype, compiled
+        run = _compiled(chunk_log_probs) if compiled else chunk_log_probs
         log_probs_N = states_NC.new_empty(len(labels_N), dtype=torch.promote_types(dtype, torch.float32))
-        entropy_N = torch.empty_like(log_probs_N)
+        entropy_N = torch.zeros_like(log_probs_N)
         for start in range(0, len(labels_N), chunk):
             rows = slice(start, start + chunk)
-            logp_NV = _log_softmax(states_NC[rows].to(dtype), weight_VC, labels_N[rows], temperature, keep)
-            log_probs_N[rows] = logp_NV.gather(1, labels_N[rows, None]).squeeze(1)
-            entropy_N[rows] = -_weighted(logp_NV.exp(), logp_NV).sum(1)
+            log_probs_N[rows], found = run(states_NC[rows].to(dtype), weight_VC, labels_N[rows], rule)
+            if found is not None:
+                entropy_N[rows] = found
         return log_probs_N, entropy_N
 
     @staticmethod
     def backward(ctx: Any, d_log_probs_N: Tensor, d_entropy_N: Tensor) -> Any:
         states_NC, weight, labels_N = ctx.saved_tensors
         weight_VC = weight.to(ctx.dtype)
+        run = _compiled(chunk_gradients) if ctx.compiled else chunk_gradients
         trained = ctx.needs_input_grad[1]  # not under LoRA: its product is a third of the work here
         d_states_NC, d_weight_VC = torch.empty_like(states_NC), torch.zeros_like(weight) if trained else None
+        rule = ctx.rule._replace(entropy=ctx.rule.entropy and bool(d_entropy_N.any()))
         for start in range(0, len(labels_N), ctx.chunk):
             rows = slice(start, start + ctx.chunk)
+            d_outputs = (d_log_probs_N[rows], d_entropy_N[rows])
             chunk_NC = states_NC[rows].to(ctx.dtype)
-            logp_NV = _log_softmax(chunk_NC, weight_VC, labels_N[rows], ctx.temperature, ctx.keep)
-            p_NV = logp_NV.exp()
-            d_logits_NV = -p_NV * d_log_probs_N[rows, None]
-            d_logits_NV.scatter_add_(1, labels_N[rows, None], d_log_probs_N[rows, None])
-            if d_entropy_N.any():
-                entropy_N1 = -_weighted(p_NV, logp_NV).sum(1, keepdim=True)
-                d_logits_NV -= _weighted(p_NV, logp_NV + entropy_N1) * d_entropy_N[rows, None]
-            d_logits_NV = (d_logits_NV / ctx.temperature).to(ctx.dtype)
-            d_states_NC[rows] = d_logits_NV @ weight_VC
-            if d_weight_VC is not None:
-                d_weight_VC += d_logits_NV.t() @ chunk_NC
+            d_states_NC[rows], d_chunk_VC = run(chunk_NC, weight_VC, labels_N[rows], d_outputs, rule, trained)
+            if d_weight_VC is not None and d_chunk_VC is not None:
+                d_weight_VC += d_chunk_VC
         return d_states_NC, d_weight_VC, None, None, None, None
 
 
-def _log_softmax(
-    states_NC: Tensor, weight_VC: Tensor, labels_N: Tensor, temperature: float, keep: Keep | None
-) -> Tensor:
-    logp_NV = (wide(states_NC @ weight_VC.t()) / temperature).log_softmax(-1)
-    if keep is None:
+def chunk_log_probs(states_NC: Tensor, weight_VC: Tensor, labels_N: Tensor, rule: Rule) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities of a chunk's labels, and the entropies if the rule asks for them."""
+    logp_NV = _log_softmax(states_NC, weight_VC, labels_N, rule)
+    entropy_N = -_weighted(logp_NV.exp(), logp_NV).sum(1) if rule.entropy else None
+    return logp_NV.gather(1, labels_N[:, None]).squeeze(1), entropy_N
+
+
+def chunk_gradients(
+    states_NC: Tensor,
+    weight_VC: Tensor,
+    labels_N: Tensor,
+    d_outputs: tuple[Tensor, Tensor],
+    rule: Rule,
+    weight_too: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients by states and weight, given those by the chunk's log-probabilities and entropies."""
+    d_log_probs_N1, d_entropy_N1 = (d_N[:, None] for d_N in d_outputs)
+    logp_NV = _log_softmax(states_NC, weight_VC, labels_N, rule)
+    p_NV = logp_NV.exp()
+    words = torch.arange(logp_NV.shape[1], device=labels_N.device)
+    onehot_NV = (words == labels_N[:, None]).to(logp_NV.dtype)
+    d_z_NV = (onehot_NV - p_NV) * d_log_probs_N1
+    if rule.entropy:
+        entropy_N1 = -_weighted(p_NV, logp_NV).sum(1, keepdim=True)
+        d_z_NV = d_z_NV - _weighted(p_NV, logp_NV + entropy_N1) * d_entropy_N1
+    d_logits_NV = (d_z_NV / rule.temperature).to(states_NC.dtype)
+    return d_logits_NV @ weight_VC, d_logits_NV.t() @ states_NC if weight_too else None
+
+
+@cache
+def _compiled(work: Callable[..., Any]) -> Any:
+    return torch.compile(work, dynamic=True)
+
+
+def _log_softmax(states_NC: Tensor, weight_VC: Tensor, labels_N: Tensor, rule: Rule) -> Tensor:
+    logits_NV = wide(states_NC @ weight_VC.t())
+    logp_NV = (logits_NV if rule.temperature == 1 else logits_NV / rule.temperature).log_softmax(-1)
+    if rule.keep is None:
         return logp_NV
-    kept_NV = keep(logp_NV.exp()).scatter(1, labels_N[:, None], True)
+    kept_NV = rule.keep(logp_NV.exp()).scatter(1, labels_N[:, None], True)
     return logp_NV.masked_fill(~kept_NV, -torch.inf).log_softmax(-1)
 
 

@@ -135,23 +135,30 @@ def write_model(model: Transformer, tokenizer: Tokenizer, directory: Path) -> No
 class StageLoss(Protocol):
     """A stage's loss: sums over one micro-batch."""
 
-    compiled: bool
-    """Set where the run is compiled, for a loss that can be too."""
+    def compile(self) -> None:
+        """Compile what is worth it, from now on."""
 
     def __call__(self, model: Any, batch: Any) -> loop.Loss:
         """Sum the loss over what the batch's weight counts."""
 
 
 class LanguageModelLoss:
-    """Next-token loss; for a mixture of experts plus `router_aux_loss_coef` times the load-balancing loss."""
+    """Next-token loss; for a mixture of experts plus `router_aux_loss_coef` times the load-balancing loss.
 
-    def __init__(self) -> None:
-        self.compiled = False
+    `sparse`: of the tokens only some are supervised, as in conversations.
+    """
+
+    def __init__(self, sparse: bool = False) -> None:
+        self.options = {"sparse": sparse, "compiled": False}
+
+    def compile(self) -> None:
+        """Compile the work on logits."""
+        self.options["compiled"] = True
 
     def __call__(self, model: Transformer, batch: Batch) -> loop.Loss:
         """Sum the loss over the supervised tokens of `batch` (labels [B, T], -100 = not supervised)."""
         hidden = model(batch.input_ids, Segments(batch.document_ids, batch.positions))
-        nll = linear_cross_entropy(hidden.states, model.output_weight, batch.labels, compiled=self.compiled)
+        nll = linear_cross_entropy(hidden.states, model.output_weight, batch.labels, **self.options)
         return balanced(loop.Loss(nll, {"loss": nll}), model, hidden, batch)
 
 
@@ -221,13 +228,13 @@ def make_job(
     parallel.shard(model, model.layers, recipe.train)
     length = recipe.data.sequence_length
     stream = stream or PackedStream(training, length, seed=recipe.train.seed)
-    loss = loss or LanguageModelLoss()
+    loss = loss or LanguageModelLoss(sparse=training.has_mask)
     rows_per_step = max(1, recipe.train.tokens_per_step // length)
     steps = recipe.train.max_steps or max(1, math.ceil(recipe.train.epochs * stream.rows_per_epoch / rows_per_step))
 
     def compile_model() -> None:
         model.compile_blocks()
-        loss.compiled = True
+        loss.compile()
 
     return loop.Job(
         model=model,
@@ -243,36 +250,28 @@ def make_job(
     )
 
 
+@ranks.main_first("shards")
 def shards(recipe: Recipe, tokenizer: Tokenizer, kind: Kind) -> tuple[Shards, Shards | None]:
     """Token shards of the training and the validation documents, built by rank 0 unless they are there already."""
-    with ranks.main_first("shards"):
-        return _shards(recipe, tokenizer, kind)
-
-
-def _shards(recipe: Recipe, tokenizer: Tokenizer, kind: Kind) -> tuple[Shards, Shards | None]:
     data = recipe.data
-    options: dict[str, Any] = {"kind": kind, "on_bad_line": data.on_bad_line}
+    options: dict[str, Any] = {"tokenizer": tokenizer, "kind": kind, "on_bad_line": data.on_bad_line}
     if kind != "text":
         options |= {"max_length": data.sequence_length, "too_long": data.too_long}
         options |= {"random_system_prompt": data.random_system_prompt, "drop_empty_think": data.drop_empty_think}
     if data.valid:
-        return ensure(data.files, tokenizer, **options), ensure(data.valid, tokenizer, **options)
+        return ensure(data.files, **options), ensure(data.valid, **options)
     if not data.valid_fraction:
-        return ensure(data.files, tokenizer, **options), None
+        return ensure(data.files, **options), None
     options["valid_fraction"] = data.valid_fraction
-    return (
-        ensure(data.files, tokenizer, split="train", **options),
-        ensure(data.files, tokenizer, split="valid", **options),
-    )
+    return ensure(data.files, split="train", **options), ensure(data.files, split="valid", **options)
 
 
 def _validate(recipe: Recipe, model: Transformer, tokenizer: Tokenizer, validation: Shards | None) -> dict[str, float]:
     """Bits per byte of held-out documents; of conversations, only what the assistant says is scored."""
     if validation is None or not validation.documents:
         return {}
-    dtype = runtime.compute_dtype(model.output_weight.device)
-    documents = _documents(validation, tokenizer)
-    return {"bpb": bits_per_byte(model, documents, recipe.data.sequence_length, dtype)["bpb"]}
+    documents, context = _documents(validation, tokenizer), recipe.data.sequence_length
+    return {"bpb": bits_per_byte(model, documents, context, runtime.compute_dtype(model.output_weight.device))["bpb"]}
 
 
 def _documents(validation: Shards, tokenizer: Tokenizer) -> Iterator[Document]:

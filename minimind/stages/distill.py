@@ -77,6 +77,11 @@ class DistillationLoss:
         self.teacher = teacher
         self.compiled = False
 
+    def compile(self) -> None:
+        """Compile the teacher, which may be most of the work, and the work on logits."""
+        self.teacher.compile_blocks()
+        self.compiled = True
+
     def __call__(self, model: Transformer, batch: Batch) -> loop.Loss:
         """Let both read the batch; where the text goes on with a word that counts, compare them."""
         segments = Segments(batch.document_ids, batch.positions)

@@ -70,9 +70,13 @@ class PreferenceLoss:
         self.config = config
         self.compiled = False
 
+    def compile(self) -> None:
+        """Compile the work on logits."""
+        self.compiled = True
+
     def __call__(self, model: Transformer, batch: PairBatch) -> loop.Loss:
         """Score both answers of each pair with the model and compare."""
-        log_probs_BT, hidden = score(model, batch)
+        log_probs_BT, hidden = score(model, batch, self.compiled)
         answers = Answers(
             policy=batch.answer_sums(log_probs_BT),
             reference=batch.answer_sums(batch.reference),
@@ -86,10 +90,11 @@ class PreferenceLoss:
         return common.balanced(loop.Loss(total, figures), model, hidden, batch)
 
 
-def score(model: Transformer, batch: PairBatch) -> tuple[Tensor, Hidden]:
+def score(model: Transformer, batch: PairBatch, compiled: bool = False) -> tuple[Tensor, Hidden]:
     """Log-probability [B, T] of each label, 0 where there is none, and the states that it comes from."""
     hidden = model(batch.input_ids, Segments(batch.document_ids, batch.positions, batch.branches))
-    return token_log_probs(hidden.states, model.output_weight, batch.labels).log_probs, hidden
+    found = token_log_probs(hidden.states, model.output_weight, batch.labels, entropy=False, compiled=compiled)
+    return found.log_probs, hidden
 
 
 def describe(answers: Answers, config: DpoConfig) -> dict[str, Tensor]:

@@ -35,6 +35,17 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(lambda s, w: linear_cross_entropy(s, w, labels, chunk=3), (states, weight))
 
 
+@pytest.mark.parametrize("chunk", [16, 1000])
+def test_leaving_out_unsupervised_rows_changes_nothing(chunk):
+    states, weight, labels = example(torch.float64)
+    sums = [linear_cross_entropy(states, weight, labels, chunk=chunk, sparse=sparse) for sparse in (False, True)]
+    torch.testing.assert_close(*sums)
+    torch.testing.assert_close(*(torch.autograd.grad(total, (states, weight)) for total in sums))
+    nothing = linear_cross_entropy(states, weight, torch.full_like(labels, -100), sparse=True)
+    assert nothing == 0
+    assert not torch.autograd.grad(nothing, states)[0].any()
+
+
 def test_a_tied_weight_gets_both_gradients():
     _, weight, labels = example()
     ids = labels.clamp(min=0)

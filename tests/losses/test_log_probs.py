@@ -83,3 +83,23 @@ def test_filtered_it_is_the_distribution_over_what_is_left():
     ]
     torch.testing.assert_close(*gradients)
     assert found.log_probs.isfinite().all(), "the label stays possible, however unlikely"
+
+
+def test_without_entropy_the_log_probabilities_are_the_same():
+    states, weight, labels = problem()
+    both = [token_log_probs(states, weight, labels, 0.7, chunk=4, entropy=entropy) for entropy in (True, False)]
+    torch.testing.assert_close(both[0].log_probs, both[1].log_probs, rtol=0, atol=0)
+    assert not both[1].entropy.any()
+    torch.testing.assert_close(*(torch.autograd.grad(one.log_probs.sum(), (states, weight)) for one in both))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("entropy", [True, False])
+def test_compiled_it_is_the_same(entropy):
+    states, weight, labels = problem()
+    found = []
+    for compiled in (False, True):
+        one = token_log_probs(states, weight, labels, 0.7, chunk=4, entropy=entropy, compiled=compiled)
+        total = one.log_probs.sum() + 0.3 * one.entropy.sum()
+        found.append((*one, *torch.autograd.grad(total, (states, weight))))
+    torch.testing.assert_close(found[1], found[0])
