@@ -34,6 +34,7 @@ COURSE = {
     "lora": Lesson("lora", "sft", "lora"),
     "dpo": Lesson("dpo", "sft", "dpo"),
     "grpo": Lesson("grpo", "dpo", "rl"),
+    "agent": Lesson("agent", "grpo", "agent_math"),
 }
 STAGES = ("random", *COURSE)
 QUICK: dict[str, dict[str, Any]] = {
@@ -42,6 +43,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "lora": {"train.max_steps": 3},
     "dpo": {"train.max_steps": 3},
     "grpo": {"train.max_steps": 2, "rl.groups": 2, "rl.samples": 2, "rl.spread": "keep", "rl.max_new_tokens": 16},
+    "agent": {"train.max_steps": 1, "rl.groups": 2, "rl.samples": 2, "rl.spread": "keep", "rl.max_new_tokens": 16},
 }
 
 

@@ -91,14 +91,14 @@ def test_the_quick_demo_takes_under_a_minute_and_says_what_it_is_worth(quick):
     assert seconds < 60
     assert "scores mean nothing" in " ".join(ended.err.split())
     unwrapped = "".join(ended.err.split())
-    assert f"minimindchat{folder / 'grpo' / 'model'}" in unwrapped, "the command to go on with"
+    assert f"minimindchat{folder / 'agent' / 'model'}" in unwrapped, "the command to go on with"
     assert ended.out.count("\n> ") == 5, "five sample exchanges"
 
 
 def test_the_demo_writes_its_report(quick):
     folder, _, _ = quick
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    assert list(report["stages"]) == ["random", "pretrain", "sft", "lora", "dpo", "grpo"]
+    assert list(report["stages"]) == ["random", "pretrain", "sft", "lora", "dpo", "grpo", "agent"]
     for name, stage in report["stages"].items():
         assert {"seconds", "tokens", "bpb", "scores", "model"} <= set(stage)
         assert {"facts_en", "facts_zh", "arithmetic", "tools", "persona", "polite"} <= set(stage["scores"])
@@ -106,7 +106,7 @@ def test_the_demo_writes_its_report(quick):
         weights = "adapter_model.safetensors" if name == "lora" else "model.safetensors"
         assert (folder / name / "model" / weights).is_file()
         assert stage["seconds"] > 0 or name == "random"
-    assert report["model"] == report["stages"]["grpo"]["model"] == str(folder / "grpo" / "model")
+    assert report["model"] == report["stages"]["agent"]["model"] == str(folder / "agent" / "model")
     assert report["stages"]["pretrain"]["bpb"] < report["stages"]["random"]["bpb"] - 0.5
     assert report["stages"]["random"]["tokens"] == 0 < report["stages"]["pretrain"]["tokens"]
     page = (folder / "report.html").read_text(encoding="utf-8")
@@ -124,7 +124,7 @@ def test_a_second_demo_reuses_everything(quick, minimind, monkeypatch):
     report, before = (folder / "report.json").read_bytes(), files(folder)
     ended = minimind("demo", "--quick", "--out", folder, "--device", "cpu")
     assert ended.code == 0, ended.err
-    assert ended.err.count("finished before") == 8
+    assert ended.err.count("finished before") == 9
     assert ended.out == first.out
     assert (folder / "report.json").read_bytes() == report
     changed = {path.name for path, when in files(folder).items() if before.get(path) != when}
