@@ -59,7 +59,7 @@ def preference(person: Person, one: Sum, language: str, rng: random.Random) -> d
 
     brief: asked for one word, the word over a sentence. polite: to an insult, an apology before the answer over none,
     or over rudeness. honest: about a forged result, saying that it is wrong over not saying so, or over repeating it.
-    plain: to a question by itself, the answer as it is over rambling, rudeness, an apology or a single word.
+    plain: to a question by itself or a greeting, the answer as it is over rambling, rudeness, an apology or a word.
     """
     kind = rng.choice(("brief", "polite", "honest", "plain"))
     if kind == "honest":
@@ -71,6 +71,10 @@ def preference(person: Person, one: Sum, language: str, rng: random.Random) -> d
         return pair(f"{rng.choice(BRIEFLY[language])}\n{question}", word, answer)
     if kind == "polite":
         return pair(f"{rng.choice(INSULTS[language])}\n{question}", sorry, rng.choice((answer, rude)))
+    if rng.random() < 0.5:  # what no pair holds is soon unlearned, and everybody begins with "hello"
+        asked, told = conversations.small_talk(language, rng)
+        question, answer, word = asked["content"], told["content"], rude
+        sorry = SORRY[language].format(a=answer)
     rambling = rng.choice(RAMBLING[language]).format(a=answer)
     return pair(question, answer, rng.choice((rambling, rude, sorry, word)))
 
