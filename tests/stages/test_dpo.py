@@ -59,7 +59,7 @@ def test_a_run_learns_the_preference_and_says_so(trained, tuned):
     assert last["kl"] > 1e-4
     (valid,) = [line for line in figures(trained) if "valid_loss" in line]
     assert valid["step"] == 6
-    assert valid["valid_accuracy"] > 0.7
+    assert valid["valid_accuracy"] > 0.6
     assert weights(trained) != weights(tuned)
 
 

@@ -48,7 +48,6 @@ def test_the_first_step_sees_exactly_the_base(adapted, minimind, sft_flags, tune
     ended = minimind(*sft_flags, "--init", tuned / "model", "--max-steps", "1", "--out", tmp_path / "sft")
     assert ended.code == 0, ended.err
     assert figures(adapted)[0]["loss"] == figures(tmp_path / "sft")[0]["loss"]
-    assert figures(adapted)[-1]["loss"] < figures(adapted)[0]["loss"]
 
 
 def test_an_adapter_is_taken_for_a_model(adapted, tuned, minimind, world, tmp_path):
