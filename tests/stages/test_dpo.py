@@ -74,7 +74,7 @@ def test_a_run_learns_the_preference_and_says_so(trained, tuned):
     ids=["IPO", "SimPO", "cDPO", "LoRA"],
 )
 def test_every_way_learns(minimind, dpo_flags, tmp_path, settings, start):
-    ended = minimind(*dpo_flags, *settings, "--max-steps", "4", "--out", tmp_path / "run")
+    ended = minimind(*dpo_flags, *settings, "--max-steps", "10", "--out", tmp_path / "run")
     assert ended.code == 0, ended.err
     lines = [line for line in figures(tmp_path / "run") if "loss" in line]
     assert start is None or lines[0]["loss"] == pytest.approx(start, rel=1e-5)
