@@ -25,7 +25,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from minimind.losses.lm import compute_dtype, wide
+from minimind.losses.lm import IGNORE, compute_dtype, wide
 
 CHUNK = 512
 """Rows of logits, the student's and the teacher's, that exist at a time."""
@@ -65,7 +65,7 @@ def distillation_loss(
     chunk: int = CHUNK,
     compiled: bool = False,
 ) -> Distillation:
-    """Sum the loss over N tokens, none of whose labels is -100.
+    """Sum the loss over those of N tokens whose label is not -100.
 
     Products are taken in autocast's dtype where it is on, else in that of the states; softmax in float32. `compiled`
     fuses the element-wise work on a chunk with `torch.compile`.
@@ -126,7 +126,8 @@ def chunk_gradients(
     """Cross-entropy and divergence of a chunk, and the gradients of the whole loss."""
     logits_NV = wide(states_NC @ weight_VC.t())
     logq1_NV = logits_NV.log_softmax(-1)
-    ce = -logq1_NV.gather(1, labels_N[:, None]).sum()
+    labelled_N = labels_N != IGNORE
+    ce = -logq1_NV.gather(1, labels_N.clamp(min=0)[:, None]).squeeze(1).where(labelled_N, 0).sum()
     logq_NV = logq1_NV if rule.temperature == 1 else (logits_NV / rule.temperature).log_softmax(-1)
     logp_NV = (wide(teacher.states_NC @ teacher.weight_VC.t()) / rule.temperature).log_softmax(-1)
     divergence_N, d_z_NV = _divergence(logp_NV, logq_NV, rule)
@@ -134,9 +135,9 @@ def chunk_gradients(
     onehot_NV = (words == labels_N[:, None]).to(logits_NV.dtype)
     # T² from the loss, 1 / T because z = logits / T
     d_logits_NV = rule.alpha * (logq1_NV.exp() - onehot_NV) + (1 - rule.alpha) * rule.temperature * d_z_NV
-    d_logits_NV = d_logits_NV.to(states_NC.dtype)
+    d_logits_NV = (d_logits_NV * labelled_N[:, None]).to(states_NC.dtype)
     d_weight_VC = d_logits_NV.t() @ states_NC if weight_too else None
-    return ce, divergence_N.sum(), d_logits_NV @ weight_VC, d_weight_VC
+    return ce, divergence_N.where(labelled_N, 0).sum(), d_logits_NV @ weight_VC, d_weight_VC
 
 
 @cache

@@ -5,6 +5,7 @@ a training step. Here a chunk of tokens is projected, its loss *and its gradient
 dropped before the next (as Liger Kernel does, Hsu et al. 2024). Letters: N tokens, C hidden, V vocabulary.
 """
 
+import math
 from functools import cache
 from typing import Any
 
@@ -29,16 +30,14 @@ def linear_cross_entropy(
 
     Divide by your count of supervised tokens. Products are taken in autocast's dtype where it is on, else in that of
     `states`; softmax in float32. At most `chunk` rows of logits exist at a time. `compiled` fuses the
-    element-wise work on them with `torch.compile`. `sparse`: many labels are -100, so leave those rows out; it is the
-    same sum, and how many rows there are is another number each time.
+    element-wise work on them with `torch.compile`. `sparse`: many labels are -100, and their rows are left out.
     """
     states_NC, labels_N = states_NC.flatten(0, -2), labels_N.flatten()
     if sparse:
-        supervised = labels_N != IGNORE
-        states_NC, labels_N = states_NC[supervised], labels_N[supervised]
+        rows_M = labelled_rows(labels_N, chunk)
+        states_NC, labels_N = states_NC[rows_M], labels_N[rows_M]
     if torch.is_grad_enabled() and (states_NC.requires_grad or weight_VC.requires_grad):
-        run = _compiled_chunk(dynamic=sparse) if compiled else chunk_gradients
-        return _LinearCrossEntropy.apply(states_NC, weight_VC, labels_N, chunk, run)
+        return _LinearCrossEntropy.apply(states_NC, weight_VC, labels_N, chunk, compiled)
     return token_nll(states_NC, weight_VC, labels_N, chunk).sum()
 
 
@@ -54,9 +53,10 @@ def token_nll(states_NC: Tensor, weight_VC: Tensor, labels_N: Tensor, chunk: int
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, states: Tensor, weight: Tensor, labels: Tensor, chunk: int, run: Any) -> Tensor:
+    def forward(ctx: Any, states: Tensor, weight: Tensor, labels: Tensor, chunk: int, compiled: bool) -> Tensor:
         dtype = compute_dtype(states)
         weight_VC = weight.to(dtype)
+        run = _compiled_chunk() if compiled else chunk_gradients
         trained = ctx.needs_input_grad[1]  # not under LoRA: its product is a third of the work here
         total = torch.zeros((), dtype=torch.promote_types(dtype, torch.float32), device=states.device)
         d_states = torch.empty_like(states)
@@ -91,9 +91,8 @@ def chunk_gradients(
 
 
 @cache
-def _compiled_chunk(dynamic: bool) -> Any:
-    """One program for any number of rows or, faster, one for each: never first one and then the other."""
-    return torch.compile(chunk_gradients, dynamic=dynamic)
+def _compiled_chunk() -> Any:
+    return torch.compile(chunk_gradients)
 
 
 def _nll(logits_NV: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,6 +100,17 @@ def _nll(logits_NV: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
     supervised = labels_N != IGNORE
     label_logit_N = logits_NV.gather(1, labels_N.where(supervised, 0)[:, None]).squeeze(1)
     return (lse_N - label_logit_N).where(supervised, 0), lse_N
+
+
+def labelled_rows(labels_N: Tensor, chunk: int) -> Tensor:
+    """Indices of the rows that have a label and, to fill their last chunk, of some that have none.
+
+    In whole chunks, because a new number of rows is dear: the CPU's matrix library keeps buffers for each that it has
+    seen (a distillation grew by 80 MB a step), and a compiled program may be for one alone.
+    """
+    unlabelled_N = labels_N == IGNORE
+    chunks = math.ceil((len(labels_N) - int(unlabelled_N.sum())) / chunk)
+    return unlabelled_N.argsort(stable=True)[: chunks * chunk]
 
 
 def wide(logits: Tensor) -> Tensor:

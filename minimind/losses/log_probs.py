@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from minimind.losses.lm import CHUNK, IGNORE, compute_dtype, wide
+from minimind.losses.lm import CHUNK, IGNORE, compute_dtype, labelled_rows, wide
 
 
 class LogProbs(NamedTuple):
@@ -55,15 +55,17 @@ def token_log_probs(
     With `keep` the softmax is over the tokens that it leaves (and the label, so that what was drawn under other weights
     stays possible): the distribution of a sampler that filters. Which tokens those are counts as a constant.
 
-    Differentiable in `states` and `weight_VC`. Positions whose label is -100 are not even projected. Products are taken
+    Differentiable in `states` and `weight_VC`. Positions whose label is -100 are not even projected, but for
+    those that fill the last chunk. Products are taken
     in autocast's dtype where it is on, else in that of `states`; softmax in float32. `compiled` fuses the element-wise
     work on a chunk with `torch.compile`.
     """
-    scored = labels != IGNORE
     rule = Rule(temperature, keep, entropy)
-    log_probs_N, entropy_N = _TokenLogProbs.apply(states[scored], weight_VC, labels[scored], rule, chunk, compiled)
-    empty = torch.zeros(labels.shape, dtype=log_probs_N.dtype, device=labels.device)
-    return LogProbs(empty.masked_scatter(scored, log_probs_N), empty.masked_scatter(scored, entropy_N))
+    rows_M = labelled_rows(labels.flatten(), chunk)
+    states_MC, labels_M = states.flatten(0, -2)[rows_M], labels.flatten()[rows_M]
+    found = _TokenLogProbs.apply(states_MC, weight_VC, labels_M, rule, chunk, compiled)
+    empty_N = torch.zeros(labels.numel(), dtype=found[0].dtype, device=labels.device)
+    return LogProbs(*(empty_N.index_copy(0, rows_M, values_M).view(labels.shape) for values_M in found))
 
 
 class _TokenLogProbs(torch.autograd.Function):
@@ -104,10 +106,13 @@ class _TokenLogProbs(torch.autograd.Function):
 
 
 def chunk_log_probs(states_NC: Tensor, weight_VC: Tensor, labels_N: Tensor, rule: Rule) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities of a chunk's labels, and the entropies if the rule asks for them."""
-    logp_NV = _log_softmax(states_NC, weight_VC, labels_N, rule)
-    entropy_N = -_weighted(logp_NV.exp(), logp_NV).sum(1) if rule.entropy else None
-    return logp_NV.gather(1, labels_N[:, None]).squeeze(1), entropy_N
+    """Log-probabilities of a chunk's labels, and the entropies if the rule asks for them; 0 where there is no label."""
+    labelled_N, words_N1 = labels_N != IGNORE, labels_N.clamp(min=0)[:, None]
+    logp_NV = _log_softmax(states_NC, weight_VC, words_N1, rule)
+    log_probs_N = logp_NV.gather(1, words_N1).squeeze(1).where(labelled_N, 0)
+    if not rule.entropy:
+        return log_probs_N, None
+    return log_probs_N, -_weighted(logp_NV.exp(), logp_NV).sum(1).where(labelled_N, 0)
 
 
 def chunk_gradients(
@@ -119,11 +124,11 @@ def chunk_gradients(
     weight_too: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Gradients by states and weight, given those by the chunk's log-probabilities and entropies."""
-    d_log_probs_N1, d_entropy_N1 = (d_N[:, None] for d_N in d_outputs)
-    logp_NV = _log_softmax(states_NC, weight_VC, labels_N, rule)
+    d_log_probs_N1, d_entropy_N1 = (d_N.where(labels_N != IGNORE, 0)[:, None] for d_N in d_outputs)
+    words_N1 = labels_N.clamp(min=0)[:, None]
+    logp_NV = _log_softmax(states_NC, weight_VC, words_N1, rule)
     p_NV = logp_NV.exp()
-    words = torch.arange(logp_NV.shape[1], device=labels_N.device)
-    onehot_NV = (words == labels_N[:, None]).to(logp_NV.dtype)
+    onehot_NV = (torch.arange(logp_NV.shape[1], device=labels_N.device) == words_N1).to(logp_NV.dtype)
     d_z_NV = (onehot_NV - p_NV) * d_log_probs_N1
     if rule.entropy:
         entropy_N1 = -_weighted(p_NV, logp_NV).sum(1, keepdim=True)
@@ -137,12 +142,12 @@ def _compiled(work: Callable[..., Any]) -> Any:
     return torch.compile(work, dynamic=True)
 
 
-def _log_softmax(states_NC: Tensor, weight_VC: Tensor, labels_N: Tensor, rule: Rule) -> Tensor:
+def _log_softmax(states_NC: Tensor, weight_VC: Tensor, words_N1: Tensor, rule: Rule) -> Tensor:
     logits_NV = wide(states_NC @ weight_VC.t())
     logp_NV = (logits_NV if rule.temperature == 1 else logits_NV / rule.temperature).log_softmax(-1)
     if rule.keep is None:
         return logp_NV
-    kept_NV = rule.keep(logp_NV.exp()).scatter(1, labels_N[:, None], True)
+    kept_NV = rule.keep(logp_NV.exp()).scatter(1, words_N1, True)
     return logp_NV.masked_fill(~kept_NV, -torch.inf).log_softmax(-1)
 
 

@@ -14,8 +14,8 @@ import torch
 from minimind import runtime
 from minimind.data.packing import Batch
 from minimind.errors import UsageError, UserError
-from minimind.losses.distill import Rule, TeacherStates, distillation_loss
-from minimind.losses.lm import IGNORE
+from minimind.losses.distill import CHUNK, Rule, TeacherStates, distillation_loss
+from minimind.losses.lm import labelled_rows
 from minimind.model.store import load_model
 from minimind.model.transformer import Segments, Transformer
 from minimind.recipe import Recipe
@@ -88,9 +88,10 @@ class DistillationLoss:
         hidden = model(batch.input_ids, segments)
         with torch.no_grad():
             seen_BTC = self.teacher(batch.input_ids, segments).states
-        scored = batch.labels != IGNORE
-        teacher = TeacherStates(seen_BTC[scored], self.teacher.output_weight)
-        states_NC, labels_N = hidden.states[scored], batch.labels[scored]
-        found = distillation_loss(states_NC, model.output_weight, labels_N, teacher, self.rule, compiled=self.compiled)
+        labels_N = batch.labels.flatten()
+        rows_M = labelled_rows(labels_N, CHUNK)
+        teacher = TeacherStates(seen_BTC.flatten(0, 1)[rows_M], self.teacher.output_weight)
+        states_MC, labels_M = hidden.states.flatten(0, 1)[rows_M], labels_N[rows_M]
+        found = distillation_loss(states_MC, model.output_weight, labels_M, teacher, self.rule, compiled=self.compiled)
         figures = {"loss": found.total, "cross_entropy": found.cross_entropy, "divergence": found.divergence}
         return common.balanced(loop.Loss(found.total, figures), model, hidden, batch)

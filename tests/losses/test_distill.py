@@ -59,6 +59,15 @@ def test_value_and_gradients_equal_the_plain_loss(rule, chunk):
     equal(ours, plain(states, weight, labels, logp, rule), (states, weight))
 
 
+def test_rows_without_a_label_count_nothing():
+    states, weight, labels, teacher = example()
+    labels[::3] = -100
+    some = labels != -100
+    chosen = TeacherStates(teacher.states_NC[some], teacher.weight_VC)
+    whole = distillation_loss(states, weight, labels, teacher, RULES[5], chunk=16)
+    equal(whole, distillation_loss(states[some], weight, labels[some], chosen, RULES[5], chunk=16), (states, weight))
+
+
 @pytest.mark.parametrize("rule", [Rule(0.3, 2.0, d) for d in ("forward", "reverse", "js")])
 def test_gradcheck(rule):
     states, weight, labels, teacher = example(rows=5, vocabulary=9)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from minimind.losses.lm import linear_cross_entropy, token_nll
+from minimind.losses.lm import labelled_rows, linear_cross_entropy, token_nll
 
 
 def example(dtype=torch.float32, rows=70):
@@ -44,6 +44,17 @@ def test_leaving_out_unsupervised_rows_changes_nothing(chunk):
     nothing = linear_cross_entropy(states, weight, torch.full_like(labels, -100), sparse=True)
     assert nothing == 0
     assert not torch.autograd.grad(nothing, states)[0].any()
+
+
+def test_labelled_rows_come_in_whole_chunks():
+    labels = torch.full((12,), -100)
+    assert len(labelled_rows(labels, 4)) == 0
+    labels[[1, 3, 7, 8, 10]] = 5
+    rows = labelled_rows(labels, 4)
+    assert len(rows) == 8
+    assert rows[:5].tolist() == [1, 3, 7, 8, 10]
+    assert (labels[rows[5:]] == -100).all()
+    assert len(labelled_rows(labels, 100)) == 12, "there are no more"
 
 
 def test_a_tied_weight_gets_both_gradients():
