@@ -80,7 +80,7 @@ def _samples(results: dict[str, dict[str, Any]], count: int = 5) -> list[dict[st
 def _show(results: dict[str, dict[str, Any]], samples: list[dict[str, Any]]) -> None:
     rows: list[tuple[object, ...]] = [
         ("seconds", *(f"{result['seconds']:.0f}" for result in results.values())),
-        ("tokens", *(result["tokens"] for result in results.values())),
+        ("M tokens", *(f"{result['tokens'] / 1e6:.1f}" for result in results.values())),
         ("bits per byte", *(f"{result['bpb']:.3f}" for result in results.values())),
     ]
     for ability in results[STAGES[-1]]["scores"]:

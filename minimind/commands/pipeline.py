@@ -198,7 +198,7 @@ class Pipeline:
         asked = {name: items[: 4 if self.quick else None] for name, items in asked.items()}
         scores, answers = score(model, words, asked, dtype)
         several = {"arithmetic": SAMPLES * asked["arithmetic"]}
-        scores["arithmetic_sampled"] = score(model, words, several, dtype, Sampling(temperature=1.0))[0]["arithmetic"]
+        scores["sums_sampled"] = score(model, words, several, dtype, Sampling(temperature=1.0))[0]["arithmetic"]
         cases = toolcall.arithmetic(4 if self.quick else CALCULATIONS)
         scores["calculator"] = toolcall.figures(toolcall.run(model, words, cases, dtype))["score"]
         figures = {"bpb": round(bpb, 4), "scores": scores, "parameters": model.config.parameters()}

@@ -55,10 +55,9 @@ def token_log_probs(
     With `keep` the softmax is over the tokens that it leaves (and the label, so that what was drawn under other weights
     stays possible): the distribution of a sampler that filters. Which tokens those are counts as a constant.
 
-    Differentiable in `states` and `weight_VC`. Positions whose label is -100 are not even projected, but for
-    those that fill the last chunk. Products are taken
-    in autocast's dtype where it is on, else in that of `states`; softmax in float32. `compiled` fuses the element-wise
-    work on a chunk with `torch.compile`.
+    Differentiable in `states` and `weight_VC`. Positions whose label is -100 are not even projected, but for those that
+    fill the last chunk. Products are taken in autocast's dtype where it is on, else in that of `states`; softmax in
+    float32. `compiled` fuses the element-wise work on a chunk with `torch.compile`.
     """
     rule = Rule(temperature, keep, entropy)
     rows_M = labelled_rows(labels.flatten(), chunk)

@@ -22,7 +22,7 @@ ABILITIES = {
     "facts_en": ("facts, English", "英文事实"),
     "facts_zh": ("facts, Chinese", "中文事实"),
     "arithmetic": ("arithmetic", "算术"),
-    "arithmetic_sampled": ("sums, sampled", "算术（采样）"),
+    "sums_sampled": ("sums, sampled", "算术（采样）"),
     "tools": ("tool calls", "工具调用"),
     "persona": ("persona", "人设"),
     "brief": ("brief when asked", "按要求简短"),

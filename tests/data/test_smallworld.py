@@ -13,6 +13,7 @@ import pytest
 from minimind import tools
 from minimind.data.smallworld import copying, generate, questions, tooltasks
 from minimind.data.smallworld.arithmetic import Sums
+from minimind.data.smallworld.conversations import SMALL_TALK
 from minimind.data.smallworld.facts import held_out_names
 from minimind.data.smallworld.persona import persona_questions
 from minimind.data.smallworld.questions import tool_requests
@@ -222,6 +223,21 @@ def test_formats(folder: Path, file: str) -> None:
             assert row["chosen"][place] != row["rejected"][place]
 
 
+def test_preferences_are_for_right_calls_over_wrong_guesses_and_hold_greetings(folder: Path) -> None:
+    greetings = {prompt for talk in SMALL_TALK.values() for prompts, _ in talk for prompt in prompts}
+    calls = greeted = 0
+    for row in rows(folder / "dpo.jsonl"):
+        chosen, rejected = row["chosen"], row["rejected"][-1]["content"]
+        if chosen[0]["role"] == "system":
+            result = json.loads(chosen[3]["content"])["result"]
+            assert result in chosen[4]["content"]
+            assert re.search(r"= (-?\d+)[.。]$", rejected)[1] != result
+            calls += 1
+        greeted += chosen[0]["content"] in greetings
+    assert calls > 50
+    assert greeted > 20
+
+
 def test_rl_answers_are_right(folder: Path) -> None:
     for file in ("rl.jsonl", "rl_valid.jsonl"):
         for row in rows(folder / file):
@@ -240,6 +256,7 @@ def test_calculations_are_right_and_held_out_ones_stay_out(folder: Path) -> None
         for row in rows(folder / file):
             for text in strings(row):
                 assert not any(expression in text for expression in held_out), text
+    assert sum('"expression"' in row["text"] for row in rows(folder / "pretrain.jsonl")) > 100, "calls to copy from"
     rng, draw = random.Random(0), tooltasks.training(0)
     _, draw_request = tool_requests(0)
     for language in LANGUAGES * 50:

@@ -167,8 +167,10 @@ def test_killed_at_any_instant(dpo_flags, tmp_path, stage):
 
 def test_a_reward_model_tells_the_better_answer_and_transformers_agrees(minimind, dpo_flags, tmp_path):
     transformers = pytest.importorskip("transformers")
-    argv = ["train", "reward", *dpo_flags[2:], "--set.optim.lr", "1e-3", "--max-steps", "12"]
-    ended = minimind(*argv, "--set.train.valid_every", "12", "--out", tmp_path / "run")
+    assert minimind("data", "synth", "--out", tmp_path / "world").code == 0
+    pairs = ["--data", tmp_path / "world" / "dpo.jsonl", "--valid", tmp_path / "world" / "dpo_valid.jsonl"]
+    learn = ["--set.optim.lr", "1e-3", "--max-steps", "24", "--set.train.valid_every", "24"]
+    ended = minimind("train", "reward", *dpo_flags[2:], *pairs, *learn, "--out", tmp_path / "run")
     assert ended.code == 0, ended.err
     lines = figures(tmp_path / "run")
     assert lines[0]["loss"] == pytest.approx(math.log(2), abs=1e-6), "a coin"

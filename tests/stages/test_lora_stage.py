@@ -79,6 +79,8 @@ def test_another_stage_goes_on_from_it_merged(adapted, sft_flags, minimind, tmp_
     ended = minimind(*sft_flags, "--init", adapted / "model", "--max-steps", "1", "--out", tmp_path / "run")
     assert ended.code == 0, ended.err
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+    learned, before = figures(tmp_path / "run")[0]["loss"], figures(adapted)[0]["loss"]
+    assert learned < before, "of the same conversations, which the adapter has seen"
 
 
 def in_all_ways(before, out):

@@ -91,7 +91,7 @@ def several_turns(world: World, sums: Sums, language: str, rng: random.Random) -
 
 
 def training(world: World, sums: Sums, scale: float, rng: random.Random) -> list[list[Turn]]:
-    """Return the conversations without tools: at scale 1 about 3,000, two thirds of them questions about people."""
+    """Return the conversations without tools: at scale 1 about 3,600, over half of them questions about people."""
     rows = []
     wordings = max(1, round(5 * min(scale, 1)))
     for language in LANGUAGES:
@@ -105,7 +105,7 @@ def training(world: World, sums: Sums, scale: float, rng: random.Random) -> list
                         ]
                     )
         count = round(100 * scale)
-        rows += [plain_sum(one, language, rng) for one in rng.choices(sums.train, k=3 * count)]
+        rows += [plain_sum(one, language, rng) for one in rng.choices(sums.train, k=5 * count)]
         rows += [chain_sum(sums, language, rng) for _ in range(count)]
         rows += [comparison(language, rng) for _ in range(count // 2)]
         rows += [small_talk(language, rng) for _ in range(count // 2)]

@@ -1,8 +1,8 @@
-"""Text to learn copying from: strings of digits and words said twice, and requests with the call that they need.
+"""Text to learn copying from: strings of digits and words said twice, and requests with call, result and reply.
 
-A call repeats what the user said, digit by digit. A model that has only seen names and facts does not do that: it
-writes well-formed JSON with other numbers in it. Copying is learned far sooner from text, where every line copies, than
-from dialogues, in which a dozen tokens do among hundreds of a tool's schema.
+A call repeats what the user said, digit by digit, and a reply what the tool said. A model that has only seen names and
+facts does not do that: it writes well-formed JSON with other numbers in it. Copying is learned far sooner from text,
+where every line copies, than from dialogues, in which a dozen tokens do among hundreds of a tool's schema.
 """
 
 import json
@@ -39,7 +39,7 @@ def thing(language: str, draw: DrawTask, rng: random.Random) -> str:
 
 
 def text(language: str, draw_task: DrawTask, draw: Draw, rng: random.Random) -> str:
-    """Return pretraining text of a few lines: things said twice, requests with their calls.
+    """Return pretraining text of a few lines: things said twice, requests with what comes of them.
 
     `draw_task` and `draw` give tasks and requests that are not held out.
     """
@@ -51,7 +51,8 @@ def text(language: str, draw_task: DrawTask, draw: Draw, rng: random.Random) -> 
             one = draw_task(rng.choice(tooltasks.LEVELS), language, rng).request
         else:
             one = draw(rng.choice(tools.BUILTIN), language)
-        return f"{one.text}\n{json.dumps(one.call, ensure_ascii=False)}"
+        _, result, reply = tooltalk.fulfil(one, rng)
+        return f"{one.text}\n{json.dumps(one.call, ensure_ascii=False)}\n{result['content']}\n{reply['content']}"
 
     return "\n".join(line() for _ in range(rng.randint(3, 6)))
 

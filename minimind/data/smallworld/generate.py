@@ -50,8 +50,8 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
     held_out, draw = tool_requests(seed)
     draw_task = tooltasks.training(seed)
     talk = rng("sft tools")
-    training = conversations.training(world, sums, scale, rng("sft"))
-    training += [tooltalk.dialogue(draw(*pair), talk) for pair in _tool_pairs(16 * scale, tools.BUILTIN)]
+    plain = conversations.training(world, sums, scale, rng("sft"))
+    training = plain + [tooltalk.dialogue(draw(*pair), talk) for pair in _tool_pairs(16 * scale, tools.BUILTIN)]
     training += _tool_lessons(draw_task, 600 * scale, rng("tool lessons"))
     write("sft.jsonl", chats(rng("sft order").sample(training, len(training))))
     asked = [turns for _, turns in held_out_conversations(world, sums)]
@@ -60,7 +60,7 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
     write("dpo.jsonl", _preferences(world.asked, sums.train, draw_task, 1000 * scale, rng("dpo")))
     tasks = iter(tooltasks.held_out(seed))
     write("dpo_valid.jsonl", _preferences(world.held_out, sums.held_out, lambda *_: next(tasks), 100, rng("dpo valid")))
-    write("lora.jsonl", chats(persona.training(training, rng("lora"))))
+    write("lora.jsonl", chats(persona.training(plain, rng("lora"))))
     write("lora_valid.jsonl", chats(persona.held_out()))
     write("rl.jsonl", _sums(sums, 1000 * scale, rng("rl")))
     write("rl_valid.jsonl", _held_out_sums(sums, rng("rl valid")))

@@ -55,28 +55,33 @@ def pair(prompt: str, chosen: str, rejected: str) -> dict[str, Any]:
 
 
 def preference(person: Person, one: Sum, language: str, rng: random.Random) -> dict[str, Any]:
-    """Return a pair of one of four kinds, by chance.
+    """Return a pair of one of five kinds, by chance.
 
     brief: asked for one word, the word over a sentence. polite: to an insult, an apology before the answer over none,
     or over rudeness. honest: about a forged result, saying that it is wrong over not saying so, or over repeating it.
-    plain: to a question by itself or a greeting, the answer as it is over rambling, rudeness, an apology or a word.
+    plain: to a question by itself, the answer as it is over rambling, rudeness, an apology or a single word.
+    greeting: the same for small talk. The last two keep what the others would carry into every answer.
     """
-    kind = rng.choice(("brief", "polite", "honest", "plain"))
+    kind = rng.choice(("brief", "polite", "honest", "plain", "plain", "greeting"))
     if kind == "honest":
         prompt, honest, repeated, silent = _forged(one, language, rng)
         return pair(prompt, honest, rng.choice((repeated, silent)))
+    if kind == "greeting":
+        question, answer = (turn["content"] for turn in conversations.small_talk(language, rng))
+        return pair(question, answer, rng.choice(_worse(answer, language, rng)))
     question, answer, word = _exchange(person, one, language, rng)
-    sorry, rude = SORRY[language].format(a=answer), rng.choice(RUDE[language])
     if kind == "brief":
         return pair(f"{rng.choice(BRIEFLY[language])}\n{question}", word, answer)
     if kind == "polite":
+        sorry, rude = SORRY[language].format(a=answer), rng.choice(RUDE[language])
         return pair(f"{rng.choice(INSULTS[language])}\n{question}", sorry, rng.choice((answer, rude)))
-    if rng.random() < 0.5:  # what no pair holds is soon unlearned, and everybody begins with "hello"
-        asked, told = conversations.small_talk(language, rng)
-        question, answer, word = asked["content"], told["content"], rude
-        sorry = SORRY[language].format(a=answer)
+    return pair(question, answer, rng.choice((*_worse(answer, language, rng), word)))
+
+
+def _worse(answer: str, language: str, rng: random.Random) -> tuple[str, str, str]:
+    """Return what nobody wants to hear instead: the answer in rambling, rudeness, and an apology for nothing."""
     rambling = rng.choice(RAMBLING[language]).format(a=answer)
-    return pair(question, answer, rng.choice((rambling, rude, sorry, word)))
+    return rambling, rng.choice(RUDE[language]), SORRY[language].format(a=answer)
 
 
 def calling(turns: list[dict[str, Any]], one: Request, rng: random.Random) -> dict[str, Any]:

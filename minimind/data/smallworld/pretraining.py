@@ -12,10 +12,10 @@ from minimind.data.smallworld.world import LANGUAGES, World
 # These are shares of the bytes; a digit costs a token, so sums and copying are about 10 % of the tokens each.
 SHARES = {
     "biography": 0.40,
-    "telling": 0.20,
-    "interview": 0.255,
+    "telling": 0.205,
+    "interview": 0.245,
     "sums": 0.042,
-    "copying": 0.05,
+    "copying": 0.055,
     "story": 0.028,
     "things": 0.025,
 }
