@@ -58,6 +58,9 @@ class DistillConfig:
     """Cover all that the teacher may say; say nothing that it would not; or between the two."""
     beta: float = 0.5
     """js: how near it is to `reverse`, in (0, 1)."""
+    on_policy: bool = False
+    """Compare on what the student answers to the prompts (sampled as `[rl]` says) instead of on the data's answers;
+    `alpha` does not count."""
 
     def check(self) -> None:
         """Refuse values that cannot work.

@@ -1,17 +1,18 @@
-"""`minimind data synth|download|prepare|stats`: make, fetch, encode and describe corpora."""
+"""`minimind data synth|download|answers|prepare|stats`: make, fetch, encode and describe corpora."""
 
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from minimind.commands.arguments import call_one_of
+from minimind.commands.arguments import at_least, call_one_of
 from minimind.console import print_json, say, table
 
 
 def main(argv: list[str]) -> int:
-    """Run `synth`, `download`, `prepare` or `stats`."""
-    commands: dict[str, Callable[..., int]] = {"synth": synth, "download": download, "prepare": prepare, "stats": stats}
+    """Run `synth`, `download`, `answers`, `prepare` or `stats`."""
+    commands: dict[str, Callable[..., int]] = {"synth": synth, "download": download, "answers": answers}
+    commands |= {"prepare": prepare, "stats": stats}
     return call_one_of(commands, argv, "minimind data")
 
 
@@ -69,6 +70,76 @@ def download(
     else:
         rows = [(key, one["bytes"], one["hub"]) for key, one in files.items()]
         table(str(out), ["file", "bytes", "from"], rows)
+    return 0
+
+
+def answers(
+    data: list[str],
+    teacher: str,
+    out: Path,
+    teacher_model: str = "",
+    max_new_tokens: int = 512,
+    temperature: float = 0.0,
+    seed: int = 0,
+    thinking: bool = False,
+    device: str = "auto",
+    json: bool = False,
+) -> int:
+    """Let a teacher answer prompts, and write conversations for `train sft`: distillation through words alone.
+
+    A prompt is a conversation up to its last assistant turn, and is asked once however often it occurs. Every answer
+    is written as it comes; run the same command again to go on after an interruption.
+
+    Examples:
+        minimind data answers --data prompts.jsonl --teacher runs/minimind-3-sft/model --out answers.jsonl
+        minimind data answers --data prompts.jsonl --teacher http://localhost:8000/v1 --teacher-model big --out a.jsonl
+
+    Args:
+        data: JSON Lines files (.gz, .zst too) or globs of conversations or prompts.
+        teacher: a model directory, or the address up to /v1 of an OpenAI-compatible server; its key, if it needs one,
+            is read from OPENAI_API_KEY.
+        out: file to write, or to go on with.
+        teacher_model: name of the model on the server.
+        max_new_tokens: an answer that is not over by then is left out.
+        temperature: 0 always takes the likeliest word.
+        seed: of the draws when the temperature is above 0 and the teacher is a directory.
+        thinking: let a teacher that is a directory think first.
+        device: auto, cpu, cuda or mps.
+        json: print one line of JSON instead of a sentence.
+    """
+    from dataclasses import asdict
+
+    from minimind import runtime
+    from minimind.data.prompts import read_prompts
+    from minimind.errors import UsageError
+    from minimind.eval.answers import Teacher, from_model, from_server, write_answers
+    from minimind.eval.endpoint import Endpoint
+
+    at_least(1, max_new_tokens=max_new_tokens)
+    ask: Teacher
+    if teacher.startswith(("http://", "https://")):
+        if not teacher_model:
+            raise UsageError("data answers: name the server's model with --teacher-model NAME")
+        endpoint = Endpoint(teacher, teacher_model, runtime.judge_key())
+        prompts = read_prompts(data)
+        ask = from_server(endpoint, temperature=temperature, max_tokens=max_new_tokens)
+    else:
+        from minimind.api import load
+        from minimind.engine.sampling import Sampling
+
+        prompts = read_prompts(data)
+        lm = load(teacher, device)
+        sampling = Sampling(temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
+        ask = from_model(lm.model, lm.tokenizer, sampling, runtime.compute_dtype(runtime.device(device)), thinking)
+    count = write_answers(prompts, ask, out)
+    if json:
+        print_json(asdict(count))
+        return 0
+    left_out = f"; {count.cut_off:,} had no end and were left out" if count.cut_off else ""
+    say(
+        f"{out}: {count.written:,} answers written, {count.there:,} were there, {count.repeated:,} prompts repeated"
+        f"{left_out}\nTrain on it:  minimind train sft laptop --data {out}"
+    )
     return 0
 
 

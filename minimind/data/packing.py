@@ -17,6 +17,7 @@ import torch
 from minimind.data.shards import Shards
 from minimind.errors import UserError
 from minimind.losses.lm import IGNORE
+from minimind.model.attention import Segments
 
 WINDOW = 8192
 """Documents packed together."""
@@ -38,6 +39,11 @@ class Batch(NamedTuple):
     def weight(self) -> int:
         """The supervised tokens: what the sum of their losses is divided by."""
         return int((self.labels != IGNORE).sum())
+
+    @property
+    def segments(self) -> Segments:
+        """Who sees whom."""
+        return Segments(self.document_ids, self.positions)
 
 
 class _Rows(NamedTuple):

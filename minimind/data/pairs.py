@@ -14,6 +14,7 @@ from torch import Tensor
 from minimind.data.packing import WINDOW, PackedStream
 from minimind.data.shards import Shards
 from minimind.losses.lm import IGNORE
+from minimind.model.attention import Segments
 
 
 class PairBatch(NamedTuple):
@@ -34,6 +35,11 @@ class PairBatch(NamedTuple):
     def weight(self) -> int:
         """The pairs: what the sum of their losses is divided by."""
         return int((self.document_ids.amax(1) + 1).sum())
+
+    @property
+    def segments(self) -> Segments:
+        """Who sees whom."""
+        return Segments(self.document_ids, self.positions, self.branches)
 
     def answer_sums(self, values_BT: Tensor) -> Tensor:
         """Add up `values_BT` over the supervised tokens of each answer: [P, 2], the pairs row by row."""

@@ -7,19 +7,15 @@ the order counts as a tie.
 
 import json
 import re
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from http.client import HTTPException
 from itertools import combinations
 from typing import Any, TypeVar
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
 
 from minimind.console import track
-from minimind.errors import UserError
+from minimind.eval.endpoint import Endpoint
 
 CRITERIA = {
     "accuracy": "Is everything that it says true?",
@@ -49,17 +45,10 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Judge:
-    """A chat model behind `endpoint`, such as https://api.example.com/v1."""
+class Judge(Endpoint):
+    """A chat model that judges."""
 
-    endpoint: str
-    model: str
-    key: str | None = None
-    timeout: float = 60.0
-    """Seconds to wait for one reply."""
-    tries: int = 4
-    """How often to ask when the endpoint is busy, failing or silent; the pauses between are 1, 2, 4 ... seconds."""
-    pause: float = 1.0
+    flag: str = "--judge"
 
     def ask(self, messages: Sequence[Mapping[str, str]]) -> str:
         """One reply of the model, at temperature 0.
@@ -67,37 +56,7 @@ class Judge:
         Raises:
             UserError: the endpoint refuses, stays silent, or answers with something else than a chat completion.
         """
-        body = json.dumps({"model": self.model, "messages": list(messages), "temperature": 0}).encode("utf-8")
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
-        try:
-            request = Request(f"{self.endpoint.rstrip('/')}/chat/completions", body, headers)
-        except ValueError:
-            raise UserError(f"--judge {self.endpoint}: not a URL; write it like http://localhost:8000/v1") from None
-        for attempt in range(self.tries):
-            if attempt:
-                time.sleep(self.pause * 2 ** (attempt - 1))
-            try:
-                with urlopen(request, timeout=self.timeout) as response:
-                    return self._content(response.read())
-            except HTTPError as error:
-                reason = f"status {error.code}"
-                if error.code != 429 and error.code < 500:
-                    raise UserError(
-                        f"--judge {self.endpoint} refuses ({reason}); check its address, --judge-model {self.model} "
-                        f"and the key in OPENAI_API_KEY"
-                    ) from None
-            except (URLError, TimeoutError, HTTPException, OSError) as error:
-                reason = str(getattr(error, "reason", error)) or type(error).__name__
-        raise UserError(f"--judge {self.endpoint} gave no answer in {self.tries} tries ({reason}); is it running?")
-
-    def _content(self, body: bytes) -> str:
-        try:
-            return str(json.loads(body)["choices"][0]["message"]["content"])
-        except (ValueError, LookupError, TypeError):
-            raise UserError(
-                f"--judge {self.endpoint} answers with something else than a chat completion; "
-                f"give the address up to /v1 of an OpenAI-compatible server"
-            ) from None
+        return str(self.complete(messages, temperature=0)["message"]["content"])
 
     def grade(self, question: str, answer: str) -> Grades | None:
         """A grade from 1 to 10 for each of `CRITERIA`; None where the judge cannot be understood, asked twice."""

@@ -26,7 +26,7 @@ from minimind.model.adapter import is_adapter, peft_trouble, save_adapter
 from minimind.model.files import weights_checksum
 from minimind.model.rope import context_length
 from minimind.model.store import load_model, save_model
-from minimind.model.transformer import Hidden, Segments, Transformer
+from minimind.model.transformer import Hidden, Transformer
 from minimind.optim.groups import make_optimizers
 from minimind.recipe import Recipe
 from minimind.tokenizer.bpe import Tokenizer
@@ -157,7 +157,7 @@ class LanguageModelLoss:
 
     def __call__(self, model: Transformer, batch: Batch) -> loop.Loss:
         """Sum the loss over the supervised tokens of `batch` (labels [B, T], -100 = not supervised)."""
-        hidden = model(batch.input_ids, Segments(batch.document_ids, batch.positions))
+        hidden = model(batch.input_ids, batch.segments)
         nll = linear_cross_entropy(hidden.states, model.output_weight, batch.labels, **self.options)
         return balanced(loop.Loss(nll, {"loss": nll}), model, hidden, batch)
 
@@ -244,7 +244,7 @@ def make_job(
         steps=steps,
         flops_per_token=lora.flops_per_token(model, context=min(length, training.mean_length) / 2),
         write_model=partial(write_model, model, tokenizer),
-        validate=validate or partial(_validate, recipe, model, tokenizer, validation),
+        validate=validate or partial(valid_bpb, recipe, model, tokenizer, validation),
         sample=partial(_sample, recipe, model, tokenizer),
         compile=compile_model,
     )
@@ -266,7 +266,7 @@ def shards(recipe: Recipe, tokenizer: Tokenizer, kind: Kind) -> tuple[Shards, Sh
     return ensure(data.files, split="train", **options), ensure(data.files, split="valid", **options)
 
 
-def _validate(recipe: Recipe, model: Transformer, tokenizer: Tokenizer, validation: Shards | None) -> dict[str, float]:
+def valid_bpb(recipe: Recipe, model: Transformer, tokenizer: Tokenizer, validation: Shards | None) -> dict[str, float]:
     """Bits per byte of held-out documents; of conversations, only what the assistant says is scored."""
     if validation is None or not validation.documents:
         return {}

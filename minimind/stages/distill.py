@@ -5,21 +5,23 @@
 A conversation names one word at each place; the teacher gives every word a probability, and in the unlikely ones lies
 how it generalises (Hinton et al. 2015, https://arxiv.org/abs/1503.02531). Both models read the same rows; the teacher
 is not trained. D and its gradient are in `minimind/losses/distill.py`.
+
+With `distill.on_policy` the rows are the student's own answers (`minimind/stages/on_policy.py`).
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from minimind import runtime
-from minimind.data.packing import Batch
 from minimind.errors import UsageError, UserError
 from minimind.losses.distill import CHUNK, Rule, TeacherStates, distillation_loss
 from minimind.losses.lm import labelled_rows
 from minimind.model.store import load_model
-from minimind.model.transformer import Segments, Transformer
+from minimind.model.transformer import Transformer
 from minimind.recipe import Recipe
-from minimind.stages import common
+from minimind.stages import common, on_policy
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import loop
 from minimind.train.folder import check_writable
@@ -40,9 +42,12 @@ def run(recipe: Recipe, out: Path, resume: bool = True) -> Path:
     teacher = load_teacher(recipe, tokenizer)
     model = common.make_model(recipe, tokenizer)
 
+    loss = DistillationLoss(recipe, teacher)
+    if recipe.distill.on_policy:
+        return on_policy.train(recipe, out, model, tokenizer, loss, resume)
+
     # conversations -> ids and the mask of what is supervised -> rows of whole conversations
     training, validation = common.shards(recipe, tokenizer, kind="sft")
-    loss = DistillationLoss(recipe, teacher)
     return common.train(recipe, out, model, tokenizer, training, validation, resume, loss=loss)
 
 
@@ -73,7 +78,8 @@ class DistillationLoss:
 
     def __init__(self, recipe: Recipe, teacher: Transformer) -> None:
         config = recipe.distill
-        self.rule = Rule(config.alpha, config.temperature, config.divergence, config.beta)
+        alpha = 0.0 if config.on_policy else config.alpha  # a student's own words are no example to itself
+        self.rule = Rule(alpha, config.temperature, config.divergence, config.beta)
         self.teacher = teacher
         self.compiled = False
 
@@ -82,12 +88,11 @@ class DistillationLoss:
         self.teacher.compile_blocks()
         self.compiled = True
 
-    def __call__(self, model: Transformer, batch: Batch) -> loop.Loss:
+    def __call__(self, model: Transformer, batch: Any) -> loop.Loss:
         """Let both read the batch; where the text goes on with a word that counts, compare them."""
-        segments = Segments(batch.document_ids, batch.positions)
-        hidden = model(batch.input_ids, segments)
+        hidden = model(batch.input_ids, batch.segments)
         with torch.no_grad():
-            seen_BTC = self.teacher(batch.input_ids, segments).states
+            seen_BTC = self.teacher(batch.input_ids, batch.segments).states
         labels_N = batch.labels.flatten()
         rows_M = labelled_rows(labels_N, CHUNK)
         teacher = TeacherStates(seen_BTC.flatten(0, 1)[rows_M], self.teacher.output_weight)

@@ -31,7 +31,7 @@ from minimind.losses.lm import IGNORE
 from minimind.losses.log_probs import token_log_probs
 from minimind.losses.preference import Answers, preference_loss, rewards
 from minimind.model.files import replacing, weights_checksum
-from minimind.model.transformer import Hidden, Segments, Transformer
+from minimind.model.transformer import Hidden, Transformer
 from minimind.recipe import DpoConfig, Recipe
 from minimind.stages import common
 from minimind.train import loop
@@ -92,7 +92,7 @@ class PreferenceLoss:
 
 def score(model: Transformer, batch: PairBatch, compiled: bool = False) -> tuple[Tensor, Hidden]:
     """Log-probability [B, T] of each label, 0 where there is none, and the states that it comes from."""
-    hidden = model(batch.input_ids, Segments(batch.document_ids, batch.positions, batch.branches))
+    hidden = model(batch.input_ids, batch.segments)
     found = token_log_probs(hidden.states, model.output_weight, batch.labels, entropy=False, compiled=compiled)
     return found.log_probs, hidden
 

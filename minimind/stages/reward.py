@@ -17,7 +17,6 @@ from minimind.eval.pairs import pair_figures
 from minimind.losses.preference import bradley_terry
 from minimind.model.heads import Scorer
 from minimind.model.store import load_scorer
-from minimind.model.transformer import Segments
 from minimind.recipe import Recipe
 from minimind.stages import common
 from minimind.train import loop
@@ -61,7 +60,7 @@ class RewardLoss:
 
     def __call__(self, model: Scorer, batch: PairBatch) -> loop.Loss:
         """Score the last token of both answers of each pair and compare."""
-        hidden = model(batch.input_ids, Segments(batch.document_ids, batch.positions, batch.branches))
+        hidden = model(batch.input_ids, batch.segments)
         scores_P2 = batch.last_tokens(model.scores(hidden.states))
         total = bradley_terry(scores_P2).sum()
         chosen, rejected = scores_P2.detach().unbind(1)

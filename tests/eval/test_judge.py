@@ -3,51 +3,22 @@
 import json
 import re
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from endpoints import endpoint
 
 from minimind.errors import UserError
 from minimind.eval.judge import CRITERIA, Judge, judge_answers
 
 
-class Endpoint:
-    """An OpenAI-compatible server whose replies are what `reply(prompt)` returns: text, a status, or raw bytes."""
-
-    def __init__(self):
-        self.reply = lambda prompt: ""
-        self.requests = []
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                endpoint.requests.append((self.path, dict(self.headers), body))
-                reply = endpoint.reply(body["messages"][0]["content"] if body["messages"] else "")
-                if isinstance(reply, str):
-                    reply = json.dumps({"choices": [{"message": {"role": "assistant", "content": reply}}]}).encode()
-                self.send_response(reply if isinstance(reply, int) else 200)
-                self.end_headers()
-                if isinstance(reply, bytes):
-                    self.wfile.write(reply)
-
-            def log_message(self, *args):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-
-    def judge(self, **options):
-        return Judge(self.url, "wise", **{"timeout": 5, "pause": 0.01} | options)
+@pytest.fixture(name="endpoint")
+def _endpoint():
+    with endpoint() as one:
+        yield one
 
 
-@pytest.fixture
-def endpoint():
-    endpoint = Endpoint()
-    yield endpoint
-    endpoint.server.shutdown()
-    endpoint.server.server_close()
+def judge(endpoint, **options):
+    return Judge(endpoint.url, "wise", **{"timeout": 5, "pause": 0.01} | options)
 
 
 def part(prompt, tag):
@@ -60,7 +31,7 @@ def grades(number):
 
 def test_grades_by_the_rubric(endpoint):
     endpoint.reply = lambda prompt: f"Let me see.\n```json\n{grades(7)}\n```"
-    assert endpoint.judge(key="secret").grade("为什么？", "because {it} is") == dict.fromkeys(CRITERIA, 7)
+    assert judge(endpoint, key="secret").grade("为什么？", "because {it} is") == dict.fromkeys(CRITERIA, 7)
     path, headers, body = endpoint.requests[0]
     assert path == "/v1/chat/completions"
     assert headers["Authorization"] == "Bearer secret"
@@ -75,18 +46,18 @@ def test_grades_by_the_rubric(endpoint):
 
 def test_without_a_key_there_is_no_authorization(endpoint):
     endpoint.reply = lambda prompt: grades(5)
-    endpoint.judge().grade("q", "a")
+    judge(endpoint).grade("q", "a")
     assert "Authorization" not in endpoint.requests[0][1]
 
 
 @pytest.mark.parametrize("reply", ["I like it.", '{"accuracy": 3}', grades(11), grades(0), grades("7"), "{", "[]"])
 def test_a_reply_that_is_no_grade_is_asked_for_once_more(endpoint, reply):
     endpoint.reply = lambda prompt: reply
-    assert endpoint.judge().grade("q", "a") is None
+    assert judge(endpoint).grade("q", "a") is None
     assert [len(body["messages"]) for _, _, body in endpoint.requests] == [1, 3]
     replies = iter([reply, grades(4)])
     endpoint.reply = lambda prompt: next(replies)
-    assert endpoint.judge().grade("q", "a") == dict.fromkeys(CRITERIA, 4)
+    assert judge(endpoint).grade("q", "a") == dict.fromkeys(CRITERIA, 4)
 
 
 def test_a_fair_judge_finds_the_better_answer_in_either_place(endpoint):
@@ -97,7 +68,7 @@ def test_a_fair_judge_finds_the_better_answer_in_either_place(endpoint):
         return json.dumps({"better": "tie" if first == second else "A" if first == "good" else "B"})
 
     endpoint.reply = fair
-    found = judge_answers(endpoint.judge(), ["1", "2", "3"], {"x": ["good", "bad", "bad"], "y": ["bad", "good", "bad"]})
+    found = judge_answers(judge(endpoint), ["1", "2", "3"], {"x": ["good", "bad", "bad"], "y": ["bad", "good", "bad"]})
     assert found["pairs"] == [
         {"first": "x", "second": "y", "wins": 1, "losses": 1, "ties": 1, "turned": 0, "unclear": 0}
     ]
@@ -108,7 +79,7 @@ def test_a_fair_judge_finds_the_better_answer_in_either_place(endpoint):
 
 def test_a_judge_who_prefers_the_first_place_decides_nothing(endpoint):
     endpoint.reply = lambda prompt: json.dumps({"better": "A"}) if "answer_A" in prompt else "no idea"
-    found = judge_answers(endpoint.judge(), ["1", "2"], {"x": ["a", "b"], "y": ["c", "d"], "z": ["e", "f"]})
+    found = judge_answers(judge(endpoint), ["1", "2"], {"x": ["a", "b"], "y": ["c", "d"], "z": ["e", "f"]})
     assert len(found["pairs"]) == 3
     for pair in found["pairs"]:
         assert [pair[key] for key in ("wins", "losses", "ties", "turned", "unclear")] == [0, 0, 2, 2, 0]
@@ -117,26 +88,26 @@ def test_a_judge_who_prefers_the_first_place_decides_nothing(endpoint):
 
 def test_a_judge_who_cannot_be_understood_decides_nothing(endpoint):
     endpoint.reply = lambda prompt: '{"better": "the second"}'
-    assert judge_answers(endpoint.judge(), ["1"], {"x": ["a"], "y": ["b"]})["pairs"][0]["unclear"] == 1
+    assert judge_answers(judge(endpoint), ["1"], {"x": ["a"], "y": ["b"]})["pairs"][0]["unclear"] == 1
 
 
 def test_a_busy_server_is_asked_again(endpoint):
     replies = iter([429, 503, grades(6)])
     endpoint.reply = lambda prompt: next(replies)
-    assert endpoint.judge().grade("q", "a") == dict.fromkeys(CRITERIA, 6)
+    assert judge(endpoint).grade("q", "a") == dict.fromkeys(CRITERIA, 6)
     assert len(endpoint.requests) == 3
 
 
 def test_what_goes_wrong_is_one_sentence(endpoint):
     endpoint.reply = lambda prompt: 500
     with pytest.raises(UserError, match=r"gave no answer in 3 tries \(status 500\)"):
-        endpoint.judge(tries=3).ask([])
+        judge(endpoint, tries=3).ask([])
     endpoint.reply = lambda prompt: 401
     with pytest.raises(UserError, match=r"refuses \(status 401\).*--judge-model wise.*OPENAI_API_KEY"):
-        judge_answers(endpoint.judge(), ["1"], {"x": ["a"]})
+        judge_answers(judge(endpoint), ["1"], {"x": ["a"]})
     endpoint.reply = lambda prompt: b"<html>hello</html>"
     with pytest.raises(UserError, match="something else than a chat completion"):
-        endpoint.judge().ask([])
+        judge(endpoint).ask([])
     with pytest.raises(UserError, match="not a URL"):
         Judge("judge", "wise").ask([])
 
@@ -145,7 +116,7 @@ def test_a_silent_server_does_not_hold_us_for_ever(endpoint):
     hold = threading.Event()
     endpoint.reply = lambda prompt: (hold.wait(5), "")[1]
     with pytest.raises(UserError, match="gave no answer in 2 tries"):
-        endpoint.judge(timeout=0.1, tries=2).ask([])
+        judge(endpoint, timeout=0.1, tries=2).ask([])
     hold.set()
 
 

@@ -73,3 +73,30 @@ def test_mistakes_are_one_sentence_and_leave_nothing(minimind, flags, tuned, tmp
     refused(minimind(*argv, "--set.distill.temperature", "0"), 2, "distill.temperature")
     refused(minimind(*argv, "--set.distill.beta", "1"), 2, "distill.beta")
     assert state(tmp_path) == before
+
+
+ON_POLICY = [
+    *("--set.distill.on_policy", "true", "--set.rl.groups", "4", "--set.rl.samples", "2", "--set.rl.epochs", "1"),
+    *("--set.rl.max_new_tokens", "16", "--set.distill.divergence", "reverse", "--set.distill.temperature", "1"),
+]
+
+
+def test_on_policy_the_student_comes_nearer_in_its_own_words(minimind, flags, pretrained, tmp_path):
+    argv = [*flags, *ON_POLICY, "--init", pretrained / "model", "--set.optim.lr", "3e-3"]
+    ended = minimind(*argv, "--max-steps", "10", "--out", tmp_path / "run")
+    assert ended.code == 0, ended.err
+    lines = [line for line in figures(tmp_path / "run") if "loss" in line]
+    assert sum(line["divergence"] for line in lines[-3:]) < 0.9 * sum(line["divergence"] for line in lines[:3])
+    assert lines[0]["loss"] == pytest.approx(lines[0]["divergence"], rel=1e-5), "nothing else counts"
+    assert lines[0]["reward_unfinished"] <= 0
+
+
+def test_on_policy_the_teacher_itself_has_nothing_to_learn(minimind, flags, tmp_path):
+    exact = ["--set.train.dtype", "float32", "--max-steps", "1", "--out", tmp_path / "run"]
+    ended = minimind(*flags, *ON_POLICY, *exact)
+    assert ended.code == 0, ended.err
+    assert figures(tmp_path / "run")[0]["divergence"] < 1e-3
+
+
+def test_on_policy_killed_at_any_instant(flags, tmp_path):
+    killed_again_and_again([*flags, *ON_POLICY, "--max-steps", "4"], tmp_path, "killed on policy")

@@ -17,7 +17,7 @@ from minimind.recipe import Recipe, load
 from minimind.stages import common
 from minimind.train import metrics
 
-WALL_CLOCK = {"tokens_per_second", "mfu"}
+WALL_CLOCK = {"tokens_per_second", "rollout_tokens_per_second", "mfu"}
 TEXTS = [
     "The quick brown fox.",
     "春眠不觉晓，处处闻啼鸟。",

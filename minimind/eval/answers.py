@@ -1,0 +1,180 @@
+"""A teacher's answers as conversations to train on: black-box distillation, for which only its words are needed.
+
+The teacher may be of any size, kind and vocabulary, a model directory or a server. Each line is written when its answer
+has come, so that whatever ends the work, the same command goes on with the prompts that have none yet.
+"""
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minimind.console import track
+from minimind.data.conversations import read_conversation
+from minimind.data.prompts import Prompt
+from minimind.engine.dialogue import ends_of_turn
+from minimind.engine.engine import Engine
+from minimind.engine.request import PromptTooLong, Request
+from minimind.engine.sampling import Sampling
+from minimind.errors import UserError
+from minimind.eval.endpoint import Endpoint
+from minimind.model.transformer import Transformer
+from minimind.tokenizer.bpe import Tokenizer
+from minimind.tokenizer.chat import normalize, render
+from minimind.tokenizer.parse import parse
+
+Teacher = Callable[[Sequence[Prompt]], Iterator[tuple[int, dict[str, Any] | None]]]
+"""Answers prompts, in whatever order they come: number and message, or None where the answer was cut off."""
+ROWS = 32
+SAID = ("content", "reasoning_content", "tool_calls")
+PARALLEL = 8
+"""Requests that a server has at a time."""
+
+
+@dataclass
+class Count:
+    """What became of the prompts."""
+
+    written: int = 0
+    there: int = 0
+    """Answered in the file before."""
+    repeated: int = 0
+    """Asked once already."""
+    cut_off: int = 0
+    """Without an end or without a word, or the prompt fills the teacher's context: left out."""
+
+
+def from_model(
+    model: Transformer, tokenizer: Tokenizer, sampling: Sampling, dtype: torch.dtype, thinking: bool = False
+) -> Teacher:
+    """A model as teacher; `sampling.seed` + n is the seed of prompt n."""
+
+    def answer(prompts: Sequence[Prompt]) -> Iterator[tuple[int, dict[str, Any] | None]]:
+        engine = Engine(model, tokenizer, rows=ROWS, dtype=dtype)
+        stop = tuple(ends_of_turn(tokenizer))
+        running: dict[Request, int] = {}
+        for number, prompt in enumerate(prompts):
+            ids, _ = render(prompt.messages, tokenizer, prompt.tools or None, thinking, add_generation_prompt=True)
+            try:
+                rules = replace(sampling, seed=(sampling.seed or 0) + number, stop_ids=stop)
+                running[engine.submit(ids, rules)] = number
+            except PromptTooLong:
+                yield number, None
+        for output in engine.run():
+            if output.finish_reason:
+                said = parse(output.request.ids, tokenizer, thinking)
+                yield running[output.request], said if output.finish_reason == "stop" else None
+
+    return answer
+
+
+def from_server(endpoint: Endpoint, **options: Any) -> Teacher:
+    """A server as teacher; `options` are fields of each request (`temperature`, `max_tokens`).
+
+    Raises (the teacher):
+        UserError: the server refuses, stays silent, or speaks another language.
+    """
+
+    def ask(prompt: Prompt) -> dict[str, Any] | None:
+        offered = {"tools": prompt.tools} if prompt.tools else {}
+        choice = endpoint.complete(_with_call_ids(prompt.messages), **options, **offered)
+        return (
+            None if choice.get("finish_reason") == "length" else normalize({**choice["message"], "role": "assistant"})
+        )
+
+    def answer(prompts: Sequence[Prompt]) -> Iterator[tuple[int, dict[str, Any] | None]]:
+        pool = ThreadPoolExecutor(PARALLEL)
+        try:
+            running = {pool.submit(ask, prompt): number for number, prompt in enumerate(prompts)}
+            for done in as_completed(running):
+                yield running[done], done.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    return answer
+
+
+def write_answers(prompts: Sequence[Prompt], teacher: Teacher, out: Path) -> Count:
+    """Append to `out` a line of `messages` and `tools` for every prompt that has none there.
+
+    Raises:
+        UserError: `out` is no file of conversations or cannot be written; whatever the teacher raises.
+    """
+    there = _answered(out)
+    new: dict[str, Prompt] = {}
+    count = Count()
+    for prompt in prompts:
+        key = _key(prompt.messages, prompt.tools)
+        if key in there:
+            count.there += 1
+        elif key in new:
+            count.repeated += 1
+        else:
+            new[key] = prompt
+    asked = list(new.values())
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("a", encoding="utf-8", newline="\n") as file:
+            for number, message in track(teacher(asked), "asking the teacher", len(asked)):
+                said = {name: message[name] for name in SAID if message.get(name)} if message else {}
+                if not said:
+                    count.cut_off += 1
+                    continue
+                turns = [*asked[number].messages, {"role": "assistant", "content": "", **said}]
+                row = {"messages": turns} | ({"tools": asked[number].tools} if asked[number].tools else {})
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.flush()
+                count.written += 1
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); make room or choose another --out") from None
+    return count
+
+
+def _with_call_ids(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The conversation as the protocol wants it: arguments as JSON, and an id by which a result names its call."""
+    turns: list[dict[str, Any]] = []
+    waiting = deque[str]()
+    for turn in messages:
+        turn = dict(turn)
+        if calls := turn.get("tool_calls"):
+            ids = [f"call_{len(turns)}_{nth}" for nth in range(len(calls))]
+            waiting = deque(ids)
+            turn["tool_calls"] = [_with_id(call, id) for call, id in zip(calls, ids, strict=True)]
+        elif turn["role"] == "tool" and waiting:
+            turn["tool_call_id"] = waiting.popleft()
+        turns.append(turn)
+    return turns
+
+
+def _with_id(call: dict[str, Any], id: str) -> dict[str, Any]:
+    arguments = call["function"]["arguments"]
+    arguments = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return {"id": id, "type": "function", "function": {**call["function"], "arguments": arguments}}
+
+
+def _answered(out: Path) -> set[str]:
+    """The prompts that `out` holds an answer to; a last line that a crash has cut short is taken away."""
+    if not out.exists():
+        return set()
+    content = out.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    keys = set()
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            conversation = read_conversation(json.loads(line))
+        except (ValueError, AttributeError, UserError):
+            raise UserError(f"{out}, line {number}: no conversation; choose another --out for the answers") from None
+        keys.add(_key(conversation.messages[:-1], conversation.tools))
+    if len(whole) < len(content):
+        with out.open("r+b") as file:
+            file.truncate(len(whole))
+    return keys
+
+
+def _key(messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> str:
+    return json.dumps([messages, tools], sort_keys=True, ensure_ascii=False)
