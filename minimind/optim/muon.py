@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from minimind import runtime
+
 # Jordan's quintic: it does not converge to singular values of exactly 1 but brings them into about
 # [0.7, 1.2] in five steps, which trains as well and is far cheaper.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
@@ -23,11 +25,14 @@ STACK = 1 << 24
 
 
 def orthogonalize(update: Tensor, steps: int = 5) -> Tensor:
-    """Replace each matrix of `update` [..., rows, columns] by (about) the nearest orthogonal one, in bfloat16.
+    """Replace each matrix of `update` [..., rows, columns] by (about) the nearest orthogonal one.
 
-    X ← aX + (bA + cA²)X with A = XXᵀ acts on the singular values as s ← as + bs³ + cs⁵.
+    X ← aX + (bA + cA²)X with A = XXᵀ acts on the singular values as s ← as + bs³ + cs⁵. Where bfloat16 is emulated it
+    would take most of a step, so there it is float32 (float16 cannot hold the squares of small gradients).
     """
-    x = update.bfloat16().reshape(-1, *update.shape[-2:])  # [matrices, rows, columns]
+    fast = runtime.compute_dtype(update.device) == torch.bfloat16
+    x = update.to(torch.bfloat16 if fast else torch.float32)
+    x = x.reshape(-1, *update.shape[-2:])  # [matrices, rows, columns]
     tall = x.size(-2) > x.size(-1)
     if tall:
         x = x.mT  # XXᵀ is then the smaller of the two Gram matrices

@@ -33,9 +33,8 @@ WIDE = 4
 """Bytes of float32: weights, gradients, moments, the residual stream and the loss."""
 LOSS_COPIES = {False: 4.5, True: 2.0}
 """Tensors of the size of those logits, in float32, while their gradient is made: eager, compiled."""
-MUON_BYTES = 14
-"""For each weight that Muon orthogonalises together: gradient and update in float32, and three bfloat16 matrices of
-the iteration."""
+ITERATION = 3
+"""Matrices of the products' format that Muon's iteration holds beside gradient and update, which are float32."""
 PROCESS_BYTES = {False: 300e6, True: 545e6}
 """The interpreter with torch and a tokenizer, eager and with the compiler loaded (Linux, measured)."""
 FRAGMENTATION = {False: 1.75, True: 1.14}
@@ -124,7 +123,7 @@ def training_memory(
         activations=activations + mask + copies,
         # the last norm's input and output, the states' gradient; the output matrix's gradient, its copy and a chunk's
         working=4 * stream + (2 * WIDE + compute_bytes) * output + chunk,
-        update=MUON_BYTES * min(STACK, matrices) if recipe.optim.matrices == "muon" else 0,
+        update=_orthogonalising(matrices, compute_bytes) if recipe.optim.matrices == "muon" else 0,
         early_gradients=train.tokens_per_step > train.micro_batch_tokens,
     )
     return _under_lora(full, config, recipe, compute_bytes, compiled) if recipe.lora.rank else full
@@ -160,8 +159,13 @@ def _under_lora(full: Memory, config: ModelConfig, recipe: Recipe, compute_bytes
         moments=(1 if recipe.optim.matrices == "muon" else 2) * WIDE * changes,
         activations=full.activations - copies + kept * tokens,
         working=full.working - 2 * WIDE * output,
-        update=MUON_BYTES * min(STACK, changes) if recipe.optim.matrices == "muon" else 0,
+        update=_orthogonalising(changes, compute_bytes) if recipe.optim.matrices == "muon" else 0,
     )
+
+
+def _orthogonalising(weights: int, compute_bytes: int) -> int:
+    """What Muon needs for the weights that it orthogonalises together."""
+    return (2 * WIDE + ITERATION * compute_bytes) * min(STACK, weights)
 
 
 def _layer(config: ModelConfig, layer: int, length: int, bytes: int, compiled: bool, on_cpu: bool) -> float:
