@@ -171,7 +171,7 @@ def _loader(
         "auto": runtime.compute_dtype(on),
         "float32": torch.float32,
         "bfloat16": torch.bfloat16,
-        "int8": torch.bfloat16,  # the engine rounds the matrices further
+        "int8": runtime.compute_dtype(on),  # the engine rounds the matrices further
     }
     if dtype not in formats:
         raise UsageError(f"--dtype {dtype}: choose {', '.join(formats)}")

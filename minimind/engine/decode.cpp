@@ -207,9 +207,10 @@ template <class W, class V> static void run(const Shape& s, const Step& step, co
 // From how many tokens on PyTorch is as fast: there, a pass is bound by arithmetic.
 extern "C" int64_t most_tokens(int kind) { return kind == 1 && matrix_unit ? 64 : 16; }
 
-// kind: 0 float32, 1 bfloat16, 2 int8 matrices with everything else in bfloat16.
+// kind: 0 float32, 1 bfloat16, 2 int8 matrices with everything else in bfloat16, 3 in float32.
 extern "C" void decode(int kind, const Shape* shape, const Step* step, const void* weights) {
     if (kind == 0) run<float, float>(*shape, *step, weights);
     if (kind == 1) run<bf16, bf16>(*shape, *step, weights);
     if (kind == 2) run<int8_t, bf16>(*shape, *step, weights);
+    if (kind == 3) run<int8_t, float>(*shape, *step, weights);
 }

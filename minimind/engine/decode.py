@@ -28,8 +28,8 @@ FLAGS: tuple[str, ...] = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"
 FLAGS += ("-fassociative-math", "-freciprocal-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno")
 LANES, STEP, ROWS = 16, 32, 4
 """Widths must be multiples of these: what the loops in `decode.cpp` take at once."""
-KINDS = {torch.float32: 0, torch.bfloat16: 1}
-INT8 = 2
+KINDS = {(torch.float32, False): 0, (torch.bfloat16, False): 1, (torch.bfloat16, True): 2, (torch.float32, True): 3}
+"""By the weights' format, and whether their matrices are int8."""
 
 Quantised = dict[str, tuple[Tensor, Tensor]]
 """Name of a parameter to its int8 rows and their float32 scales."""
@@ -58,7 +58,7 @@ class DecodeStep:
     def __init__(self, library: ctypes.CDLL, model: Transformer, cache: KVCache, quantised: Quantised | None) -> None:
         config = model.config
         self._library, self._model, self._cache, self._quantised = library, model, cache, quantised
-        self._kind = INT8 if quantised else KINDS[model.output_weight.dtype]
+        self._kind = KINDS[model.output_weight.dtype, quantised is not None]
         self.most_tokens: int = library.most_tokens(self._kind)
         """With more tokens than this, the model itself is as fast."""
         sparse = config.num_experts > 0
@@ -127,7 +127,13 @@ def make(model: Transformer, cache: KVCache, quantised: Quantised | None = None)
     widths = [config.hidden_size, config.num_attention_heads * config.head_dim]
     widths += [config.moe_intermediate_size if config.num_experts else config.intermediate_size]
     mixed = config.num_experts > 0 and not all(config.is_sparse(i) for i in range(config.num_hidden_layers))
-    if weight.device.type != "cpu" or weight.dtype not in KINDS or config.attention_bias or mixed or model.adaptation:
+    if (
+        weight.device.type != "cpu"
+        or (weight.dtype, quantised is not None) not in KINDS
+        or config.attention_bias
+        or mixed
+        or model.adaptation
+    ):
         return None
     if any(width % STEP for width in widths) or config.head_dim % LANES or config.vocab_size % ROWS:
         return None
@@ -164,7 +170,7 @@ def _library() -> ctypes.CDLL | None:
     path = runtime.cache_dir() / "kernels" / f"decode-{name}.so"
     try:
         if not path.exists():
-            say("[dim]Building the decoding step for this processor, once: some 5 s.[/dim]")
+            say("[dim]Building the decoding step for this processor, once: 5 to 30 s.[/dim]")
             path.parent.mkdir(parents=True, exist_ok=True)
             unfinished = path.with_suffix(f".{os.getpid()}")
             subprocess.run([compiler, *FLAGS, str(SOURCES[0]), "-o", str(unfinished)], capture_output=True, check=True)

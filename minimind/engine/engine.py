@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minimind import runtime
 from minimind.engine.grammar import Grammars
 from minimind.engine.passes import Passes
 from minimind.engine.request import FinishReason, Output, PromptTooLong, Request, Token
@@ -41,8 +42,8 @@ class Engine:
         context: most tokens of a prompt with its answer; the model's own context by default. The cache is
             allocated for `rows` times `context` tokens.
         dtype: number format of weights and cache; the model's by default.
-        int8: round the matrices to int8 with a scale for each row (everything else is bfloat16); on a CPU, decoding
-            reads half the bytes.
+        int8: round the matrices to int8 with a scale for each row; on a CPU, decoding reads a half or a quarter of the
+            bytes. Everything else is in the format that the device is fast at.
         chunk: most prompt tokens of a step.
         batch_invariant: reference mode. The same request and seed give the same bits whatever else runs: matrix
             products have a fixed number of rows (their last bits depend on it), prompts are computed alone in fixed
@@ -67,7 +68,7 @@ class Engine:
         variants: Mapping[str, Transformer] | None = None,
     ) -> None:
         weight = model.output_weight
-        self.dtype = torch.bfloat16 if int8 else dtype or weight.dtype
+        self.dtype = runtime.compute_dtype(weight.device) if int8 else dtype or weight.dtype
         self.tokenizer = tokenizer
         own = context_length(model.config)
         self.context = min(context or own, own)

@@ -6,7 +6,7 @@
 #include <omp.h>
 #include <type_traits>
 #include <vector>
-#ifdef __AVX512F__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 #ifdef __AMX_BF16__
@@ -14,11 +14,19 @@
 #include <unistd.h>
 #endif
 
-typedef float vec __attribute__((vector_size(64)));  // 16 floats, whatever registers the machine has
-typedef uint16_t vec_u16 __attribute__((vector_size(32)));
-typedef uint32_t vec_u32 __attribute__((vector_size(64)));
-typedef int8_t vec_i8 __attribute__((vector_size(16)));
-constexpr int LANES = 16, ROWS = 4, TILE = 16;  // floats a register; rows at once: by registers, by the matrix unit
+// Floats a register, and tokens at once: ROWS times as many sums must find room in the registers, of which AVX2 has 16.
+#if defined(__AVX512F__)
+constexpr int LANES = 16, TOKENS = 4;
+#elif defined(__AVX2__)
+constexpr int LANES = 8, TOKENS = 2;
+#else
+constexpr int LANES = 4, TOKENS = 4;
+#endif
+constexpr int ROWS = 4, TILE = 16;  // rows at once: by registers, by the matrix unit
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef uint16_t vec_u16 __attribute__((vector_size(2 * LANES)));
+typedef uint32_t vec_u32 __attribute__((vector_size(4 * LANES)));
+typedef int8_t vec_i8 __attribute__((vector_size(LANES)));
 
 struct bf16 { uint16_t bits; };  // the upper half of a float
 
@@ -32,19 +40,34 @@ static void store(bf16* p, float x) {  // to the nearest, ties to even
 }
 
 static vec load(const float* p) { return read<vec>(p); }
-#ifdef __AVX512F__  // what the compiler does not find by itself
+#if defined(__AVX512F__)  // what the compiler does not find by itself
 static vec load(const bf16* p) {
     return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);
 }
 static vec load(const int8_t* p) {
     return (vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
 }
-static float sum(vec v) { return _mm512_reduce_add_ps((__m512)v); }
+#elif defined(__AVX2__)
+static vec load(const bf16* p) {
+    return (vec)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16);
+}
+static vec load(const int8_t* p) {
+    return (vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+}
 #else
 static vec load(const bf16* p) { return (vec)(__builtin_convertvector(read<vec_u16>(p), vec_u32) << 16); }
 static vec load(const int8_t* p) { return __builtin_convertvector(read<vec_i8>(p), vec); }
-static float sum(vec v) { float s = 0; for (int i = 0; i < LANES; i++) s += v[i]; return s; }
 #endif
+
+static float sum(vec v) {
+#ifdef __AVX512F__
+    return _mm512_reduce_add_ps((__m512)v);
+#else
+    float total = 0;
+    for (int i = 0; i < LANES; i++) total += v[i];
+    return total;
+#endif
+}
 
 // How weights of type W are multiplied: so many at a time, with inputs of which type.
 template <class W> struct Dot {
@@ -161,7 +184,7 @@ static void product(Matrix<W> m, int64_t out, int64_t in, const Inputs<W>& x, Pu
     my_rows(out, &begin, &end);
     for (int64_t row = begin; row < end; row += ROWS) {
         int64_t n = 0;
-        for (; n + 4 <= tokens; n += 4) dots<ROWS, 4>(m, row, in, x.data(), n, put);
+        for (; n + TOKENS <= tokens; n += TOKENS) dots<ROWS, TOKENS>(m, row, in, x.data(), n, put);
         for (; n + 2 <= tokens; n += 2) dots<ROWS, 2>(m, row, in, x.data(), n, put);
         for (; n < tokens; n++) dots<ROWS, 1>(m, row, in, x.data(), n, put);
     }

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from minimind import runtime
 from minimind.config import PRESETS
 from minimind.engine import decode
 from minimind.engine.engine import Engine
@@ -69,11 +70,12 @@ def test_it_computes_what_the_model_computes(shape):
         assert distance(decoded(model.bfloat16(), ids_BT, torch.bfloat16), exact) < 0.01
 
 
-def test_int8_rounds_every_row_and_both_ways_see_the_same_weights():
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_int8_rounds_every_row_and_both_ways_see_the_same_weights(dtype):
     model = build("dense")
     ids_BT = torch.randint(0, 512, (3, 20))
     exact = expected(model, ids_BT)
-    model.bfloat16()
+    model.to(dtype)
     before = model.layers[0].mlp.up_proj.weight.clone().float()
     quantised = decode.quantise(model)
     after = model.layers[0].mlp.up_proj.weight.float()
@@ -82,11 +84,14 @@ def test_int8_rounds_every_row_and_both_ways_see_the_same_weights():
     assert quantised["layers.0.mlp.up_proj.weight"][0].dtype == torch.int8
     rounded = expected(model.float(), ids_BT)
     assert 1e-4 < distance(rounded, exact) < 0.03
-    assert distance(decoded(model.bfloat16(), ids_BT, torch.bfloat16, quantised), rounded) < 0.01
+    assert distance(decoded(model.to(dtype), ids_BT, dtype, quantised), rounded) < 0.01
 
 
-@pytest.mark.parametrize("options", [{"dtype": torch.float32}, {"dtype": torch.bfloat16}, {"int8": True}])
-def test_the_engine_uses_it_and_leaves_the_model_alone(options):
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_engine_uses_it_and_leaves_the_model_alone(dtype, int8, monkeypatch):
+    monkeypatch.setattr(runtime, "compute_dtype", lambda on: dtype)
+    options = {"int8": True} if int8 else {"dtype": dtype}
     model = build("dense")
     weights = [p.clone() for p in model.parameters()]
     engine = Engine(model, rows=4, context=64, **options)
