@@ -41,7 +41,6 @@ def test_the_snippets_run_and_print_what_the_page_says(page: Path, tmp_path: Pat
         "PYTHONPATH": str(ROOT),
         "PYTHONUTF8": "1",
         "OMP_NUM_THREADS": "1",
-        "MINIMIND_CACHE": str(tmp_path / "cache"),
     }
     done = subprocess.run(
         [sys.executable, str(RUNNER)],

@@ -3,17 +3,15 @@
 from functools import partial
 from pathlib import Path
 
-from minimind.console import say
 from minimind.errors import UsageError
 from minimind.model.transformer import Transformer
-from minimind.optim.groups import make_optimizers
 from minimind.recipe import Recipe
 from minimind.rl.batch import PolicyBatch
 from minimind.rl.environment import Make, play
 from minimind.rl.learner import GroupLearner
 from minimind.rl.objective import PolicyLoss, chosen, score
-from minimind.rl.session import Session, transcripts
-from minimind.stages import common
+from minimind.rl.session import Session
+from minimind.stages import common, rollouts
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import loop, parallel
 from minimind.train.folder import check_writable
@@ -46,27 +44,8 @@ def train(
     algorithm = chosen(recipe.rl)
     learner = GroupLearner(recipe, model, session.scorer, algorithm, session.reference())
     loss = GroupLoss(session.loss(algorithm))
-    stream = session.stream(loss.policy, learner)
-
-    job = loop.Job(
-        model=model,
-        optimizers=make_optimizers(model, recipe.optim),
-        stream=stream,
-        loss=loss,
-        steps=session.steps(),
-        flops_per_token=model.config.flops_per_token(context=recipe.data.sequence_length / 2),
-        write_model=partial(common.write_model, model, tokenizer),
-        validate=session.validate,
-        sample=lambda: transcripts(stream.newest),
-        compile=model.compile_blocks,
-        figures=session.meter.take,
-    )
-    say(
-        f"{recipe.stage} ({recipe.rl.algorithm}): {model.config.parameters() / 1e6:.2f} M parameters on "
-        f"{model.output_weight.device.type}, {len(stream.prompts):,} prompts; {job.steps:,} steps, a rollout of "
-        f"{recipe.rl.groups} × {recipe.rl.samples} answers for every {recipe.rl.epochs * recipe.rl.minibatches}"
-    )
-    return common.finish(job, recipe, out, resume)
+    who = f"{recipe.stage} ({recipe.rl.algorithm}): a policy"
+    return rollouts.train(session, session.stream(loss.policy, learner), loss, out, resume, who)
 
 
 class GroupLoss:

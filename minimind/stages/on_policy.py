@@ -12,18 +12,16 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from minimind.console import say
 from minimind.model.transformer import Transformer
-from minimind.optim.groups import make_optimizers
 from minimind.recipe import Recipe
 from minimind.rl.batch import PolicyBatch
 from minimind.rl.learner import Learner
 from minimind.rl.objective import Algorithm
 from minimind.rl.rollout import Sample
-from minimind.rl.session import Session, transcripts
-from minimind.stages import common
+from minimind.rl.session import Session
+from minimind.stages import common, rollouts
 from minimind.tokenizer.bpe import Tokenizer
-from minimind.train import loop, parallel
+from minimind.train import parallel
 
 ALGORITHM = Algorithm("clip", "token")
 """Of a policy's algorithm only the mean over tokens is taken."""
@@ -57,22 +55,5 @@ def train(
         model.compile_blocks()
         loss.compile()
 
-    job = loop.Job(
-        model=model,
-        optimizers=make_optimizers(model, recipe.optim),
-        stream=stream,
-        loss=loss,
-        steps=session.steps(),
-        flops_per_token=model.config.flops_per_token(context=recipe.data.sequence_length / 2),
-        write_model=partial(common.write_model, model, tokenizer),
-        validate=partial(common.valid_bpb, recipe, model, tokenizer, validation),
-        sample=lambda: transcripts(stream.newest),
-        compile=compile_both,
-        figures=session.meter.take,
-    )
-    say(
-        f"distill (on policy): a student of {model.config.parameters() / 1e6:.2f} M parameters on "
-        f"{model.output_weight.device.type}, {len(stream.prompts):,} prompts; {job.steps:,} steps, a rollout of "
-        f"{recipe.rl.groups} × {recipe.rl.samples} answers for every {recipe.rl.epochs * recipe.rl.minibatches}"
-    )
-    return common.finish(job, recipe, out, resume)
+    other = {"validate": partial(common.valid_bpb, recipe, model, tokenizer, validation), "compile": compile_both}
+    return rollouts.train(session, stream, loss, out, resume, "distill (on policy): a student", **other)

@@ -8,13 +8,12 @@ each token has an advantage of its own. The price is a second network. It starts
 zeros (`minimind/model/heads.py`), and has its own learning rate.
 """
 
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from minimind.console import say
 from minimind.errors import UsageError, UserError
 from minimind.losses import policy
 from minimind.model.heads import Scorer
@@ -25,8 +24,8 @@ from minimind.recipe import Recipe
 from minimind.rl.batch import PolicyBatch
 from minimind.rl.learner import CriticLearner
 from minimind.rl.objective import PolicyLoss, chosen, score
-from minimind.rl.session import Session, transcripts
-from minimind.stages import common
+from minimind.rl.session import Session
+from minimind.stages import common, rollouts
 from minimind.train import loop, parallel
 from minimind.train.folder import check_writable
 
@@ -101,25 +100,13 @@ def run(recipe: Recipe, out: Path, resume: bool = True) -> Path:
 
     begin_step(0)
     stream = session.stream(loss.policy, learner, recipe.ppo.target_kl, begin_step)
-    job = loop.Job(
-        model=model,
-        optimizers=[*optimizers[0], *optimizers[1]],
-        stream=stream,
-        loss=loss,
-        steps=session.steps(),
-        flops_per_token=2 * actor.config.flops_per_token(context=recipe.data.sequence_length / 2),
-        write_model=partial(common.write_model, actor, tokenizer),
-        validate=session.validate,
-        sample=lambda: transcripts(stream.newest),
-        compile=model.compile_blocks,
-        figures=session.meter.take,
-    )
-    say(
-        f"ppo: an actor of {actor.config.parameters() / 1e6:.2f} M parameters and its critic on "
-        f"{actor.output_weight.device.type}, {len(stream.prompts):,} prompts; {job.steps:,} steps, a rollout of "
-        f"{recipe.rl.groups} × {recipe.rl.samples} answers for every {recipe.rl.epochs * recipe.rl.minibatches}"
-    )
-    return common.finish(job, recipe, out, resume)
+    pair: dict[str, Any] = {
+        "model": model,
+        "optimizers": [*optimizers[0], *optimizers[1]],
+        "flops_per_token": 2 * actor.config.flops_per_token(context=recipe.data.sequence_length / 2),
+        "compile": model.compile_blocks,
+    }
+    return rollouts.train(session, stream, loss, out, resume, "ppo: an actor and its critic, each", **pair)
 
 
 def make_critic(recipe: Recipe, actor: Transformer) -> Scorer:
