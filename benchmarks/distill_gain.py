@@ -9,6 +9,7 @@ answered exactly right; the last line is all of it as JSON.
 
 import json
 import statistics
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,8 @@ def main(
     """
     out.mkdir(parents=True, exist_ok=True)
     file = out / f"sft-{conversations}.jsonl"
-    lines = (data / "sft.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    file.write_text("".join(lines[:conversations]), encoding="utf-8", newline="\n")
+    with (data / "sft.jsonl").open(encoding="utf-8") as lines:
+        file.write_text("".join(islice(lines, conversations)), encoding="utf-8", newline="\n")
     settings = {"init": str(student), "data.files": [str(file)], "data.valid_fraction": 0.0, "train.max_steps": steps}
     settings |= {"train.epochs": 1000.0, "train.save_every": steps, "distill.teacher": str(teacher)}
     runs: list[dict[str, Any]] = [{"kind": "teacher", "seed": "", **measure(teacher)}]

@@ -103,6 +103,7 @@ def _cost(asked: Asked, minutes: float) -> int:
     from minimind.recipe import Recipe, find, load, model_config
     from minimind.tokenizer.bpe import Tokenizer
     from minimind.train.budget import adapted, process_memory, tokens_per_second, training_memory
+    from minimind.train.precision import Precision
 
     path = find(asked.recipe, asked.stage)
     recipe = load(Recipe, path, asked.settings)
@@ -114,7 +115,7 @@ def _cost(asked: Asked, minutes: float) -> int:
         context = min(recipe.data.sequence_length, length) / 2
 
     on = runtime.device(asked.device)
-    dtype = runtime.compute_dtype(on)
+    dtype = Precision(on, recipe.train.dtype).dtype
     speed = asked.tokens_per_second or tokens_per_second(config, context, runtime.peak_flops(on, dtype), on.type)
     tokens = asked.tokens or recipe.train.max_steps * recipe.train.tokens_per_step or recipe.train.epochs * epoch
     if minutes and not asked.tokens:

@@ -83,6 +83,7 @@ def test_lora_trains_a_percent_and_costs_two_thirds(plan):
     assert 0.6 < change["flops_per_token"] / whole["flops_per_token"] < 0.75
     same = [f"--set.train.{name}" for name in ("micro_batch_tokens", "activation_checkpointing", "tokens_per_step")]
     same = [part for flag, value in zip(same, ("2048", "true", "16384"), strict=True) for part in (flag, value)]
+    same += ["--set.train.dtype", "bfloat16", "--tokens-per-second", "100"]
     whole, change = (plan("minimind-3", "--stage", stage, "--tokens", "1e6", *same) for stage in ("sft", "lora"))
     assert change["memory_bytes"] <= 0.6 * whole["memory_bytes"]
     assert change["memory"]["tensors"] <= 0.35 * whole["memory"]["tensors"]

@@ -35,7 +35,8 @@ def asking(text, tools=()):
 
 
 def read(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(encoding="utf-8") as lines:  # not `splitlines`: a text may hold U+2028
+        return [json.loads(line) for line in lines]
 
 
 def echo(prompts):
