@@ -18,8 +18,8 @@ def main(argv: list[str]) -> int:
 def demo(out: str = "runs/demo", quick: bool = False, fresh: bool = False, device: str = "auto") -> int:
     """Make a bilingual assistant from nothing: data, tokenizer, every stage of training, evaluation, report.
 
-    Under twenty minutes on two CPU cores; it talks after seven. What is finished is kept: run it again to continue or
-    to see the results.
+    Under twenty minutes on two CPU cores, and it talks after seven; several times as long on processors without
+    bfloat16 instructions. What is finished is kept: run it again to continue or to see the results.
 
     Examples:
         minimind demo

@@ -38,10 +38,10 @@ COURSE = {
 }
 STAGES = ("random", *COURSE)
 QUICK: dict[str, dict[str, Any]] = {
-    "pretrain": {"train.max_steps": 12},
-    "sft": {"train.max_steps": 12},
-    "lora": {"train.max_steps": 3},
-    "dpo": {"train.max_steps": 3},
+    "pretrain": {"train.max_steps": 12, "train.tokens_per_step": 1024, "train.micro_batch_tokens": 1024},
+    "sft": {"train.max_steps": 4, "train.tokens_per_step": 2048, "train.micro_batch_tokens": 2048},
+    "lora": {"train.max_steps": 2, "train.tokens_per_step": 1024, "train.micro_batch_tokens": 1024},
+    "dpo": {"train.max_steps": 2},
     "grpo": {"train.max_steps": 2, "rl.groups": 2, "rl.samples": 2, "rl.spread": "keep", "rl.max_new_tokens": 16},
     "agent": {"train.max_steps": 1, "rl.groups": 2, "rl.samples": 2, "rl.spread": "keep", "rl.max_new_tokens": 16},
 }
@@ -81,7 +81,7 @@ class Pipeline:
         from minimind.data.smallworld import generate
 
         def make() -> dict[str, Any]:
-            return generate(self.corpus, size_mb=1.0 if self.quick else None)
+            return generate(self.corpus, size_mb=0.5 if self.quick else None)
 
         self._once("data", make, self.corpus / "finished.json")
 
@@ -159,7 +159,14 @@ class Pipeline:
             "train.device": self.device,
         }
         if self.quick:
-            changes |= {"train.valid_every": 0, "train.save_every": 0, "train.sample_every": 0, **QUICK[name]}
+            changes |= {
+                "data.valid": [],
+                "data.valid_fraction": 0.0,
+                "train.valid_every": 0,
+                "train.save_every": 0,
+                "train.sample_every": 0,
+                **QUICK[name],
+            }
             changes |= {"model": {"num_hidden_layers": 2}, "train.compile": "never"}
         return load(Recipe, find(f"tiny/{name}", lesson.stage), changes)
 
@@ -191,15 +198,15 @@ class Pipeline:
         device = runtime.device(self.device)
         dtype = runtime.compute_dtype(device)
         model, words = load_model(directory, device=device), Tokenizer.load(directory)
-        rows = islice(self._rows("pretrain_valid.jsonl"), 20 if self.quick else None)
+        rows = islice(self._rows("pretrain_valid.jsonl"), 5 if self.quick else None)
         documents = [text_document(row["text"], words) for row in rows]
         bpb = bits_per_byte(model, documents, model.config.max_position_embeddings, dtype)["bpb"]
         asked = {**questions(), **persona_questions(), **behaviours()}
-        asked = {name: items[: 4 if self.quick else None] for name, items in asked.items()}
+        asked = {name: items[: 2 if self.quick else None] for name, items in asked.items()}
         scores, answers = score(model, words, asked, dtype)
         several = {"arithmetic": SAMPLES * asked["arithmetic"]}
         scores["sums_sampled"] = score(model, words, several, dtype, Sampling(temperature=1.0))[0]["arithmetic"]
-        cases = toolcall.arithmetic(4 if self.quick else CALCULATIONS)
+        cases = toolcall.arithmetic(2 if self.quick else CALCULATIONS)
         scores["calculator"] = toolcall.figures(toolcall.run(model, words, cases, dtype))["score"]
         figures = {"bpb": round(bpb, 4), "scores": scores, "parameters": model.config.parameters()}
         return {**figures, "model": str(directory), "answers": answers}
