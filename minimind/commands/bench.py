@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
 
 def generate(
     model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]] = "minimind-3",
-    dtypes: tuple[str, ...] = ("bfloat16", "int8"),
+    dtypes: tuple[str, ...] = ("auto", "int8"),
     batches: tuple[int, ...] = (1, 8),
     prompt: int = 128,
     new: int = 64,
@@ -76,7 +76,7 @@ def generate(
 
     Args:
         model: model directory, or a preset's name for random weights.
-        dtypes: number formats: float32, bfloat16, int8 (beside llama.cpp's Q8_0).
+        dtypes: number formats: float32, bfloat16, int8 (beside llama.cpp's Q8_0), or auto, what the device is fast at.
         batches: how many prompts at once.
         prompt: tokens of a prompt.
         new: tokens to generate for each.
@@ -89,7 +89,8 @@ def generate(
 
     at_least(1, prompt=prompt, rounds=rounds, batches=min(batches))
     at_least(2, new=new)
-    figures = measure(model, Work("", dtypes, batches, prompt, new, device), rounds, reference)
+    formats = tuple(_format(dtype, device) for dtype in dtypes)
+    figures = measure(model, Work("", formats, batches, prompt, new, device), rounds, reference)
     if json:
         console.print_json(figures)
         return 0
@@ -106,7 +107,7 @@ def generate(
 
 def rollout(
     model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]] = "minimind-3",
-    dtype: str = "bfloat16",
+    dtype: str = "auto",
     groups: int = 8,
     samples: int = 8,
     prompt: int = 128,
@@ -127,7 +128,7 @@ def rollout(
 
     Args:
         model: model directory, or a preset's name for random weights.
-        dtype: number format: float32 or bfloat16.
+        dtype: number format: float32, bfloat16, or auto, what the device is fast at.
         groups: different prompts.
         samples: answers to each.
         prompt: tokens of the longest prompt; the shortest has a quarter of them.
@@ -141,7 +142,8 @@ def rollout(
 
     at_least(1, groups=groups, samples=samples, rounds=rounds, new=new)
     at_least(4, prompt=prompt)
-    figures = measure(model, Work("", dtype, groups, samples, prompt, new, device), rounds, reference)
+    work = Work("", _format(dtype, device), groups, samples, prompt, new, device)
+    figures = measure(model, work, rounds, reference)
     if json:
         console.print_json(figures)
         return 0
@@ -149,6 +151,16 @@ def rollout(
     table = [(*row.values(), figures["ratios"].get(row["engine"])) for row in figures["rows"]]
     console.table(f"bench rollout {model}, {groups} × {samples} answers", columns, table)
     return 0
+
+
+def _format(dtype: str, device: str) -> str:
+    """The number format that is meant by `auto`: a processor that emulates bfloat16 would not come to an end."""
+    from minimind import runtime
+
+    if dtype != "auto":
+        return dtype
+    fast = str(runtime.compute_dtype(runtime.device(device))).removeprefix("torch.")
+    return "bfloat16" if fast == "bfloat16" else "float32"
 
 
 def rows(figures: dict[str, object], prefix: str = "") -> list[tuple[str, object]]:
