@@ -174,7 +174,8 @@ def test_every_command_is_there():
     assert {"demo", "data", "tokenizer", "train", "chat", "eval", "plan"} <= set(cli.COMMANDS)
 
 
-def test_questions_come_through_a_real_pipe(tuned):
+def test_questions_come_through_a_real_pipe(minimind, tuned):
+    assert minimind("chat", tuned / "model", "--prompt", "hi", *CPU).code == 0  # the first time, it says what it builds
     command = [sys.executable, "-m", "minimind", "chat", str(tuned / "model"), *CPU]
     ended = subprocess.run(command, input="hi\n你是谁？\n".encode(), capture_output=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
