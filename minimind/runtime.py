@@ -27,8 +27,8 @@ def api_key() -> str:
     return os.environ.get("MINIMIND_API_KEY", "")
 
 
-def judge_key() -> str | None:
-    """The key for the server that judges answers, `$OPENAI_API_KEY`, as its own clients call it."""
+def endpoint_key() -> str | None:
+    """The key for a server that judges or teaches, `$OPENAI_API_KEY`, as its own clients call it."""
     return os.environ.get("OPENAI_API_KEY")
 
 

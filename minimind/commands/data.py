@@ -112,22 +112,22 @@ def answers(
     from minimind import runtime
     from minimind.data.prompts import read_prompts
     from minimind.errors import UsageError
-    from minimind.eval.answers import Teacher, from_model, from_server, write_answers
+    from minimind.eval.answers import PATIENCE, Teacher, from_model, from_server, write_answers
     from minimind.eval.endpoint import Endpoint
 
     at_least(1, max_new_tokens=max_new_tokens)
+    served = teacher.startswith(("http://", "https://"))
+    if served and not teacher_model:
+        raise UsageError("data answers: name the server's model with --teacher-model NAME")
+    prompts = read_prompts(data)
     ask: Teacher
-    if teacher.startswith(("http://", "https://")):
-        if not teacher_model:
-            raise UsageError("data answers: name the server's model with --teacher-model NAME")
-        endpoint = Endpoint(teacher, teacher_model, runtime.judge_key())
-        prompts = read_prompts(data)
+    if served:
+        endpoint = Endpoint(teacher, teacher_model, runtime.endpoint_key(), timeout=PATIENCE)
         ask = from_server(endpoint, temperature=temperature, max_tokens=max_new_tokens)
     else:
         from minimind.api import load
         from minimind.engine.sampling import Sampling
 
-        prompts = read_prompts(data)
         lm = load(teacher, device)
         sampling = Sampling(temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
         ask = from_model(lm.model, lm.tokenizer, sampling, runtime.compute_dtype(runtime.device(device)), thinking)

@@ -236,7 +236,7 @@ def generate(
 
     judgement = None
     if judge and judge_model:
-        judgement = judge_answers(Judge(judge, judge_model, runtime.judge_key()), asked, texts)
+        judgement = judge_answers(Judge(judge, judge_model, runtime.endpoint_key()), asked, texts)
     if out is not None:
         from minimind.report.side_by_side import write_side_by_side
 

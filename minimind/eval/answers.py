@@ -34,6 +34,8 @@ ROWS = 32
 SAID = ("content", "reasoning_content", "tool_calls")
 PARALLEL = 8
 """Requests that a server has at a time."""
+PATIENCE = 600.0
+"""Seconds for one of them: a long answer of a large teacher takes minutes beside seven others."""
 
 
 @dataclass

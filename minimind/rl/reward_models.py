@@ -57,7 +57,7 @@ def judge(recipe: Recipe, _tokenizer: Tokenizer) -> Reward:
         raise UsageError(
             "recipe: the reward `judge` needs scoring.judge (an address up to /v1) and scoring.judge_model"
         )
-    asked = Judge(config.judge, config.judge_model, runtime.judge_key(), config.timeout / 2, config.judge_tries, 0.5)
+    asked = Judge(config.judge, config.judge_model, runtime.endpoint_key(), config.timeout / 2, config.judge_tries, 0.5)
     known: dict[tuple[str, str], float | None] = {}
 
     def grade(pair: tuple[str, str]) -> float | None:

@@ -164,7 +164,7 @@ def _under_lora(full: Memory, config: ModelConfig, recipe: Recipe, compute_bytes
 
 
 def _orthogonalising(weights: int, compute_bytes: int) -> int:
-    """What Muon needs for the weights that it orthogonalises together."""
+    """Bytes that Muon needs for the weights that it orthogonalises together."""
     return (2 * WIDE + ITERATION * compute_bytes) * min(STACK, weights)
 
 

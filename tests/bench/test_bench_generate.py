@@ -3,6 +3,9 @@
 import json
 
 import pytest
+import torch
+
+from minimind import runtime
 
 
 def test_it_reports_every_engine_dtype_and_batch(minimind):
@@ -41,6 +44,14 @@ def test_without_references_it_needs_nothing_else(minimind, dtype):
     assert ended.code == 0, ended.err
     assert "minimind" in ended.out
     assert "llama.cpp" not in ended.out
+
+
+def test_by_default_it_computes_in_what_the_device_is_fast_at(minimind):
+    flags = ["--batches", "1", "--prompt", "5", "--new", "3", "--rounds", "1", "--no-reference", "--device", "cpu"]
+    ended = minimind("bench", "generate", "tiny", *flags, "--json")
+    assert ended.code == 0, ended.err
+    fast = str(runtime.compute_dtype(torch.device("cpu"))).removeprefix("torch.")
+    assert [row["dtype"] for row in json.loads(ended.out.splitlines()[-1])["rows"]] == sorted([fast, "int8"])
 
 
 def test_mistakes_are_named(minimind):

@@ -96,6 +96,7 @@ def test_the_engine_uses_it_and_leaves_the_model_alone(dtype, int8, monkeypatch)
     weights = [p.clone() for p in model.parameters()]
     engine = Engine(model, rows=4, context=64, **options)
     assert engine._passes[None].decode_step
+    assert engine.dtype == engine.model.output_weight.dtype == dtype
     requests = [engine.submit([5, i, 7], Sampling(temperature=0, max_new_tokens=9)) for i in range(6)]
     list(engine.run())
     for request in requests:

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from minimind import runtime
 from minimind.optim.muon import Muon, orthogonalize
 
 
@@ -20,6 +21,15 @@ def test_equals_the_reference_in_torch(shape):
     for p, q in zip(ours, theirs, strict=True):
         # bfloat16 products in another order: the update itself is a few hundredths per step
         assert (p - q).abs().max() < 0.003
+
+
+@pytest.mark.parametrize(
+    ("fast", "computed"),
+    [(torch.bfloat16, torch.bfloat16), (torch.float32, torch.float32), (torch.float16, torch.float32)],
+)
+def test_it_computes_in_what_the_device_is_fast_at_but_never_in_float16(fast, computed, monkeypatch):
+    monkeypatch.setattr(runtime, "compute_dtype", lambda on: fast)
+    assert orthogonalize(1e-6 * torch.randn(24, 40)).dtype == computed
 
 
 def test_stacked_experts_are_updated_one_by_one():
