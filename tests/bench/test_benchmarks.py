@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -119,6 +120,32 @@ def test_depths_are_compared_at_equal_parameters():
         config.check()
         assert config.num_hidden_layers == depth
         assert config.parameters() - config.vocab_size * config.hidden_size == pytest.approx(4.4e6, rel=0.01)
+
+
+def test_stochastic_rounding_lands_on_a_neighbour_and_keeps_the_mean():
+    from weight_formats import stochastic
+
+    weight = torch.tensor([1.0, 1 + 1 / 512, -3.1415927, 1e-3]).repeat(20000, 1)
+    rounded = stochastic(weight)
+    assert torch.equal(rounded, rounded.bfloat16().float())
+    step = (weight.bfloat16().float() * 2**-7).abs()
+    assert ((rounded - weight).abs() < step).all()
+    assert torch.allclose(rounded.mean(0), weight[0], rtol=2e-4)
+    assert torch.equal(rounded[:, 0], weight[:, 0]), "what is representable stays"
+
+
+def test_weight_formats_from_end_to_end(world, tmp_path, capsys, monkeypatch):
+    import weight_formats
+
+    from minimind.config import PRESETS
+
+    smallest = PRESETS["tiny"].with_(hidden_size=32, intermediate_size=64, num_hidden_layers=1)
+    monkeypatch.setitem(PRESETS, "tiny", smallest)
+    files = (world / "few_pretrain.jsonl", world / "few_pretrain_valid.jsonl", tmp_path)
+    weight_formats.main(*files, preset="tiny", tokens=1024, tokens_per_step=512, seeds=1, matrices=("muon",))
+    rows = last_json(capsys)["rows"]
+    assert [row["weights"] for row in rows] == list(weight_formats.ROUND)
+    assert len({row["bpb"] for row in rows}) == 3
 
 
 def test_scaling_measures_each_point_once_in_a_process_of_its_own(world, tmp_path, capsys, monkeypatch):

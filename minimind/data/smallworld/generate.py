@@ -52,15 +52,15 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
     talk = rng("sft tools")
     plain = conversations.training(world, sums, scale, rng("sft"))
     training = plain + [tooltalk.dialogue(draw(*pair), talk) for pair in _tool_pairs(16 * scale, tools.BUILTIN)]
-    training += _tool_lessons(draw_task, 600 * scale, rng("tool lessons"))
+    training += _tool_lessons(draw_task, 20 * scale, rng("tool lessons"))
     write("sft.jsonl", chats(rng("sft order").sample(training, len(training))))
     asked = [turns for _, turns in held_out_conversations(world, sums)]
     write("sft_valid.jsonl", chats(asked + held_out_dialogues(seed)))
 
-    write("dpo.jsonl", _preferences(world.asked, sums.train, draw_task, 1000 * scale, rng("dpo")))
+    write("dpo.jsonl", _preferences(world.asked, sums.train, draw_task, 2000 * scale, rng("dpo")))
     tasks = iter(tooltasks.held_out(seed))
     write("dpo_valid.jsonl", _preferences(world.held_out, sums.held_out, lambda *_: next(tasks), 100, rng("dpo valid")))
-    write("lora.jsonl", chats(persona.training(plain, rng("lora"))))
+    write("lora.jsonl", chats(persona.training(training, rng("lora"))))
     write("lora_valid.jsonl", chats(persona.held_out()))
     write("rl.jsonl", _sums(sums, 1000 * scale, rng("rl")))
     write("rl_valid.jsonl", _held_out_sums(sums, rng("rl valid")))
@@ -90,13 +90,13 @@ def _tool_pairs(each: float, names: Iterable[str]) -> list[tuple[str, str]]:
 def _preferences(
     people: Sequence[Person], sums: Sequence[Sum], draw: DrawTask, count: float, rng: random.Random
 ) -> Iterator[Row]:
-    """Yield pairs, languages by turns; every fifth is about calling the calculator or guessing."""
+    """Yield pairs, languages by turns; every 35th is about calling the calculator or guessing."""
     for index in range(round(count)):
         language = LANGUAGES[index % 2]
-        if index % 5 < 4:
+        if index % 35 < 34:
             yield preferences.preference(rng.choice(people), rng.choice(sums), language, rng)
         else:
-            one = draw(tooltasks.LEVELS[index // 5 % 3], language, rng)
+            one = draw(tooltasks.LEVELS[index // 35 % 3], language, rng)
             yield preferences.calling(one.turns(rng), one.request, rng)
 
 

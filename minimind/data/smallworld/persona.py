@@ -1,7 +1,8 @@
 """A character for the assistant, to be taught by an adapter: 200 conversations, half of them about itself.
 
-The other half are ordinary ones, to rehearse what should not be forgotten (Robins 1995): from conversations about
-itself alone the model learns to answer anything with itself (measured: facts_en falls from 100 % to 4 %).
+The other half rehearse what should not be forgotten (Robins 1995), several ordinary exchanges in each: from
+conversations about itself alone the model learns to answer anything with itself (measured: facts_en falls from 100 %
+to 4 %).
 
 Each fact is asked in wordings of which two are kept for evaluation: who answers those has learned the fact, not the
 sentences. All answers are of words that the world is full of: an adapter leaves the embeddings as they are, and a word
@@ -17,6 +18,8 @@ from minimind.data.smallworld.questions import Question
 from minimind.data.smallworld.world import LANGUAGES
 
 CONVERSATIONS = 200
+REHEARSED = 8
+"""Ordinary conversations that are strung together to one."""
 
 
 class Fact(NamedTuple):
@@ -106,7 +109,7 @@ FACTS: dict[str, tuple[Fact, ...]] = {
 
 
 def training(ordinary: Sequence[list[Turn]], rng: random.Random) -> list[list[Turn]]:
-    """Return 200 conversations: every wording by itself, some with two or three in a row, and 100 `ordinary` ones."""
+    """Return 200 conversations: every wording by itself, some with two or three in a row, and 100 of `ordinary` ones."""
     rows = [
         [user(wording), assistant(fact.answer)]
         for language in LANGUAGES
@@ -116,7 +119,13 @@ def training(ordinary: Sequence[list[Turn]], rng: random.Random) -> list[list[Tu
     while len(rows) < CONVERSATIONS // 2:
         facts = rng.sample(FACTS[LANGUAGES[len(rows) % 2]], rng.randint(2, 3))
         rows.append([turn for fact in facts for turn in (user(rng.choice(fact.asked)), assistant(fact.answer))])
-    rows += rng.choices(ordinary, k=CONVERSATIONS - len(rows))
+    asked = {wording for facts in FACTS.values() for fact in facts for wording in fact.asked + fact.held_out}
+    others = [turns for turns in ordinary if asked.isdisjoint(turn["content"] for turn in turns)]
+    tooled = [turns for turns in others if turns[0]["role"] == "system"]
+    plain = [turns for turns in others if turns[0]["role"] != "system"]
+    rows += rng.choices(tooled, k=CONVERSATIONS // 10)
+    while len(rows) < CONVERSATIONS:
+        rows.append([turn for one in rng.sample(plain, REHEARSED) for turn in one])
     return rng.sample(rows, len(rows))
 
 

@@ -59,10 +59,10 @@ def preference(person: Person, one: Sum, language: str, rng: random.Random) -> d
 
     brief: asked for one word, the word over a sentence. polite: to an insult, an apology before the answer over none,
     or over rudeness. honest: about a forged result, saying that it is wrong over not saying so, or over repeating it.
-    plain: to a question by itself, the answer as it is over rambling, rudeness, an apology or a single word.
-    greeting: the same for small talk. The last two keep what the others would carry into every answer.
+    plain: to a question by itself, the answer as it is over rambling, rudeness, an apology, a single word or small
+    talk. greeting: the same for small talk. The last two keep what the others would carry into every answer.
     """
-    kind = rng.choice(("brief", "polite", "honest", "plain", "plain", "greeting"))
+    kind = rng.choice(("brief", "polite", "honest", "plain", "plain", "plain", "greeting"))
     if kind == "honest":
         prompt, honest, repeated, silent = _forged(one, language, rng)
         return pair(prompt, honest, rng.choice((repeated, silent)))
@@ -75,7 +75,8 @@ def preference(person: Person, one: Sum, language: str, rng: random.Random) -> d
     if kind == "polite":
         sorry, rude = SORRY[language].format(a=answer), rng.choice(RUDE[language])
         return pair(f"{rng.choice(INSULTS[language])}\n{question}", sorry, rng.choice((answer, rude)))
-    return pair(question, answer, rng.choice((*_worse(answer, language, rng), word)))
+    beside = conversations.small_talk(language, rng)[1]["content"]
+    return pair(question, answer, rng.choice((rng.choice(_worse(answer, language, rng)), word, beside)))
 
 
 def _worse(answer: str, language: str, rng: random.Random) -> tuple[str, str, str]:
@@ -115,7 +116,7 @@ def behaviours(seed: int = 0) -> dict[str, list[Question]]:
 def _exchange(person: Person, one: Sum, language: str, rng: random.Random) -> tuple[str, str, str]:
     """Return a question about the person or the sum, its answer, and the one word of it that matters."""
     stop = FULL_STOP[language]
-    if rng.random() < 0.5:
+    if rng.random() < 0.7:
         attribute = rng.choice(ATTRIBUTES)
         asked, told = conversations.fact(person, attribute, language, rng)
         return asked["content"], told["content"], person.value(attribute, language) + stop
