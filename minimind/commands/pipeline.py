@@ -21,16 +21,21 @@ SAMPLES = 4
 
 
 class Lesson(NamedTuple):
-    """One stage of training: a recipe of `tiny`, the stage whose model it starts from, the file that it learns from."""
+    """One stage of training: a recipe of `tiny`, the stage whose model it starts from, the file that it learns from.
+
+    `teacher` is the stage whose model explains the file, where there is one.
+    """
 
     stage: str
     start: str
     data: str
+    teacher: str = ""
 
 
 COURSE = {
     "pretrain": Lesson("pretrain", "", "pretrain"),
     "sft": Lesson("sft", "pretrain", "sft"),
+    "distill": Lesson("distill", "pretrain", "sft", teacher="sft"),
     "lora": Lesson("lora", "sft", "lora"),
     "dpo": Lesson("dpo", "sft", "dpo"),
     "grpo": Lesson("grpo", "dpo", "rl"),
@@ -40,6 +45,7 @@ STAGES = ("random", *COURSE)
 QUICK: dict[str, dict[str, Any]] = {
     "pretrain": {"train.max_steps": 12, "train.tokens_per_step": 1024, "train.micro_batch_tokens": 1024},
     "sft": {"train.max_steps": 4, "train.tokens_per_step": 2048, "train.micro_batch_tokens": 2048},
+    "distill": {"train.max_steps": 2, "train.tokens_per_step": 2048, "train.micro_batch_tokens": 2048},
     "lora": {"train.max_steps": 2, "train.tokens_per_step": 1024, "train.micro_batch_tokens": 1024},
     "dpo": {"train.max_steps": 2},
     "grpo": {"train.max_steps": 2, "rl.groups": 2, "rl.samples": 2, "rl.spread": "keep", "rl.max_new_tokens": 16},
@@ -158,6 +164,8 @@ class Pipeline:
             "data.valid": [str(self.corpus / f"{lesson.data}_valid.jsonl")],
             "train.device": self.device,
         }
+        if lesson.teacher:
+            changes["distill.teacher"] = str(self.folder / lesson.teacher / "model")
         if self.quick:
             changes |= {
                 "data.valid": [],

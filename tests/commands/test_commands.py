@@ -98,7 +98,7 @@ def test_the_quick_demo_is_quick_and_says_what_it_is_worth(quick):
 def test_the_demo_writes_its_report(quick):
     folder, _, _ = quick
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    assert list(report["stages"]) == ["random", "pretrain", "sft", "lora", "dpo", "grpo", "agent"]
+    assert list(report["stages"]) == ["random", "pretrain", "sft", "distill", "lora", "dpo", "grpo", "agent"]
     for name, stage in report["stages"].items():
         assert {"seconds", "tokens", "bpb", "scores", "model"} <= set(stage)
         assert {"facts_en", "facts_zh", "arithmetic", "tools", "persona", "polite"} <= set(stage["scores"])

@@ -19,8 +19,20 @@ Draw = Callable[[str, str], Request]
 DrawTask = Callable[[int, str, random.Random], Task]
 
 TWICE = {
-    "en": ("{x}\n{x}", "Repeat: {x}\n{x}", "He said {x}, and she said {x} too.", '{{"value": "{x}"}} holds "{x}".'),
-    "zh": ("{x}\n{x}", "重复：{x}\n{x}", "他说{x}，她也说{x}。", '{{"value": "{x}"}} 里面是"{x}"。'),
+    "en": (
+        "{x}\n{x}",
+        "Repeat: {x}\n{x}",
+        "He said {x}, and she said {x} too.",
+        '{{"value": "{x}"}} holds "{x}".',
+        '{{"result": "{x}"}} = {x}.',
+    ),
+    "zh": (
+        "{x}\n{x}",
+        "重复：{x}\n{x}",
+        "他说{x}，她也说{x}。",
+        '{{"value": "{x}"}} 里面是"{x}"。',
+        '{{"result": "{x}"}} = {x}。',
+    ),
 }
 AGAIN = {
     "en": ("Repeat: {x}", "Say this again: {x}", "Copy this: {x}"),
@@ -29,12 +41,12 @@ AGAIN = {
 
 
 def thing(language: str, draw: DrawTask, rng: random.Random) -> str:
-    """Return something to be copied: an expression, digits, or words."""
+    """Return something to be copied: an expression, a number, negative at times, or words."""
     kind = rng.random()
     if kind < 0.6:
         return str(draw(rng.choice(tooltasks.LEVELS), language, rng).request.arguments["expression"])
     if kind < 0.8:
-        return "".join(rng.choices("0123456789", k=rng.randint(3, 8)))
+        return rng.choice(("", "", "-")) + "".join(rng.choices("0123456789", k=rng.randint(3, 8)))
     return (" " if language == "en" else "").join(rng.choices(tooltalk.WORDS[language], k=rng.randint(2, 5)))
 
 

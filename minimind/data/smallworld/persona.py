@@ -109,7 +109,7 @@ FACTS: dict[str, tuple[Fact, ...]] = {
 
 
 def training(ordinary: Sequence[list[Turn]], rng: random.Random) -> list[list[Turn]]:
-    """Return 200 conversations: every wording by itself, some with two or three in a row, and 100 of `ordinary` ones."""
+    """Return 200 conversations: every wording by itself, some with two or three in a row, and 100 from `ordinary`."""
     rows = [
         [user(wording), assistant(fact.answer)]
         for language in LANGUAGES
