@@ -65,17 +65,18 @@ def test_tools_and_system_prompt_reach_the_model(lm, monkeypatch):
 
 def test_a_stream_left_early_and_a_changed_weight_leave_no_trace(lm):
     prompt = "Once upon a time there was"
-    first = lm.generate(prompt, 12)
+    to_the_end = Sampling(seed=1, ignore_eos=True)  # so little trained, it would greedily say nothing at all
+    first = lm.generate(prompt, 12, to_the_end)
     next(lm.stream(HI, max_new_tokens=12), None)
-    assert lm.generate(prompt, 12) == first
+    assert lm.generate(prompt, 12, to_the_end) == first
     embedding = lm.model.embed_tokens.weight
     with torch.no_grad():
         embedding.copy_(embedding.roll(1, 0))
-    changed = lm.generate(prompt, 12)
-    assert changed == package.LanguageModel(lm.model, lm.tokenizer).generate(prompt, 12) != first
+    changed = lm.generate(prompt, 12, to_the_end)
+    assert changed == package.LanguageModel(lm.model, lm.tokenizer).generate(prompt, 12, to_the_end) != first
     with torch.no_grad():
         embedding.copy_(embedding.roll(-1, 0))
-    assert lm.generate(prompt, 12) == first
+    assert lm.generate(prompt, 12, to_the_end) == first
 
 
 def test_logits_are_float32_scores_of_every_next_token(lm):

@@ -124,7 +124,7 @@ def test_a_second_demo_reuses_everything(quick, minimind, monkeypatch):
     report, before = (folder / "report.json").read_bytes(), files(folder)
     ended = minimind("demo", "--quick", "--out", folder, "--device", "cpu")
     assert ended.code == 0, ended.err
-    assert ended.err.count("finished before") == 9
+    assert ended.err.count("finished before") == 10
     assert ended.out == first.out
     assert (folder / "report.json").read_bytes() == report
     changed = {path.name for path, when in files(folder).items() if before.get(path) != when}

@@ -282,7 +282,8 @@ def test_bfloat16_copies_the_weights_and_stays_near():
 
 def test_a_thread_serves_many_and_who_leaves_early_frees_the_row(model):
     async def talk():
-        thread = EngineThread(Engine(model, TOKENIZER, rows=2), most_waiting=6)
+        # reference mode: elsewhere a draw that falls between two tokens may go either way in other company
+        thread = EngineThread(Engine(model, TOKENIZER, rows=2, batch_invariant=True), most_waiting=6)
         rules = Sampling(seed=1, max_new_tokens=20, ignore_eos=True)
 
         async def ask(index, leave_after=None):

@@ -169,7 +169,7 @@ def test_a_reward_model_tells_the_better_answer_and_transformers_agrees(minimind
     transformers = pytest.importorskip("transformers")
     assert minimind("data", "synth", "--out", tmp_path / "world").code == 0
     pairs = ["--data", tmp_path / "world" / "dpo.jsonl", "--valid", tmp_path / "world" / "dpo_valid.jsonl"]
-    learn = ["--set.optim.lr", "1e-3", "--max-steps", "24", "--set.train.valid_every", "24"]
+    learn = ["--set.optim.lr", "1e-3", "--max-steps", "48", "--set.train.valid_every", "48"]
     ended = minimind("train", "reward", *dpo_flags[2:], *pairs, *learn, "--out", tmp_path / "run")
     assert ended.code == 0, ended.err
     lines = figures(tmp_path / "run")
