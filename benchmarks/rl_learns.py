@@ -2,7 +2,7 @@
 
     python benchmarks/rl_learns.py --init MODEL_DIR --seeds 0 1 2 --methods grpo cispo ppo --json
 
-Starts from a small-world model that has been fine-tuned only a little (`train sft tiny --max-steps 70`: some 15-30 % of
+Starts from a small-world model that has been fine-tuned only a little (`train sft tiny --max-steps 30`: a quarter of
 the sums right at temperature 1) and lets it practise sums; a sum that is asked in the end was in no training file. The
 controls must not learn: the same rewards given to the wrong answers, all alike, or at a learning rate of 0.
 """

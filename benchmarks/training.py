@@ -86,12 +86,18 @@ def train(
 
 
 def train_ours(
-    preset: str, corpus: Corpus, tokens: float, settings: dict[str, Any], title: str, points: int = 1
+    preset: str,
+    corpus: Corpus,
+    tokens: float,
+    settings: dict[str, Any],
+    title: str,
+    points: int = 1,
+    make: Callable[[Recipe, Tokenizer, Shards], Ours] = Ours,
 ) -> Any:
     """Pretrain the preset by its recipe, with `settings` changed, on `tokens` tokens with a schedule of that length."""
     torch.compiler.reset()  # or the limit on recompiling one function would turn later runs eager
     recipe = recipes.load(Recipe, recipes.find(preset, "pretrain"), settings)
-    ours = Ours(recipe, corpus.tokenizer, corpus.shards)
+    ours = make(recipe, corpus.tokenizer, corpus.shards)
     steps = max(1, round(tokens / recipe.train.tokens_per_step))
     figures = train(ours, ours.model, corpus, steps, recipe.optim, points, title)
     config = ours.model.config

@@ -2,8 +2,8 @@
 
     python benchmarks/weight_formats.py --data pretrain.jsonl --valid pretrain_valid.jsonl
 
-Matrix products are in bfloat16 each time. The weights that the optimizer changes are float32 (as in `minimind train`),
-or rounded to bfloat16 after each step: to the nearest, which loses every change below 1/512 of a weight, or
+Matrix products are in the format that is fast here, each time. The weights that the optimizer changes are float32 (as
+in `minimind train`), or rounded to bfloat16 after each step: to the nearest, which loses every change below 1/512 of a weight, or
 stochastically, which keeps it on average. Moments stay float32. Memory is 2 bytes less for each parameter and 2 for its
 gradient; seconds are not compared, since rounding is done apart here. Each run is one JSON file in --out; what is there
 is not run again.
@@ -11,8 +11,8 @@ is not run again.
 
 import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from minimind import runtime
 
@@ -21,12 +21,13 @@ runtime.share_cores()  # as the command line does, before torch is imported
 import torch
 import tyro
 from torch import Tensor
-from training import Corpus, Log, train
+from training import Corpus, Log, train_ours
 
-from minimind import recipe as recipes
 from minimind.bench.ours import Ours
 from minimind.console import print_json, table
+from minimind.data.shard_reader import Shards
 from minimind.recipe import Recipe
+from minimind.tokenizer.bpe import Tokenizer
 
 
 def stochastic(weight: Tensor) -> Tensor:
@@ -40,8 +41,8 @@ def stochastic(weight: Tensor) -> Tensor:
     return ((bits + noise) & ~0xFFFF).view(torch.float32)
 
 
-ROUND: dict[str, Callable[[Tensor], Tensor] | None] = {
-    "float32": None,
+ROUND: dict[str, Callable[[Tensor], Tensor]] = {
+    "float32": lambda weight: weight,
     "bfloat16, stochastic": stochastic,
     "bfloat16, nearest": lambda weight: weight.bfloat16().float(),
 }
@@ -50,26 +51,17 @@ ROUND: dict[str, Callable[[Tensor], Tensor] | None] = {
 class Rounded(Ours):
     """Our training, whose weights are rounded after every step."""
 
-    rounding: Callable[[Tensor], Tensor] | None = None
+    def __init__(self, rounding: Callable[[Tensor], Tensor], recipe: Recipe, tokenizer: Tokenizer, shards: Shards):
+        super().__init__(recipe, tokenizer, shards)
+        self.rounding = rounding
 
     def step(self, lr: float | None = None) -> int:
         """One step, then the rounding."""
         tokens = super().step(lr)
-        if self.rounding is not None:
-            with torch.no_grad():
-                for weight in self.model.parameters():
-                    weight.copy_(self.rounding(weight))
+        with torch.no_grad():
+            for weight in self.model.parameters():
+                weight.copy_(self.rounding(weight))
         return tokens
-
-
-def run(kind: str, corpus: Corpus, preset: str, tokens: float, settings: dict[str, Any], title: str) -> dict[str, Any]:
-    """Pretrain `preset` on `tokens` tokens."""
-    torch.compiler.reset()  # or the limit on recompiling one function would turn later runs eager
-    recipe = recipes.load(Recipe, recipes.find(preset, "pretrain"), settings)
-    ours = Rounded(recipe, corpus.tokenizer, corpus.shards)
-    ours.rounding = ROUND[kind]
-    steps = max(1, round(tokens / recipe.train.tokens_per_step))
-    return train(ours, ours.model, corpus, steps, recipe.optim, 1, title)
 
 
 def main(
@@ -102,12 +94,12 @@ def main(
     rows = []
     for optimizer in matrices:
         for kind in ROUND:
-            found = []
+            found, make = [], partial(Rounded, ROUND[kind])
             for seed in range(seeds):
                 given = step | {"train.seed": seed, "optim.matrices": optimizer}
                 given |= {"optim.lr": 3e-3 if optimizer == "muon" else 1e-3}
                 name = f"{optimizer}-{kind}-{preset}-{tokens:.0f}-seed{seed}".replace(", ", "-")
-                one = log.run(kind, name, tokens, lambda: run(kind, corpus, preset, tokens, given, name))  # noqa: B023
+                one = log.run(kind, name, tokens, partial(train_ours, preset, corpus, tokens, given, name, make=make))
                 found += [one["bpb"]] if one else []
             if found:
                 spread = max(found) - min(found)
