@@ -95,6 +95,12 @@ def test_the_quick_demo_is_quick_and_says_what_it_is_worth(quick):
     assert ended.out.count("\n> ") == 5, "five sample exchanges"
 
 
+def test_the_demo_names_every_ability_in_full_on_80_columns(quick):
+    _, ended, _ = quick
+    for ability in ("facts_en", "facts_zh", "sums_sampled", "calculator", "distill"):
+        assert f"{ability} " in ended.out, ended.out
+
+
 def test_the_demo_writes_its_report(quick):
     folder, _, _ = quick
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
