@@ -126,6 +126,20 @@ def test_an_answer_can_be_stopped(visit, stage):
     expect(answers(page).last).to_have_text("Fine.")
 
 
+def test_a_question_may_come_before_the_page_knows_the_model(visit, stage):
+    stage(["First."])
+    page = visit("about:blank")
+    held = []
+    page.route("**/props", lambda route: held.append(route))
+    page.goto(stage.url)
+    ask(page, "a")
+    page.wait_for_timeout(100)
+    assert answers(page).count() == 0, "nobody was asked yet"
+    for route in held:
+        route.continue_()
+    expect(answers(page)).to_have_text("First.")
+
+
 def test_escape_stops_too(visit, stage):
     stage(["word " * 200], pause=0.03)
     page = visit()

@@ -94,6 +94,7 @@ async function run() {
   list();
   show();
   $("talk").scrollTop = $("talk").scrollHeight;
+  if (!server.model) await connect(); // a quick hand asks before the page knows whom
   const tools = server.tools.filter((tool) => chosen().includes(tool.function.name));
   try {
     await answer(asked, { model: server.model, tools, signal: mine.signal, changed: () => here() && showSoon() });
