@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minimind.engine import decode
+from minimind.engine import decode, graphs
+from minimind.engine.graphs import GraphStep
 from minimind.model import lora
 from minimind.model.attention import Segments
 from minimind.model.cache import KVCache, Span
@@ -36,13 +37,16 @@ class Passes:
         self._cache, self._int8, self._chunk, self._batch_invariant = cache, int8, chunk, batch_invariant
         self._width = math.ceil(cache.keys.shape[1] / PADDING) * PADDING
         self._device = self.model.output_weight.device
+        self.decode_step: decode.DecodeStep | GraphStep | None = None
         self.prepare()
 
     def prepare(self) -> None:
         """Look at the weights anew."""
         quantised = decode.quantise(self.model) if self._int8 else None
-        # Reference mode computes as training does, through the model itself.
-        self.decode_step = None if self._batch_invariant else decode.make(self.model, self._cache, quantised)
+        if isinstance(self.decode_step, GraphStep):
+            self.decode_step.refresh()
+        elif not self._batch_invariant:  # reference mode computes as training does, through the model itself
+            self.decode_step = graphs.make(self.model, self._cache) or decode.make(self.model, self._cache, quantised)
 
     def scores(self, spans: Sequence[Span], ids: Sequence[list[int]]) -> Tensor:
         """Run a pass over the `ids` of each span; scores `[spans, vocab]` of what may follow the last of them."""

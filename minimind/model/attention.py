@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minimind.config import ModelConfig
-from minimind.model.cache import LayerCache
+from minimind.model.cache import FixedCache, LayerCache
 from minimind.model.linear import Linear
 from minimind.model.norm import RMSNorm
 from minimind.model.rope import Rotation, rotate
@@ -143,7 +143,7 @@ class Attention(nn.Module):
         x_BTC: Tensor,
         rotation: Rotation,
         layout: Layout | None,
-        cache: LayerCache | None = None,
+        cache: LayerCache | FixedCache | None = None,
     ) -> Tensor:
         """Return `[B, T, hidden]`; with a cache (and B = 1), keys and values of earlier passes are seen too."""
         rows, time, _ = x_BTC.shape

@@ -67,6 +67,32 @@ class LayerCache(NamedTuple):
         return out_NHD
 
 
+class FixedCache(NamedTuple):
+    """One layer's share in a pass over one new token a sequence, of fixed shapes: what a CUDA graph can repeat.
+
+    It copies the keys and values that it sees, which for few sequences is little beside the weights.
+    """
+
+    keys: Tensor
+    values: Tensor
+    """`[rows, K, length, D]`."""
+    rows_N: Tensor
+    slots_N: Tensor
+    """Where each token goes. Copies of a token may follow it, as padding: they write the same."""
+    visible_N11S: Tensor
+    """True = the token may see the slot."""
+
+    def attend(self, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor) -> Tensor:
+        """Write keys and values of the tokens, then attend to what each may see: `[N, H, D]`."""
+        self.keys[self.rows_N, :, self.slots_N] = k_NKD.to(self.keys.dtype)
+        self.values[self.rows_N, :, self.slots_N] = v_NKD.to(self.values.dtype)
+        extent = self.visible_N11S.shape[-1]
+        k_NKSD, v_NKSD = (x[:, :, :extent].index_select(0, self.rows_N) for x in (self.keys, self.values))
+        q_NKGD = q_NHD.unflatten(1, (k_NKSD.shape[1], -1))
+        out_NKGD = F.scaled_dot_product_attention(q_NKGD, k_NKSD, v_NKSD, attn_mask=self.visible_N11S)
+        return out_NKGD.flatten(1, 2)
+
+
 class KVCache:
     """Preallocated `[layers, rows, K, length, D]`; slot s of a row holds position s of a sequence."""
 

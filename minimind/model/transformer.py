@@ -4,7 +4,7 @@ Names of modules and parameters are Hugging Face's Qwen3 names without the `mode
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from minimind.config import ModelConfig
 from minimind.model.attention import Attention, Layout, Segments, make_layout
-from minimind.model.cache import LayerCache
+from minimind.model.cache import FixedCache, LayerCache
 from minimind.model.linear import Linear, linear
 from minimind.model.mlp import MLP
 from minimind.model.moe import MixtureOfExperts, RouterCounts, RouterStatistics
@@ -47,7 +47,7 @@ class Block(nn.Module):
         rotation: Rotation,
         layout: Layout | None,
         segments: Segments,
-        cache: LayerCache | None = None,
+        cache: LayerCache | FixedCache | None = None,
     ) -> tuple[Tensor, RouterCounts | None]:
         """Return the residual stream `[B, T, hidden]` and, from a sparse layer, its routing."""
         x_BTC = x_BTC + self.self_attn(self.input_layernorm(x_BTC), rotation, layout, cache)
@@ -127,7 +127,7 @@ class Transformer(nn.Module):
         self,
         input_ids_BT: Tensor,
         segments: Segments,
-        caches: list[LayerCache] | None = None,
+        caches: Sequence[LayerCache | FixedCache] | None = None,
         layout: Layout | None = None,
     ) -> Hidden:
         """Run the model over a batch of packed documents, or over the next tokens of cached sequences.

@@ -1,0 +1,90 @@
+"""The step that is recorded on CUDA, run here as the function that would be recorded: there is no GPU."""
+
+import pytest
+import torch
+
+from minimind.config import PRESETS
+from minimind.engine import graphs
+from minimind.engine.engine import Engine
+from minimind.engine.graphs import GraphStep, power_of_two
+from minimind.engine.sampling import Sampling
+from minimind.model.attention import Segments
+from minimind.model.cache import KVCache, Span
+from minimind.model.transformer import Transformer
+
+SMALL = {"num_hidden_layers": 2, "vocab_size": 512, "initializer_range": 0.05, "max_position_embeddings": 512}
+
+
+def build(preset="tiny"):
+    torch.manual_seed(1)
+    return Transformer(PRESETS[preset].with_(**SMALL)).eval()
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny-moe"])
+@torch.inference_mode()
+def test_it_computes_what_the_model_computes(preset):
+    model = build(preset)
+    ids_BT = torch.randint(0, 512, (3, 9))
+    cache = KVCache(model.config, 6, 300, torch.float32, "cpu")
+    cache.keys.fill_(7.0)  # what another request left there must not be seen
+    cache.values.fill_(7.0)
+    step = GraphStep(model, cache)
+    exact = model.logits(model(ids_BT, Segments.whole(ids_BT)).states)
+    for t in range(9 + 2):
+        running = [(b, t - b) for b in range(3) if 0 <= t - b < 9]  # row b starts at step b
+        scores = step([int(ids_BT[b, at]) for b, at in running], [Span(2 * b + 1, at, at + 1) for b, at in running])
+        assert scores.shape == (len(running), 512)
+        for (b, at), score in zip(running, scores, strict=True):
+            torch.testing.assert_close(score, exact[b, at], rtol=1e-4, atol=1e-4)
+    assert set(step._graphs) == {(1, 256), (2, 256), (4, 256)}, "three tokens are padded to four"
+
+
+@torch.inference_mode()
+def test_padding_writes_nothing_else_and_long_sequences_see_everything():
+    model = build()
+    cache = KVCache(model.config, 4, 300, torch.float32, "cpu")
+    before = cache.keys.clone()
+    step = GraphStep(model, cache)
+    step([1, 2, 3], [Span(0, 5, 6), Span(1, 7, 8), Span(3, 299, 300)])
+    changed = (cache.keys != before).any(-1).any(2).any(0).nonzero().tolist()
+    assert changed == [[0, 5], [1, 7], [3, 299]]
+    assert set(step._graphs) == {(4, 300)}, "no more slots than there are"
+
+
+def test_an_engine_answers_as_without_it(monkeypatch):
+    model = build()
+    prompts = [torch.randint(0, 512, (length,)).tolist() for length in (3, 40, 11, 7, 25)]
+
+    def answers():
+        engine = Engine(model, rows=4, context=96)
+        requests = [engine.submit(prompt, Sampling(temperature=0, max_new_tokens=20)) for prompt in prompts]
+        for _ in engine.run():
+            pass
+        return [request.ids for request in requests], engine
+
+    monkeypatch.setattr(graphs, "make", lambda model, cache: None)
+    plain, _ = answers()
+    monkeypatch.setattr(graphs, "make", GraphStep)
+    recorded, engine = answers()
+    assert recorded == plain
+    step = engine._passes[None].decode_step
+    assert isinstance(step, GraphStep)
+    assert step._graphs
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    engine.flush_cache()
+    assert step._graphs, "weights that changed where they lie are read by the next replay"
+    model.embed_tokens.weight.data = model.embed_tokens.weight.data.clone()
+    engine.flush_cache()
+    assert not step._graphs
+
+
+def test_nothing_is_recorded_on_a_cpu():
+    model = build()
+    assert graphs.make(model, KVCache(model.config, 1, 8, torch.float32, "cpu")) is None
+
+
+def test_graphs_are_few():
+    assert [power_of_two(count) for count in (1, 2, 3, 4, 5, 64, 65)] == [1, 2, 4, 4, 8, 64, 128]
