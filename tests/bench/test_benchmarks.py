@@ -182,9 +182,39 @@ def test_rl_is_asked_sums_that_it_did_not_practise(tuned, tmp_path, monkeypatch)
     for method in ("cispo", "ppo", "shuffled rewards"):
         stage, changes = rl_learns.METHODS[method]
         monkeypatch.setitem(rl_learns.METHODS, method, (stage, {**changes, **small}))
-        found = rl_learns.run(method, 0, str(tuned / "model"), 3, files, tmp_path)
+        found = rl_learns.run(method, 0, str(tuned / "model"), 3, files, tmp_path, "sums")
         assert [step for step, _ in found["curve"]] == [1, 2, 3]
         assert 0 <= found["sampled"] <= 1
+        assert 0 <= found["facts_en"] <= 1
+
+
+def test_rl_with_masked_calls_is_taught_the_answer_alone(tuned, tmp_path, monkeypatch):
+    import rl_learns
+
+    from minimind.rl.rollout import Sample
+
+    files = rl_learns.tools(tmp_path)
+    for file in files:
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)[:4]
+        file.write_text("".join(lines), encoding="utf-8", newline="\n")
+    small = {"rl.groups": 2, "rl.samples": 2, "rl.max_new_tokens": 8, "rl.spread": "keep", "train.device": "cpu"}
+    monkeypatch.setitem(rl_learns.METHODS, "masked calls", ("grpo", small))
+    found = rl_learns.run("masked calls", 0, str(tuned / "model"), 1, files, tmp_path, "tools")
+    assert 0 <= found["called"] <= 1
+
+    def play(rollout, make, samples):
+        for sample in samples:
+            sample.append([1, 2], [-1.0, -1.0])
+            sample.append([3])
+            sample.append([4], [-1.0])
+        samples[1].message = {"tool_calls": [{}]}
+
+    monkeypatch.setattr(rl_learns.environment, "play", play)
+    answered, called = samples = [Sample(None, [0]) for _ in range(2)]
+    rl_learns.play_with_masked_calls(None, None, samples)
+    assert answered.trainable == [False, False, False, True]
+    assert answered.log_probs == [0, 0, 0, -1.0]
+    assert called.trainable == [False] * 4
 
 
 def test_stages_are_measured_beside_others(world, capsys, monkeypatch):
