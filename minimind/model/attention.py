@@ -12,13 +12,14 @@ from torch.nn import functional as F
 
 from minimind.config import ModelConfig
 from minimind.model.cache import FixedCache, LayerCache
+from minimind.model.document_attention import attend_documents
 from minimind.model.linear import Linear
 from minimind.model.norm import RMSNorm
 from minimind.model.rope import Rotation, rotate
 
 PRODUCTS_UP_TO, BLOCK = 1024, 256
 """Rows of up to so many tokens are trained on a CPU by plain products, so many queries at a time: the backward pass
-of the CPU's flash kernel takes up to twice as long. Longer rows have too many scores to keep."""
+of the CPU's flash kernel takes up to twice as long. Longer rows are computed document by document."""
 
 
 class Segments(NamedTuple):
@@ -50,12 +51,14 @@ class Segments(NamedTuple):
 class Layout(NamedTuple):
     """What `attend` needs to know of the documents, made once a forward pass and shared by all layers.
 
-    Either `mask` `[B, 1, T, S]` (boolean: True = may see; or a bias: 0 = may see, -inf = may not), or `starts`
-    `[documents + 1]` (int32 offsets of the documents in the flattened batch) for the variable-length kernel.
+    One of `mask` `[B, 1, T, S]` (boolean: True = may see; or a bias: 0 = may see, -inf = may not), `starts`
+    `[documents + 1]` (int32 offsets of the documents in the flattened batch) for CUDA's variable-length kernel, and
+    `document_ids` `[B, T]` for long rows on a CPU (`document_attention`).
     """
 
     mask: Tensor | None
     starts: Tensor | None = None
+    document_ids: Tensor | None = None
 
 
 def make_layout(segments: Segments, dtype: torch.dtype) -> Layout:
@@ -73,6 +76,8 @@ def make_layout(segments: Segments, dtype: torch.dtype) -> Layout:
         first[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
         starts = F.pad(first.flatten().nonzero().flatten(), (0, 1), value=rows * length)
         return Layout(None, starts.int())
+    if document_ids.device.type == "cpu" and length > PRODUCTS_UP_TO and segments.branches is None:
+        return Layout(None, document_ids=document_ids)
     # Padding sees padding, so that no row of the softmax is empty.
     visible = (document_ids[:, :, None] == document_ids[:, None, :]).tril()
     if segments.branches is not None:
@@ -89,6 +94,9 @@ def attend(q_BTHD: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, layout: Layout) -> Te
     """
     if layout.starts is not None:
         return _attend_varlen(q_BTHD, k_BSKD, v_BSKD, layout.starts)
+    if layout.document_ids is not None:
+        out_BTHD: Tensor = attend_documents(q_BTHD, k_BSKD, v_BSKD, layout.document_ids)
+        return out_BTHD
     q_BHTD, k_BKSD, v_BKSD = q_BTHD.transpose(1, 2), k_BSKD.transpose(1, 2), v_BSKD.transpose(1, 2)
     if q_BTHD.device.type == "cpu" and q_BTHD.requires_grad and q_BTHD.shape[1] <= PRODUCTS_UP_TO:
         assert layout.mask is not None
