@@ -6,6 +6,7 @@ from typing import Any
 from minimind import console
 from minimind.commands.arguments import call
 from minimind.commands.pipeline import STAGES, Pipeline, write_json
+from minimind.errors import UsageError
 
 SHOWN = ("facts_en", "facts_zh", "arithmetic")
 
@@ -15,7 +16,7 @@ def main(argv: list[str]) -> int:
     return call(demo, argv, "minimind demo")
 
 
-def demo(out: str = "runs/demo", quick: bool = False, fresh: bool = False, device: str = "auto") -> int:
+def demo(out: str = "runs/demo", quick: bool = False, fresh: bool = False, device: str = "auto", seeds: int = 1) -> int:
     """Make a bilingual assistant from nothing: data, tokenizer, every stage of training, evaluation, report.
 
     Under twenty minutes on two CPU cores, and it talks after seven; several times as long on processors without
@@ -24,19 +25,23 @@ def demo(out: str = "runs/demo", quick: bool = False, fresh: bool = False, devic
     Examples:
         minimind demo
         minimind demo --quick --out runs/quick
+        minimind demo --seeds 3
 
     Args:
         out: folder of everything that is made.
         quick: shrink everything to under a minute; the scores then mean nothing.
         fresh: delete OUT's demo and start over.
         device: auto, cpu, cuda or mps.
+        seeds: train every stage after pretraining so many times, and show between which scores the runs lie.
     """
     from minimind import runtime
     from minimind.report.html import write_report
 
+    if seeds < 1:
+        raise UsageError(f"--seeds {seeds}: every stage is trained at least once")
     runtime.device(device)  # a wrong name is said now, not after the data
     folder = Path(out)
-    pipeline = Pipeline(folder, quick, device)
+    pipeline = Pipeline(folder, quick, device, seeds)
     if fresh:
         pipeline.forget()
     pipeline.check_size()
@@ -52,7 +57,12 @@ def demo(out: str = "runs/demo", quick: bool = False, fresh: bool = False, devic
     }
     write_json(folder / "report.json", report)
     samples = _samples(results)
-    page = write_report(folder, report, {stage: folder / stage for stage in STAGES}, samples)
+    notes = [
+        f"The small figures say between which scores the runs of a stage with {seeds} seeds lie.",
+        f"小字是同一阶段用 {seeds} 个随机种子训练所得分数的范围。",
+    ]
+    runs = {stage: folder / stage for stage in STAGES}
+    page = write_report(folder, report, runs, samples, notes if seeds > 1 else ())
 
     _show(results, samples)
     console.say(f"\nReport:      {page}\nTalk to it:  [bold]minimind chat {report['model']}[/bold]")

@@ -56,13 +56,13 @@ QUICK: dict[str, dict[str, Any]] = {
 class Pipeline:
     """What is made in `folder`: data, tokenizer, and of each stage a run with its scores."""
 
-    def __init__(self, folder: Path, quick: bool, device: str) -> None:
-        self.folder, self.quick, self.device = folder, quick, device
+    def __init__(self, folder: Path, quick: bool, device: str, seeds: int = 1) -> None:
+        self.folder, self.quick, self.device, self.seeds = folder, quick, device, seeds
         self.corpus = folder / "data"
 
     def forget(self) -> None:
         """Delete what an earlier demo made here, and nothing else."""
-        for name in ("data", "tokenizer", *STAGES):
+        for name in ("data", "tokenizer", "seeds", *STAGES):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         for name in ("demo.json", "report.json", "report.html"):
             (self.folder / name).unlink(missing_ok=True)
@@ -106,15 +106,24 @@ class Pipeline:
         return where
 
     def stage(self, name: str, tokenizer: Path) -> dict[str, Any]:
-        """Train one stage, then measure its model."""
+        """Train one stage and measure its model; `again` are the scores of the same stage with other seeds.
 
-        def make() -> dict[str, Any]:
-            start = time.monotonic()
-            model = self._random(tokenizer) if name == "random" else self._train(name, tokenizer)
-            seconds = round(time.monotonic() - start, 1)
-            return {"seconds": seconds, "tokens": _tokens(self.folder / name), **self._measure(model)}
+        Those start from the same model, so pretraining is done once.
+        """
 
-        return self._once(name, make, self.folder / name / "finished.json")
+        def once(title: str, run: Path, seed: int) -> dict[str, Any]:
+            def make() -> dict[str, Any]:
+                start = time.monotonic()
+                model = self._random(tokenizer) if name == "random" else self._train(name, tokenizer, run, seed)
+                seconds = round(time.monotonic() - start, 1)
+                return {"seconds": seconds, "tokens": _tokens(run), **self._measure(model)}
+
+            return self._once(title, make, run / "finished.json")
+
+        result = once(name, self.folder / name, 0)
+        others = range(1, self.seeds) if name in COURSE and COURSE[name].start else ()
+        again = [once(f"{name} with seed {seed}", self.folder / "seeds" / f"{name}-{seed}", seed) for seed in others]
+        return result | {"again": [other["scores"] for other in again]}
 
     def _once(self, title: str, make: Callable[[], dict[str, Any]], marker: Path) -> dict[str, Any]:
         if marker.exists():
@@ -153,7 +162,7 @@ class Pipeline:
         with (self.corpus / name).open(encoding="utf-8") as lines:
             yield from map(json.loads, lines)
 
-    def _recipe(self, name: str, tokenizer: Path) -> Any:
+    def _recipe(self, name: str, tokenizer: Path, seed: int = 0) -> Any:
         from minimind.recipe import Recipe, find, load
 
         lesson = COURSE[name]
@@ -164,6 +173,8 @@ class Pipeline:
             "data.valid": [str(self.corpus / f"{lesson.data}_valid.jsonl")],
             "train.device": self.device,
         }
+        if seed:
+            changes["train.seed"] = seed
         if lesson.teacher:
             changes["distill.teacher"] = str(self.folder / lesson.teacher / "model")
         if self.quick:
@@ -187,9 +198,9 @@ class Pipeline:
         common.write_model(model, words, self.folder / "random" / "model")
         return self.folder / "random" / "model"
 
-    def _train(self, name: str, tokenizer: Path) -> Path:
+    def _train(self, name: str, tokenizer: Path, run: Path, seed: int) -> Path:
         stage = importlib.import_module(f"minimind.stages.{COURSE[name].stage}")
-        model: Path = stage.run(self._recipe(name, tokenizer), self.folder / name)
+        model: Path = stage.run(self._recipe(name, tokenizer, seed), run)
         return model
 
     def _measure(self, directory: Path) -> dict[str, Any]:

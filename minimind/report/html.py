@@ -52,7 +52,8 @@ def write_report(
     Args:
         out: an existing folder or one to make.
         report: `report.json`'s content: `{"stages": {name: {"seconds", "tokens", "bpb", "scores", "model"}}, "model"}`,
-            and `"quick"` and `"parameters"` where known. Whatever is missing, null or not finite is shown as a dash.
+            `"again"` in a stage for scores with other seeds, and `"quick"` and `"parameters"` where known. Whatever is
+            missing, null or not finite is shown as a dash.
         runs: stage -> run directory, whose `metrics.jsonl` gives the curves.
         samples: `{"question": str, "answers": {stage: str}, "expected": str | None}`.
         notes: sentences for the reader, shown at the top.
@@ -115,12 +116,19 @@ def _table(stages: Mapping[str, Mapping[str, Any]]) -> str:
     rows = []
     for name, stage in stages.items():
         cells = [_duration(stage.get("seconds")), _count(stage.get("tokens")), _decimal(stage.get("bpb"))]
-        cells += [_percent(_scores(stage).get(ability)) for ability in abilities]
+        cells += [_percent(_scores(stage).get(ability)) + _spread(stage, ability) for ability in abilities]
         rows.append(f'<tr><th scope="row">{safe(name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
     return (
         f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
+
+
+def _spread(stage: Mapping[str, Any], ability: str) -> str:
+    """Between which scores the runs with several seeds lie, where there are such."""
+    runs = [_scores(stage), *(stage.get("again") or ())]
+    found = [score for run in runs if (score := _number(run.get(ability))) is not None]
+    return f"<small>{100 * min(found):.0f}–{max(found):.0%}</small>" if len(found) > 1 else ""
 
 
 def _by_ability(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:

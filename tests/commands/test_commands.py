@@ -166,6 +166,34 @@ def test_a_demo_that_was_stopped_goes_on_with_the_stage_it_was_in(quick, minimin
     assert (folder / "report.json").is_file()
 
 
+def test_a_demo_with_seeds_says_between_which_scores_they_lie(quick, minimind, tmp_path, monkeypatch):
+    folder = shutil.copytree(quick[0], tmp_path / "demo")
+    first = json.loads((folder / "sft" / "finished.json").read_text(encoding="utf-8"))
+    first["scores"]["facts_en"] = 0.5
+    (folder / "sft" / "finished.json").write_text(json.dumps(first), encoding="utf-8")
+    trained = []
+
+    def train(self, name, tokenizer, run, seed):
+        trained.append((name, self._recipe(name, tokenizer, seed).train.seed, run.parent.name))
+        return run
+
+    measured = first | {"scores": {**first["scores"], "facts_en": 0.875}}
+    monkeypatch.setattr(demo.Pipeline, "_train", train)
+    monkeypatch.setattr(demo.Pipeline, "_measure", lambda self, model: measured)
+    ended = minimind("demo", "--quick", "--out", folder, "--device", "cpu", "--seeds", "3")
+    assert ended.code == 0, ended.err
+    stages = ["sft", "distill", "lora", "dpo", "grpo", "agent"]
+    assert trained == [(name, seed, "seeds") for name in stages for seed in (1, 2)], "pretraining is done once"
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert [other["facts_en"] for other in report["stages"]["sft"]["again"]] == [0.875, 0.875]
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "<td>50%<small>50–88%</small></td>" in page
+    assert "3 seeds" in page
+    ended = minimind("demo", "--seeds", "0")
+    assert ended.code == 2
+    assert "--seeds 0" in ended.err
+
+
 def test_a_fresh_demo_deletes_its_own_files_only(quick, minimind, tmp_path, monkeypatch):
     folder = shutil.copytree(quick[0], tmp_path / "demo")
     (folder / "notes.txt").write_text("mine", encoding="utf-8")

@@ -40,7 +40,8 @@ class Task:
 def task(level: int, language: str, rng: random.Random) -> Task:
     """Draw a task."""
     signs = rng.choices("+-*", k=1 if level == 1 else 2)
-    a, b, c = rng.randint(100, 999), rng.randint(11, 99), rng.randint(2, 99)
+    a, b = rng.sample((rng.randint(100, 999), rng.randint(11, 99)), 2)  # the smaller one first: results below 0
+    c = rng.randint(2, 99)
     expression = f"{a} {signs[0]} {b}"
     shown = expression
     if level == 2:
