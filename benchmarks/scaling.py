@@ -9,7 +9,7 @@ plots for each kind, and the points as JSON.
 """
 
 import json
-import resource
+import os
 import statistics
 import subprocess
 import sys
@@ -36,6 +36,7 @@ SIZES = {  # about so many parameters -> hidden size, layers
     "200M": (1152, 12),
 }
 Kind = Literal["parameters", "length", "ranks"]
+UNITS = {"parameters": "million parameters", "length": "tokens of a row", "ranks": "processes"}
 
 
 def bench(data: Path, preset: str, seconds: float, settings: dict[str, Any]) -> dict[str, Any]:
@@ -53,9 +54,13 @@ def train_on_ranks(data: Path, preset: str, ranks: int, steps: int, settings: di
         argv = ["train", "pretrain", preset, "--data", str(data), "--max-steps", str(steps), "--out", folder]
         argv += [f"--set.{name}={json.dumps(value)}" for name, value in settings.items()]
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-        subprocess.run([sys.executable, *torchrun, "-m", "minimind", *argv], check=True, stdout=subprocess.DEVNULL)
+        command = [sys.executable, *torchrun, "-m", "minimind", *argv]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        _, status, used = os.wait4(process.pid, 0)  # what this command used, not all commands so far
+        if status:
+            raise SystemExit(f"a run on {ranks} ranks failed")
         lines = [line for line in read(Path(folder) / "metrics.jsonl") if "tokens_per_second" in line]
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
         "tokens_per_second": statistics.median(line["tokens_per_second"] for line in lines[1:]),
         "peak_memory_bytes": peak,
@@ -113,9 +118,13 @@ def main(
             points.append(json.loads(path.read_text(encoding="utf-8")))
         everything[kind] = points
         table(kind, [name.replace("_", " ") for name in points[0]], [list(found.values()) for found in points])
-        for figure, unit, divisor in (("tokens_per_second", "tokens/s", 1.0), ("peak_memory_bytes", "GB", 1e9)):
-            line = [(float(found[kind]), found[figure] / divisor) for found in points]
-            save(out / f"{kind}-{figure}.svg", [Series(preset, line)], kind, unit)
+        across = [float(found["parameters"] / 1e6 if kind == "parameters" else found[kind]) for found in points]
+        for name, unit, down in (
+            ("time", "microseconds a token", [1e6 / found["tokens_per_second"] for found in points]),
+            ("memory", "GB", [found["peak_memory_bytes"] / 1e9 for found in points]),
+        ):
+            line = Series(preset, list(zip(across, down, strict=True)))
+            save(out / f"{kind}-{name}.svg", [line], UNITS[kind], unit, zero=True)
     print_json(everything)
 
 

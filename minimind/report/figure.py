@@ -13,10 +13,11 @@ from minimind.report.plots import Axis, Series, lines
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe & Ito: for every kind of eye
 STYLE = """
-svg { background: #fff; font: 9px sans-serif; padding: 8px }
+svg { background: #fff; font: 9px sans-serif }
 text { fill: #444 } .end { text-anchor: end } .middle { text-anchor: middle }
 .grid { stroke: #ddd } .axis { stroke: #888 } .line { fill: none; stroke-width: 2 }
 """
+MARGIN = 8
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM, SIZE = 1200, 720, 110, 40, 80, 90, 24
 
 
@@ -36,17 +37,17 @@ def check(path: str | Path) -> None:
             raise UserError("drawing a PNG needs Pillow; pip install 'minimind[plot]', or name an .svg file") from None
 
 
-def save(path: str | Path, series: Sequence[Series], x_label: str, y_label: str) -> None:
-    """Draw `series`, none of which may have gaps, and write them to `path`.
+def save(path: str | Path, series: Sequence[Series], x_label: str, y_label: str, zero: bool = False) -> None:
+    """Draw `series`, none of which may have gaps, and write them to `path`; `zero`: both axes start at 0.
 
     Raises:
         UserError: the file cannot be written.
     """
     path = Path(path)
     if path.suffix == ".png":
-        content = _png(series, x_label, y_label)
+        content = _png(series, x_label, y_label, zero)
     else:
-        content = _svg(series, x_label, y_label).encode("utf-8")
+        content = _svg(series, x_label, y_label, zero).encode("utf-8")
     try:
         with replacing(path) as temporary:
             temporary.write_bytes(content)
@@ -54,7 +55,7 @@ def save(path: str | Path, series: Sequence[Series], x_label: str, y_label: str)
         raise UserError(f"cannot write {path}: {error.strerror}") from None
 
 
-def _svg(series: Sequence[Series], x_label: str, y_label: str) -> str:
+def _svg(series: Sequence[Series], x_label: str, y_label: str, zero: bool) -> str:
     """The report's drawing with its lines told apart by colour."""
     number = count()
 
@@ -62,20 +63,25 @@ def _svg(series: Sequence[Series], x_label: str, y_label: str) -> str:
         colour = COLOURS[next(number) % len(series) % len(COLOURS)]  # the lines in order, then the legend in order
         return f'{match[0]} style="{"fill" if match[1] == "dot" else "stroke"}:{colour}"'
 
-    drawing = re.sub(r'class="(line|dot) strong"', coloured, lines(series, x_label, y_label))
+    drawing = re.sub(r'class="(line|dot) strong"', coloured, lines(series, x_label, y_label, zero))
     head, body = drawing.split(">", 1)
+    head = re.sub(r'viewBox="0 0 (\d+) (\d+)"', _with_a_margin, head)
     head = head.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg" width="800"')
     return f"{head}><style>{STYLE}</style>{body}\n"
 
 
-def _png(series: Sequence[Series], x_label: str, y_label: str) -> bytes:
+def _with_a_margin(box: re.Match[str]) -> str:
+    return f'viewBox="{-MARGIN} {-MARGIN} {int(box[1]) + 2 * MARGIN} {int(box[2]) + 2 * MARGIN}"'
+
+
+def _png(series: Sequence[Series], x_label: str, y_label: str, zero: bool) -> bytes:
     from PIL import Image, ImageDraw, ImageFont
 
     picture = Image.new("RGB", (WIDTH, HEIGHT), "white")
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(SIZE)
     points = [point for one in series for point in one.points]
     x_axis = Axis.around([0.0, *(x for x, _ in points)], LEFT, WIDTH - RIGHT, count=6)
-    y_axis = Axis.around([y for _, y in points], HEIGHT - BOTTOM, TOP, count=5, whole=True)
+    y_axis = Axis.around([y for _, y in points] + [0.0] * zero, HEIGHT - BOTTOM, TOP, count=5, whole=True)
     for y, label in y_axis.ticks():
         pen.line([(LEFT, y), (WIDTH - RIGHT, y)], "#dddddd", 2)
         pen.text((LEFT - 12, y), label, "#444444", font, anchor="rm")
