@@ -80,6 +80,10 @@ class DecodeStep:
         addresses = [None if tensor is None else tensor.data_ptr() for tensor in self._tensors]
         self._addresses = (ctypes.c_void_p * len(addresses))(*addresses)
 
+    def takes(self, spans: Sequence[Span]) -> bool:
+        """Whether it is faster than the model itself for these newest tokens."""
+        return len(spans) <= self.most_tokens
+
     def __call__(self, ids: Sequence[int], spans: Sequence[Span]) -> Tensor:
         """Run the newest token of each span's sequence; return its scores, float32 `[N, vocab]`."""
         ids_N = torch.tensor(ids)

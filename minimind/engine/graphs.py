@@ -20,6 +20,8 @@ from minimind.model.transformer import Transformer
 
 LEAST_SLOTS = 256
 """A graph sees at least so many slots of each row: more graphs would gain nothing."""
+MOST_SLOTS = 64 * 2048
+"""Of all rows together. Each step copies the keys and values that it sees, which takes over from here on."""
 WARM_UP = 3
 """Runs before a graph is recorded: libraries choose their kernels and allocate in the first ones."""
 
@@ -38,15 +40,19 @@ class GraphStep:
 
     def __init__(self, model: Transformer, cache: KVCache) -> None:
         self._model, self._cache = model, cache
-        self.most_tokens = cache.keys.shape[1]
         self._graphs: dict[tuple[int, int], Graph] = {}
-        self._addresses = self._look_up()
+        self._recorder = Recorder(cache.keys.device) if cache.keys.is_cuda else None
+        self._look_up()
+
+    def takes(self, spans: Sequence[Span]) -> bool:
+        """Whether it is faster than the model itself for these newest tokens."""
+        size, extent = self._shape(spans)
+        return size * extent <= MOST_SLOTS
 
     def __call__(self, ids: Sequence[int], spans: Sequence[Span]) -> Tensor:
         """Run the newest token of each span's sequence; return its scores `[N, V]`, good until the next call."""
         tokens = [(id, span.row, span.start) for id, span in zip(ids, spans, strict=True)]
-        size = power_of_two(len(tokens))
-        extent = min(self._cache.keys.shape[3], power_of_two(max(LEAST_SLOTS, *(span.end for span in spans))))
+        size, extent = self._shape(spans)
         padded = torch.tensor(tokens + tokens[-1:] * (size - len(tokens))).T
         if graph := self._graphs.get((size, extent)):
             graph.inputs.copy_(padded)
@@ -56,18 +62,26 @@ class GraphStep:
 
     def refresh(self) -> None:
         """Look at the weights anew: where one lies elsewhere, nothing that was recorded is of use."""
-        if (addresses := self._look_up()) != self._addresses:
-            self._addresses = addresses
+        lies = [weight.data_ptr() for weight in self._model.parameters()]
+        if lies != [weight.data_ptr() for weight in self._weights] or self._rope is not self._model.rope:
             self._graphs.clear()
+            self._look_up()
 
-    def _look_up(self) -> list[int]:
-        return [parameter.data_ptr() for parameter in self._model.parameters()]
+    def _look_up(self) -> None:
+        # Kept, and detached, so that no recorded address outlives its memory even where a parameter gets other data.
+        self._weights = [weight.detach() for weight in self._model.parameters()]
+        self._rope = self._model.rope
+
+    def _shape(self, spans: Sequence[Span]) -> tuple[int, int]:
+        """Tokens and slots of the graph for these spans."""
+        end = max(span.end for span in spans)
+        return power_of_two(len(spans)), min(self._cache.keys.shape[3], power_of_two(max(LEAST_SLOTS, end)))
 
     def _record(self, inputs: Tensor, extent: int) -> Graph:
         def step() -> Tensor:
             return self._step(inputs, extent)
 
-        return Graph(inputs, record(step, inputs.device) if inputs.is_cuda else step)
+        return Graph(inputs, self._recorder.record(step) if self._recorder else step)
 
     def _step(self, inputs_3N: Tensor, extent: int) -> Tensor:
         ids_N, rows_N, slots_N = inputs_3N
@@ -78,35 +92,45 @@ class GraphStep:
         return self._model.logits(self._model(ids_N[None], segments, caches).states[0])
 
 
-def record(step: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
-    """Record the kernels that `step` starts on a CUDA device; the result starts them again."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(device):
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UP):
-                step()
-        torch.cuda.current_stream().wait_stream(side)
-        with torch.cuda.graph(graph):
-            out = step()
+class Recorder:
+    """Records what is started on a CUDA device. All its graphs share one pool of memory, as only one runs at a time."""
 
-    def replay() -> Tensor:
-        graph.replay()
-        return out
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        with torch.cuda.device(device):
+            self._stream, self._pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
 
-    return replay
+    def record(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """Run `step` to warm up, then record its kernels; the result starts them again."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(self._device):
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                for _ in range(WARM_UP):
+                    step()
+            torch.cuda.current_stream().wait_stream(self._stream)
+            # Other threads may go on using the device meanwhile (a reward model that timed out).
+            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+                out = step()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return out
+
+        return replay
 
 
 def make(model: Transformer, cache: KVCache) -> GraphStep | None:
     """The recorded step, or None where nothing can be recorded: not on CUDA, or experts without the grouped kernel,
     for which the host has to know how many tokens each expert got."""
-    weight = model.output_weight
+    weight, config = model.output_weight, model.config
     if not weight.is_cuda or model.adaptation:
         return None
-    hopper = torch.cuda.get_device_capability(weight.device) >= (9, 0)
-    if model.config.num_experts and not (hopper and weight.dtype == torch.bfloat16):
-        return None
+    if config.num_experts:
+        kernel = torch.version.hip is None and torch.cuda.get_device_capability(weight.device)[0] in (9, 10)
+        aligned = config.hidden_size % 8 == config.moe_intermediate_size % 8 == 0
+        if not (kernel and aligned and weight.dtype == torch.bfloat16):
+            return None
     return GraphStep(model, cache)
 
 

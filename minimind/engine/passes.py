@@ -51,7 +51,7 @@ class Passes:
     def scores(self, spans: Sequence[Span], ids: Sequence[list[int]]) -> Tensor:
         """Run a pass over the `ids` of each span; scores `[spans, vocab]` of what may follow the last of them."""
         lengths = [len(some) for some in ids]
-        if self.decode_step and max(lengths) == 1 and len(spans) <= self.decode_step.most_tokens:
+        if self.decode_step and max(lengths) == 1 and self.decode_step.takes(spans):
             return self.decode_step([id for (id,) in ids], spans)
         if self._batch_invariant and self.model.config.num_experts:
             # How many tokens an expert gets depends on the others of the pass, and the bits of its product on that.

@@ -35,10 +35,14 @@ class Block(NamedTuple):
 
 
 def blocks(document_ids_BT: Tensor) -> Iterator[Block]:
-    """Cut rows into windows between documents, and windows into blocks of queries."""
+    """Cut rows into windows between documents, and windows into blocks of queries.
+
+    Padding (-1), which nobody reads, is no long document: it is cut anywhere.
+    """
     rows, length = document_ids_BT.shape
     begins_BT = torch.ones_like(document_ids_BT, dtype=torch.bool)
     begins_BT[:, 1:] = document_ids_BT[:, 1:] != document_ids_BT[:, :-1]
+    begins_BT |= (document_ids_BT < 0) & (torch.arange(length) % BLOCK == 0)
     for row in range(rows):
         start = 0
         cuts = [*begins_BT[row].nonzero().flatten().tolist(), length]
@@ -64,7 +68,7 @@ def probabilities(q_MHD: Tensor, k_WKD: Tensor, document_ids_W: Tensor) -> tuple
 def attend_documents(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, document_ids_BT: Tensor) -> Tensor:
     """Softmax(q · kᵀ / √D) · v, in which a token sees its own document up to itself: `[B, T, H, D]`.
 
-    `document_ids_BT`: equal and consecutive within a document, also of padding, which sees padding.
+    `document_ids_BT`: equal and consecutive within a document; -1 is padding, which sees some padding.
     """
     out_BTHD = torch.empty_like(q_BTHD, memory_format=torch.contiguous_format)
     for row, start, first, end in blocks(document_ids_BT):

@@ -98,7 +98,8 @@ class MixtureOfExperts(nn.Module):
         )[:experts]
         ends_E = count_E.int().cumsum(0, dtype=torch.int32)  # of floats there is no deterministic kernel on CUDA
         # The kernel leaves rows behind the last end undefined; padding is zeros, which the last expert maps to 0.
-        ends_E[-1] = len(choice_M)
+        # (A slice is filled on the device; a single element would be copied from the host, which waits for the device.)
+        ends_E[-1:] = len(choice_M)
         out_MC = self.experts(x_NC.index_select(0, order_M // self.chosen), ends_E)
 
         place_M = torch.empty_like(order_M).scatter_(0, order_M, torch.arange(len(order_M), device=x_NC.device))

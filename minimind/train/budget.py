@@ -113,7 +113,8 @@ def training_memory(
         # of each block only its input; the rest of one block, and gradients of that rest
         activations = stream * config.num_hidden_layers
         chunk = max(chunk, max(layers) + 3 * compute_bytes * _width(config, 0) * tokens)
-    masked = on_cpu and recipe.data.sequence_length <= PRODUCTS_UP_TO
+    branches = recipe.stage in ("dpo", "reward") or recipe.rl.share_prompts
+    masked = on_cpu and (branches or recipe.data.sequence_length <= PRODUCTS_UP_TO)
     mask = compute_bytes * tokens * recipe.data.sequence_length if masked else 0
     copies = compute_bytes * matrices if compute_bytes < WIDE else 0  # autocast keeps each weight's copy
     output = config.vocab_size * config.hidden_size

@@ -78,7 +78,19 @@ def test_an_engine_answers_as_without_it(monkeypatch):
     assert step._graphs, "weights that changed where they lie are read by the next replay"
     model.embed_tokens.weight.data = model.embed_tokens.weight.data.clone()
     engine.flush_cache()
-    assert not step._graphs
+    assert not step._graphs, "a weight lies elsewhere"
+    with torch.inference_mode():
+        step([1], [Span(0, 0, 1)])
+    model.use_rope_scaling({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16})
+    engine.flush_cache()
+    assert not step._graphs, "positions are turned by other angles"
+
+
+def test_many_long_sequences_are_left_to_the_model():
+    model = build()
+    step = GraphStep(model, KVCache(model.config, 1, 65536, torch.float32, "meta"))
+    assert step.takes([Span(0, 60_000, 60_001)] * 2)
+    assert not step.takes([Span(0, 60_000, 60_001)] * 3)
 
 
 def test_nothing_is_recorded_on_a_cpu():

@@ -76,6 +76,13 @@ def test_every_token_asks_once_and_sees_its_whole_document(lengths):
         assert end - window <= BLOCK or len(inside) == 1, "more than one document only where they fit"
 
 
+def test_padding_is_no_long_document():
+    row = torch.cat([torch.zeros(10), torch.full((2000,), -1)]).int()[None]
+    found = list(blocks(row))
+    assert found[-1].end == 2010
+    assert all(end - start <= BLOCK for _, start, _, end in found)
+
+
 @pytest.mark.parametrize("preset", ["tiny", "tiny-moe"])
 def test_a_model_gives_long_rows_the_gradients_of_short_ones(preset, monkeypatch):
     torch.manual_seed(0)

@@ -52,7 +52,7 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
     talk = rng("sft tools")
     training = conversations.training(world, sums, scale, rng("sft"))
     training += [tooltalk.dialogue(draw(*pair), talk) for pair in _tool_pairs(16 * scale, tools.BUILTIN)]
-    training += _tool_lessons(draw_task, 50 * scale, rng("tool lessons"))
+    training += _tool_lessons(draw_task, 10 * scale, rng("tool lessons"))
     write("sft.jsonl", chats(rng("sft order").sample(training, len(training))))
     asked = [turns for _, turns in held_out_conversations(world, sums)]
     write("sft_valid.jsonl", chats(asked + held_out_dialogues(seed)))
