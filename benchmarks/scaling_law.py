@@ -7,10 +7,12 @@ is fitted to all runs that are there; put its constants into `minimind/train/sca
 --out; what is there is not run again.
 """
 
+import math
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tyro
 from training import Corpus, Log, train_ours
 
@@ -86,12 +88,18 @@ def main(
 
 
 def cross(runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """From how many FLOPs on a size is better than the next smaller one, among those measured (None: never yet)."""
+    """From how many FLOPs on a size is better than the next smaller one after as many (None: never yet).
+
+    Between its runs the smaller one lies on straight lines over log(FLOPs); beyond them nothing is known of it.
+    """
     found = []
     for small, large in pairwise(runs):
-        curve = [(run["flops"], run["bpb"]) for run in runs[small]]
+        curve = sorted((run["flops"], run["bpb"]) for run in runs[small])
+        flops, bpb = zip(*curve, strict=True)
         better = [
-            run["flops"] for run in runs[large] if run["bpb"] < min(b for f, b in curve if f <= run["flops"] * 1.05)
+            run["flops"]
+            for run in runs[large]
+            if run["flops"] <= flops[-1] and run["bpb"] < np.interp(math.log(run["flops"]), np.log(flops), bpb)
         ]
         found.append({"from": small, "to": large, "flops": min(better, default=None)})
     return found

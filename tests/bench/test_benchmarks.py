@@ -105,8 +105,9 @@ def test_where_a_size_overtakes_the_next_smaller_one():
     def runs(*points):
         return [{"flops": flops, "bpb": bpb} for flops, bpb in points]
 
-    found = cross({"a": runs((1, 3.0), (2, 2.5), (4, 2.4)), "b": runs((2, 2.8), (4, 2.3)), "c": runs((4, 2.9))})
-    assert [crossing["flops"] for crossing in found] == [4, None]
+    small, large = runs((1, 3.0), (4, 2.4)), runs((2, 2.8), (4, 2.3), (9, 2.2))
+    found = cross({"a": small, "b": large, "c": runs((4, 2.9), (20, 1.0))})
+    assert [crossing["flops"] for crossing in found] == [4, None], "at 2, a is at 2.7; beyond 9, nothing is known of b"
 
 
 def test_depths_are_compared_at_equal_parameters():
