@@ -182,6 +182,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    if wrong := set(args.methods) & ({"ppo"} if args.task == "tools" else {"masked calls"}):
+        parser.error(f"--task {args.task} knows no {' and no '.join(sorted(wrong))}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = {"sums": sums, "tools": tools}[args.task](folder)

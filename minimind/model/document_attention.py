@@ -1,7 +1,7 @@
 """Attention over packed documents on a CPU, window by window: its time does not grow with the row they are packed in.
 
 A kernel that is given a mask multiplies all T² pairs of a row and throws away those across documents. In a row of 8,192
-tokens with documents of 250, that is 97 % of them. Here a row is cut where documents end, into windows of some 256
+tokens with documents of 250, that is 97 % of them. Here a row is cut where documents end, into windows of at most 256
 tokens or one longer document, and each window is computed by the definition:
 
     P = softmax(Q Kᵀ / √D + bias)      O = P V      bias: 0 = may see, -inf = may not
