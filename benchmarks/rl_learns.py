@@ -3,8 +3,8 @@
     python benchmarks/rl_learns.py --init MODEL_DIR --seeds 0 1 2 --methods grpo cispo ppo --json
     python benchmarks/rl_learns.py --init MODEL_DIR --task tools --methods cispo "masked calls"
 
-Sums: starts from a small-world model that has been fine-tuned only a little (`train sft tiny --max-steps 30`: a quarter
-of the sums right at temperature 1) and lets it practise them. Tools: arithmetic too large to guess, with a calculator,
+Sums: in two steps, thinking first, by the recipe of each method, from a small-world model that gets some of them right
+(the demo's after DPO). Tools: arithmetic too large to guess, with a calculator,
 by the agent's recipe. What is asked in the end was in no training file. The controls must not learn: the same rewards
 given to the wrong answers, all alike, or at a learning rate of 0; with calls masked out of the loss, the answers may
 become better, the calls may not.
@@ -78,9 +78,9 @@ METHODS = {
 
 
 def sums(folder: Path) -> tuple[Path, Path]:
-    """Prompts of the training sums, and of the held-out ones in all wordings of both languages."""
+    """Prompts of sums in two steps for training, and of held-out ones in all wordings of both languages."""
     world, rng = Sums(0), random.Random("rl_learns")
-    train = [verifiable(one, one.result, ("en", "zh")[i % 2], rng) for i, one in enumerate(world.train * 2)]
+    train = [verifiable(one, one.result, ("en", "zh")[i % 2], rng) for i, one in enumerate(world.chains[:1000])]
     valid = [
         {
             "messages": [{"role": "user", "content": wording.format(e=one)}],
@@ -88,7 +88,7 @@ def sums(folder: Path) -> tuple[Path, Path]:
         }
         for wordings in arithmetic.QUESTIONS.values()
         for wording in wordings
-        for one in world.held_out
+        for one in world.held_out_chains
     ]
     files = []
     for name, rows in (("train", train), ("valid", valid)):

@@ -17,7 +17,7 @@ CALCULATIONS = 60
 """Held-out tasks for the calculator that each stage is asked."""
 
 SAMPLES = 4
-"""Answers to each sum that are drawn at temperature 1, as reinforcement learning draws them."""
+"""Answers to each sum in two steps that are drawn at temperature 1, as reinforcement learning draws them."""
 
 
 class Lesson(NamedTuple):
@@ -223,8 +223,8 @@ class Pipeline:
         asked = {**questions(), **persona_questions(), **behaviours()}
         asked = {name: items[: 2 if self.quick else None] for name, items in asked.items()}
         scores, answers = score(model, words, asked, dtype)
-        several = {"arithmetic": SAMPLES * asked["arithmetic"]}
-        scores["sums_sampled"] = score(model, words, several, dtype, Sampling(temperature=1.0))[0]["arithmetic"]
+        several = {"thinking": SAMPLES * asked["thinking"]}
+        scores["thinking_t1"] = score(model, words, several, dtype, Sampling(temperature=1.0))[0]["thinking"]
         cases = toolcall.arithmetic(2 if self.quick else CALCULATIONS)
         scores["calculator"] = toolcall.figures(toolcall.run(model, words, cases, dtype))["score"]
         figures = {"bpb": round(bpb, 4), "scores": scores, "parameters": model.config.parameters()}

@@ -36,7 +36,7 @@ def score(
     """
     asked = [(ability, question) for ability, items in questions.items() for question in items]
     prompts = [
-        render(question.messages, tokenizer, tools=question.tools, add_generation_prompt=True)[0]
+        render(question.messages, tokenizer, question.tools, question.open_thinking, add_generation_prompt=True)[0]
         for _, question in asked
     ]
     context = max(map(len, prompts), default=1) + LONGEST_ANSWER
@@ -49,7 +49,7 @@ def score(
     deque(track(ended, "asking held-out questions", len(requests)), maxlen=0)
     answers: dict[str, list[dict[str, Any]]] = {ability: [] for ability in questions}
     for (ability, question), request in zip(asked, requests, strict=True):
-        message = parse(request.ids, tokenizer)
+        message = parse(request.ids, tokenizer, question.open_thinking)
         answers[ability].append(
             {
                 "question": question.messages[-1]["content"],

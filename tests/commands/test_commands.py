@@ -97,7 +97,7 @@ def test_the_quick_demo_is_quick_and_says_what_it_is_worth(quick):
 
 def test_the_demo_names_every_ability_in_full_on_80_columns(quick):
     _, ended, _ = quick
-    for ability in ("facts_en", "facts_zh", "sums_sampled", "calculator", "distill"):
+    for ability in ("facts_en", "facts_zh", "thinking_t1", "calculator", "distill"):
         assert f"{ability} " in ended.out, ended.out
 
 

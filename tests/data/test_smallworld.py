@@ -129,12 +129,15 @@ def test_held_out_sums_and_tool_requests_never_occur_in_training(folder: Path) -
     held_out = questions(0)
     prompts = {one.messages[-1]["content"] for ability in held_out.values() for one in ability}
     equation = re.compile(r"(?<![\d+*-] )(?<!\d)(\d+ [+-] \d+)(?= = |[?？.。]|等|是)")
+    in_two_steps = re.compile(r"(?<!\d)\d+ [+-] \d+ [+-] \d+")
     sums = {str(one) for one in Sums(0).held_out}
+    chains = {str(one) for one in Sums(0).held_out_chains}
     seen = set()
     for stage in STAGES:
         for row in rows(folder / f"{stage}.jsonl"):
             for text in strings(row):
                 assert text not in prompts
+                assert not chains & set(in_two_steps.findall(text)), text
                 seen.update(equation.findall(text))
     assert len(seen) > 500
     assert not seen & sums
@@ -153,7 +156,7 @@ def test_english_names_and_values_always_follow_a_space(folder: Path) -> None:
 def test_questions_are_the_validation_conversations(folder: Path) -> None:
     held_out = questions(0)
     assert {ability: len(items) for ability, items in held_out.items()} == {
-        "facts_en": 200, "facts_zh": 200, "arithmetic": 60, "tools": 48,
+        "facts_en": 200, "facts_zh": 200, "arithmetic": 60, "thinking": 60, "tools": 48,
     }  # fmt: skip
     expected = {}
     for row in rows(folder / "sft_valid.jsonl"):
@@ -163,7 +166,7 @@ def test_questions_are_the_validation_conversations(folder: Path) -> None:
         expected[turns[index - 1]["content"]] = (turns[index]["content"] or None, calls[0])
     asked = [one for items in held_out.values() for one in items]
     assert {one.messages[-1]["content"]: (one.answer, one.call) for one in asked} == expected
-    assert len(expected) == len(asked) == 508
+    assert len(expected) == len(asked) == 568
     for one in held_out["tools"]:
         assert one.call is not None
         assert one.call["name"] in [tool["function"]["name"] for tool in one.tools or []]

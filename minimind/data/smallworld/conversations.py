@@ -4,7 +4,7 @@ import random
 from typing import Any
 
 from minimind.data.smallworld import arithmetic, facts
-from minimind.data.smallworld.arithmetic import FULL_STOP, Sum, Sums
+from minimind.data.smallworld.arithmetic import FULL_STOP, Chain, Sum, Sums
 from minimind.data.smallworld.wordings import QUESTIONS
 from minimind.data.smallworld.world import ATTRIBUTES, LANGUAGES, Person, World
 
@@ -51,18 +51,16 @@ def fact(person: Person, attribute: str, language: str, rng: random.Random | Non
     ]
 
 
-def plain_sum(one: Sum, language: str, rng: random.Random | None = None) -> list[Turn]:
+def plain_sum(one: Sum | Chain, language: str, rng: random.Random | None = None) -> list[Turn]:
     """Return a sum and its equation as the answer."""
     return [user(arithmetic.question(one, language, rng)), assistant(one.equation + FULL_STOP[language])]
 
 
-def chain_sum(sums: Sums, language: str, rng: random.Random) -> list[Turn]:
-    """Return a two-step sum that is thought through step by step."""
-    expression, steps = sums.chain(rng)
-    stop = FULL_STOP[language]
-    thinking = (" " if language == "en" else "").join(step.equation + stop for step in steps)
-    answer = f"{expression} = {steps[-1].result}{stop}"
-    return [user(arithmetic.question(expression, language, rng)), assistant(answer, reasoning_content=thinking)]
+def thought_sum(one: Sum | Chain, language: str, rng: random.Random | None = None) -> list[Turn]:
+    """Return a sum that is thought through before the answer."""
+    turns = plain_sum(one, language, rng)
+    turns[1]["reasoning_content"] = one.worked(language)
+    return turns
 
 
 def comparison(language: str, rng: random.Random) -> list[Turn]:
@@ -105,8 +103,9 @@ def training(world: World, sums: Sums, scale: float, rng: random.Random) -> list
                         ]
                     )
         count = round(100 * scale)
-        rows += [plain_sum(one, language, rng) for one in rng.choices(sums.train, k=5 * count)]
-        rows += [chain_sum(sums, language, rng) for _ in range(count)]
+        rows += [plain_sum(one, language, rng) for one in rng.choices(sums.train, k=4 * count)]
+        rows += [thought_sum(one, language, rng) for one in rng.choices(sums.chains, k=3 * count // 2)]
+        rows += [thought_sum(one, language, rng) for one in rng.choices(sums.train, k=count // 2)]
         rows += [comparison(language, rng) for _ in range(count // 2)]
         rows += [small_talk(language, rng) for _ in range(count // 2)]
         rows += [several_turns(world, sums, language, rng) for _ in range(count)]

@@ -101,14 +101,14 @@ def _preferences(
 
 
 def _sums(sums: Sums, count: float, rng: random.Random) -> Iterator[Row]:
-    """Yield RL rows, languages by turns: only what the model sometimes gets right, or there is nothing to reinforce."""
+    """Yield RL rows, languages by turns: what the model gets right only at times, or there is nothing to reinforce."""
     for index in range(round(count)):
-        one = rng.choice(sums.train)
+        one = rng.choice(sums.chains)
         yield preferences.verifiable(one, one.result, LANGUAGES[index % 2], rng)
 
 
 def _held_out_sums(sums: Sums, rng: random.Random) -> Iterator[Row]:
-    for index, one in enumerate(sums.held_out):
+    for index, one in enumerate(sums.held_out_chains):
         yield preferences.verifiable(one, one.result, LANGUAGES[index % 2], rng)
 
 

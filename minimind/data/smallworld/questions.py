@@ -18,25 +18,28 @@ class Question:
     """One held-out item: `messages` up to the assistant's turn, and what that turn must be.
 
     `answer` is the exact content expected, or `pattern` a regular expression for all of it, or `call` is the expected
-    tool call: `{"name": ..., "arguments": {...}}`.
+    tool call: `{"name": ..., "arguments": {...}}`. With `open_thinking` the turn begins by thinking.
     """
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None = None
     answer: str | None = None
+    open_thinking: bool = False
     call: dict[str, Any] | None = None
     pattern: str | None = None
 
 
 def questions(seed: int = 0) -> dict[str, list[Question]]:
-    """Return the held-out questions by ability: `facts_en`, `facts_zh`, `arithmetic`, `tools`.
+    """Return the held-out questions by ability: `facts_en`, `facts_zh`, `arithmetic`, `thinking`, `tools`.
 
     No question about the same person, and no such sum, occurs in any training file of `generate(..., seed=seed)`;
     `sft_valid.jsonl` holds exactly these items.
     """
     found: dict[str, list[Question]] = {}
     for ability, turns in held_out_conversations(build_world(seed), Sums(seed)):
-        found.setdefault(ability, []).append(Question(messages=[turns[0]], answer=turns[1]["content"]))
+        thinking = "reasoning_content" in turns[1]
+        question = Question(messages=[turns[0]], answer=turns[1]["content"], open_thinking=thinking)
+        found.setdefault(ability, []).append(question)
     for turns in held_out_dialogues(seed):
         (call,) = json.loads(turns[2]["tool_calls"])
         prompt = {"role": "system", "content": turns[0]["content"]}
@@ -67,4 +70,6 @@ def held_out_conversations(world: World, sums: Sums) -> list[tuple[str, list[Tur
     ]
     for index, one in enumerate(sums.held_out):
         rows.append(("arithmetic", conversations.plain_sum(one, LANGUAGES[index % 2])))
+    for index, chain in enumerate(sums.held_out_chains):
+        rows.append(("thinking", conversations.thought_sum(chain, LANGUAGES[index % 2])))
     return rows
