@@ -80,11 +80,12 @@ METHODS = {
 def sums(folder: Path) -> tuple[Path, Path]:
     """Prompts of sums in two steps for training, and of held-out ones in all wordings of both languages."""
     world, rng = Sums(0), random.Random("rl_learns")
-    train = [verifiable(one, one.result, ("en", "zh")[i % 2], rng) for i, one in enumerate(world.chains[:1000])]
+    train = [verifiable(one, ("en", "zh")[i % 2], rng) for i, one in enumerate(world.chains[:1000])]
     valid = [
         {
             "messages": [{"role": "user", "content": wording.format(e=one)}],
             "gt": [str(one.result)],
+            "open_thinking": True,
         }
         for wordings in arithmetic.QUESTIONS.values()
         for wording in wordings

@@ -98,7 +98,8 @@ class RlConfig:
     min_p: float = 0.0
     """What the sampler filters, the scorer filters too; 1, 0, 1 and 0 leave the policy as it is."""
     thinking_ratio: float = 0.0
-    """Share of the prompts whose answers are to begin with thinking; all answers to a prompt do, or none."""
+    """Share of the prompts whose answers are to begin with thinking; all answers to a prompt do, or none. A line of
+    data may say it for itself: `"open_thinking": true`."""
     clip_low: float = 0.0
     clip_high: float = 0.0
     """The ratio of new to old probability counts between 1 - clip_low and 1 + clip_high."""

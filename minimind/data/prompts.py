@@ -1,7 +1,7 @@
 """Prompts for reinforcement learning: a conversation up to where the assistant is to speak, and what is expected of it.
 
 A line is an SFT line whose last assistant turn is ignored, with `"gt": ["expected", ...]` where the answer can be
-checked.
+checked, and `"open_thinking": true` or `false` where it matters whether the answer begins with thinking.
 """
 
 import json
@@ -25,6 +25,8 @@ class Prompt:
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] = field(default_factory=list)
     gt: list[str] = field(default_factory=list)
+    open_thinking: bool | None = None
+    """Whether the answer begins with thinking; None leaves it to the recipe."""
 
     @property
     def question(self) -> str:
@@ -73,7 +75,11 @@ def read_prompt(row: dict[str, Any]) -> Prompt:
     messages = conversation.messages[:-1] if conversation.messages[-1]["role"] == "assistant" else conversation.messages
     if not messages:
         raise UserError("it has nothing but an assistant turn: there is no prompt")
-    return Prompt(messages, conversation.tools, [one if isinstance(one, str) else json.dumps(one) for one in gt])
+    thinking = row.get("open_thinking")
+    if not isinstance(thinking, bool | None):
+        raise UserError("'open_thinking' must be true or false: does the answer begin with thinking?")
+    gt = [one if isinstance(one, str) else json.dumps(one) for one in gt]
+    return Prompt(messages, conversation.tools, gt, thinking)
 
 
 class PromptStream:

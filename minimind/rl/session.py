@@ -115,7 +115,7 @@ class Session:
     def _examined(self, greedy: bool) -> Sequence[Sample]:
         samples, samplings = [], []
         for number, prompt in enumerate(self.valid):
-            thinking = begins_with_thinking(self.recipe, -1 - number)
+            thinking = begins_with_thinking(prompt, self.recipe, -1 - number)
             ids = prompt_ids(prompt, self.tokenizer, thinking)
             samples.append(Sample(prompt, ids, group=number, thinking=thinking))
             samplings.append(

@@ -122,7 +122,7 @@ class RolloutStream:
     def samples_of(self, place: int, index: int) -> tuple[list[Sample], list[Sampling]]:
         """The empty samples of a group, and by which rules each is filled."""
         rl, prompt = self.recipe.rl, self.prompts[index]
-        thinking = begins_with_thinking(self.recipe, place)
+        thinking = begins_with_thinking(prompt, self.recipe, place)
         ids = prompt_ids(prompt, self.tokenizer, thinking)
         samples = [Sample(prompt, ids, group=place, thinking=thinking) for _ in range(rl.samples)]
         seeds = [_hash(self.recipe.train.seed, place, nth) for nth in range(rl.samples)]
@@ -257,8 +257,10 @@ def fitting(prompts: Sequence[Prompt], tokenizer: Tokenizer, recipe: Recipe) -> 
     return kept
 
 
-def begins_with_thinking(recipe: Recipe, place: int) -> bool:
+def begins_with_thinking(prompt: Prompt, recipe: Recipe, place: int) -> bool:
     """Whether the answers to the prompt at this place of the run think first: all of a group do, or none."""
+    if prompt.open_thinking is not None:
+        return prompt.open_thinking
     return _hash(recipe.train.seed, "thinking", place) < recipe.rl.thinking_ratio * 2**56
 
 

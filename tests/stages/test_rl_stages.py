@@ -37,7 +37,7 @@ FLAGS = [
     *("--set.data.sequence_length", "64", "--set.train.tokens_per_step", "512", "--set.rl.max_new_tokens", "8"),
     *("--set.train.micro_batch_tokens", "512", "--set.rl.groups", "4", "--set.rl.samples", "4"),
     *("--set.rl.epochs", "2", "--set.rl.minibatches", "1", "--set.rl.kl_coef", "0", "--set.optim.lr", "3e-3"),
-    *("--set.scoring.weights", "{ copies = 1.0 }", "--set.rl.thinking_ratio", "0", "--set.optim.warmup", "0.02"),
+    *("--set.scoring.weights", "{ copies = 1.0 }", "--set.optim.warmup", "0.02"),
 ]
 
 

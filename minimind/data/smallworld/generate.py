@@ -101,15 +101,19 @@ def _preferences(
 
 
 def _sums(sums: Sums, count: float, rng: random.Random) -> Iterator[Row]:
-    """Yield RL rows, languages by turns: what the model gets right only at times, or there is nothing to reinforce."""
+    """Yield RL rows, languages by turns: what the model gets right only at times, or there is nothing to reinforce.
+
+    Every fourth is a sum to be answered at once: who is only ever asked to think forgets how to answer without.
+    """
     for index in range(round(count)):
-        one = rng.choice(sums.chains)
-        yield preferences.verifiable(one, one.result, LANGUAGES[index % 2], rng)
+        thinking = index // 2 % 4 > 0
+        one = rng.choice(sums.chains) if thinking else rng.choice(sums.train)
+        yield preferences.verifiable(one, LANGUAGES[index % 2], rng)
 
 
 def _held_out_sums(sums: Sums, rng: random.Random) -> Iterator[Row]:
     for index, one in enumerate(sums.held_out_chains):
-        yield preferences.verifiable(one, one.result, LANGUAGES[index % 2], rng)
+        yield preferences.verifiable(one, LANGUAGES[index % 2], rng)
 
 
 def _tasks(draw: Callable[[str, str], Request], each: float, rng: random.Random) -> Iterator[Row]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from minimind import tools
 from minimind.data.smallworld import arithmetic, conversations, tooltalk
-from minimind.data.smallworld.arithmetic import FULL_STOP, Sum, Sums
+from minimind.data.smallworld.arithmetic import FULL_STOP, Chain, Sum, Sums
 from minimind.data.smallworld.conversations import assistant, user
 from minimind.data.smallworld.questions import Question
 from minimind.data.smallworld.tooltalk import Request
@@ -133,10 +133,10 @@ def _forged(one: Sum, language: str, rng: random.Random) -> tuple[str, str, str,
     return prompt, honest.format(equation=one.equation), f"{one} = {wrong}{stop}", right["content"]
 
 
-def verifiable(expression: object, result: int, language: str, rng: random.Random) -> dict[str, Any]:
-    """Return an RL row: a sum to answer, with the number that the answer must hold."""
-    turns = [user(arithmetic.question(expression, language, rng)), assistant("")]
-    return {"conversations": turns, "gt": [str(result)]}
+def verifiable(one: Sum | Chain, language: str, rng: random.Random) -> dict[str, Any]:
+    """Return an RL row: a sum to answer, thinking first if in two steps, and the number that the answer must hold."""
+    turns = [user(arithmetic.question(one, language, rng)), assistant("")]
+    return {"conversations": turns, "gt": [str(one.result)], "open_thinking": isinstance(one, Chain)}
 
 
 def task(one: Request, rng: random.Random) -> dict[str, Any]:
