@@ -199,7 +199,7 @@ def test_formats(folder: Path, file: str) -> None:
         stage = file.removesuffix(".jsonl").removesuffix("_valid")
         keys = {
             "pretrain": {"text"}, "sft": {"conversations"}, "dpo": {"chosen", "rejected"},
-            "rl": {"conversations", "gt"}, "agent": {"conversations", "gt"},
+            "rl": {"conversations", "gt", "open_thinking"}, "agent": {"conversations", "gt"},
             "agent_math": {"conversations", "gt"}, "lora": {"conversations"},
         }  # fmt: skip
         assert set(row) == keys[stage]
@@ -250,6 +250,7 @@ def test_rl_answers_are_right(folder: Path) -> None:
             expression = re.search(r"\d+(?: [+-] \d+)+", row["conversations"][0]["content"])
             assert expression is not None
             assert json.loads(tools.call("calculate_math", {"expression": expression[0]}))["result"] == row["gt"][0]
+            assert row["open_thinking"] == (len(expression[0].split()) > 3), "two steps are thought through"
 
 
 def test_calculations_are_right_and_held_out_ones_stay_out(folder: Path) -> None:
