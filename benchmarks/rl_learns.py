@@ -3,11 +3,11 @@
     python benchmarks/rl_learns.py --init MODEL_DIR --seeds 0 1 2 --methods grpo cispo ppo --json
     python benchmarks/rl_learns.py --init MODEL_DIR --task tools --methods cispo "masked calls"
 
-Sums: in two steps, thinking first, by the recipe of each method, from a small-world model that gets some of them right
-(the demo's after DPO). Tools: arithmetic too large to guess, with a calculator,
-by the agent's recipe. What is asked in the end was in no training file. The controls must not learn: the same rewards
-given to the wrong answers, all alike, or at a learning rate of 0; with calls masked out of the loss, the answers may
-become better, the calls may not.
+Sums: in two steps, thinking first, by each method's own recipe, from a small-world model that gets some of them right
+(the demo's after DPO). Tools: arithmetic too large to guess, with a calculator, by the agent's recipe (from the demo's
+after SFT). What is asked in the end was in no training file. The controls must not learn: the same rewards given to the
+wrong answers, all alike, or at a learning rate of 0; with calls masked out of the loss, the answers may become better,
+the calls may not.
 """
 
 import argparse
@@ -78,9 +78,10 @@ METHODS = {
 
 
 def sums(folder: Path) -> tuple[Path, Path]:
-    """Prompts of sums in two steps for training, and of held-out ones in all wordings of both languages."""
+    """Prompts of sums in two steps, some in one, for training; of held-out ones in all wordings of both languages."""
     world, rng = Sums(0), random.Random("rl_learns")
-    train = [verifiable(one, ("en", "zh")[i % 2], rng) for i, one in enumerate(world.chains[:1000])]
+    practised = world.chains[:750] + world.train[:250]
+    train = [verifiable(one, ("en", "zh")[i % 2], rng) for i, one in enumerate(practised)]
     valid = [
         {
             "messages": [{"role": "user", "content": wording.format(e=one)}],
