@@ -41,12 +41,15 @@ AGAIN = {
 
 
 def thing(language: str, draw: DrawTask, rng: random.Random) -> str:
-    """Return something to be copied: an expression, a number, negative at times, or words."""
+    """Return something to be copied: an expression, a number, half of them below 0, or words.
+
+    No small sum has a result below 0, so a minus after an equals sign must be learned here.
+    """
     kind = rng.random()
-    if kind < 0.6:
+    if kind < 0.45:
         return str(draw(rng.choice(tooltasks.LEVELS), language, rng).request.arguments["expression"])
     if kind < 0.8:
-        return rng.choice(("", "", "-")) + "".join(rng.choices("0123456789", k=rng.randint(3, 8)))
+        return rng.choice(("", "-")) + "".join(rng.choices("0123456789", k=rng.randint(3, 8)))
     return (" " if language == "en" else "").join(rng.choices(tooltalk.WORDS[language], k=rng.randint(2, 5)))
 
 
