@@ -23,7 +23,7 @@ ABILITIES = {
     "facts_zh": ("facts, Chinese", "中文事实"),
     "arithmetic": ("arithmetic", "算术"),
     "thinking": ("sums in two steps", "两步算术"),
-    "thinking_t1": ("the same at temperature 1", "同上，温度 1"),
+    "thinking_t1": ("two steps, temperature 1", "两步算术，温度 1"),
     "tools": ("tool calls", "工具调用"),
     "persona": ("persona", "人设"),
     "brief": ("brief when asked", "按要求简短"),
