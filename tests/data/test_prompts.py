@@ -1,11 +1,14 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from minimind.data.prompts import read_prompts
+from minimind.engine.sampling import Sampling
 from minimind.errors import UserError
 from minimind.recipe import Recipe
-from minimind.rl.stream import begins_with_thinking
+from minimind.rl.stream import RolloutStream, begins_with_thinking
+from minimind.tokenizer.bpe import Tokenizer
 
 ASKED = {"messages": [{"role": "user", "content": "What is 3 + 4?"}]}
 
@@ -34,6 +37,12 @@ def test_a_line_may_say_whether_its_answer_begins_with_thinking(tmp_path):
             assert begins_with_thinking(told, recipe, place)
             assert not begins_with_thinking(told_not, recipe, place)
             assert begins_with_thinking(left, recipe, place) == bool(ratio)
+    stream = SimpleNamespace(
+        recipe=Recipe(), prompts=[told, told_not], tokenizer=Tokenizer.load("default"), sampling=Sampling()
+    )
+    for index, thinking in enumerate((True, False)):
+        samples, _ = RolloutStream.samples_of(stream, 0, index)
+        assert {sample.thinking for sample in samples} == {thinking}
 
 
 @pytest.mark.parametrize(

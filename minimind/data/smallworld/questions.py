@@ -24,9 +24,9 @@ class Question:
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None = None
     answer: str | None = None
-    open_thinking: bool = False
     call: dict[str, Any] | None = None
     pattern: str | None = None
+    open_thinking: bool = False
 
 
 def questions(seed: int = 0) -> dict[str, list[Question]]:
