@@ -1,12 +1,13 @@
 """The command line: `minimind COMMAND ...`. Each command's module is imported only when it is called."""
 
+import os
 import sys
 from collections.abc import Sequence
 
 import minimind
 from minimind import ranks, runtime
 from minimind.commands import COMMANDS, main_of
-from minimind.errors import UserError, did_you_mean
+from minimind.errors import UsageError, UserError, did_you_mean
 
 HELP = """MiniMind {version}: train, talk to and understand your own language model.
 
@@ -27,6 +28,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # Windows consoles: Chinese text whatever the code page
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")
+    if hasattr(sys.stdin, "reconfigure"):  # in what the terminal writes; see `minimind.text`
+        sys.stdin.reconfigure(errors="replace")
+    try:
+        code = _run(argv)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        return _complain(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _complain("interrupted", 130)
+    except BrokenPipeError:  # the reader of our output (`| head`) has gone; Python flushes once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         lines = "\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())
         print(HELP.format(version=minimind.__version__, commands=lines))
@@ -35,17 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"minimind {minimind.__version__}")
         return 0
     if argv[0] not in COMMANDS:
-        return _complain(f"no command {argv[0]!r}{did_you_mean(argv[0], COMMANDS)}", 2)
+        raise UsageError(f"no command {argv[0]!r}{did_you_mean(argv[0], COMMANDS)}")
     runtime.share_cores()
     runtime.keep_memory()
-    try:
-        return main_of(argv[0])(argv[1:])
-    except UserError as error:
-        return _complain(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _complain("interrupted", 130)
-    except BrokenPipeError:  # the reader of our output (`| head`) has gone
-        return 0
+    return main_of(argv[0])(argv[1:])
 
 
 def _complain(message: str, code: int) -> int:

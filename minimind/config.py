@@ -43,11 +43,16 @@ class ModelConfig:
     pad_token_id: int | None = 0
 
     def check(self) -> None:
-        """Refuse a shape that cannot be built.
+        """Refuse a recipe's shape that cannot be built.
 
         Raises:
             UsageError: a size is below 1, or two of them do not go together.
         """
+        for name, must in self.faults().items():
+            raise UsageError(f"recipe: model.{name} = {getattr(self, name)} must be {must}")
+
+    def faults(self) -> dict[str, str]:
+        """Fields that are wrong, and what they must be: sizes below 1, or two that do not go together."""
         sizes = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]
         sizes += ["num_key_value_heads", "head_dim", "max_position_embeddings", "num_experts_per_tok"]
         sizes += ["moe_intermediate_size", "decoder_sparse_step"]
@@ -70,8 +75,7 @@ class ModelConfig:
             wrong["num_experts"] = "at least 0"
         elif 0 < self.num_experts < self.num_experts_per_tok:
             wrong["num_experts_per_tok"] = f"at most num_experts ({self.num_experts})"
-        for name, must in wrong.items():
-            raise UsageError(f"recipe: model.{name} = {getattr(self, name)} must be {must}")
+        return wrong
 
     def is_sparse(self, layer: int) -> bool:
         """Whether `layer` (from 0) has experts instead of one feed-forward network, as Qwen3-MoE decides it."""

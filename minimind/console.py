@@ -1,9 +1,10 @@
 """Everything the user sees on a terminal: messages, tables and progress bars go to stderr, results to stdout.
 
-So `minimind ... --json > figures.json` keeps the figures apart from the talk.
+So `minimind ... --json > figures.json` keeps the figures apart from the talk. All text is plain: names of files and
+models, and what models say, may hold brackets and colons, which `rich` would read as markup. Lines are never broken:
+a terminal does that itself, and in a pipe a path must stay whole.
 """
 
-import json
 import logging
 import sys
 import time
@@ -26,19 +27,33 @@ from rich.table import Table
 from rich.text import Text
 
 from minimind import runtime
+from minimind.text import write_json
 
-console = Console(stderr=True, highlight=False, quiet=not runtime.is_main())
+PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False, "soft_wrap": True}
+console = Console(stderr=True, quiet=not runtime.is_main(), **PLAIN)
 T = TypeVar("T")
+UNLIMITED = 100_000
+"""Columns of a table that goes to a file or a pipe."""
 
 
-def say(message: str) -> None:
-    """Print one line of progress (rich markup allowed)."""
-    console.print(message)
+def say(*parts: str | Text) -> None:
+    """Print one message about what happens, put together from plain text and `bold` or `dim` parts."""
+    console.print(Text.assemble(*parts))
+
+
+def bold(text: object) -> Text:
+    """The part of a message that counts most."""
+    return Text(str(text), style="bold")
+
+
+def dim(text: object) -> Text:
+    """A message that can be passed over."""
+    return Text(str(text), style="dim")
 
 
 def warn(message: str) -> None:
     """Print one line that the user should read, without stopping."""
-    console.print(Text("warning: ", style="yellow") + Text(message))
+    say(Text("warning: ", style="yellow"), message)
 
 
 @contextmanager
@@ -56,7 +71,7 @@ def print_json(figures: dict[str, Any]) -> None:
     """Print `figures` as one line of JSON, the last line of stdout; under torchrun rank 0 does."""
     if not runtime.is_main():
         return
-    sys.stdout.write(json.dumps(figures, ensure_ascii=False) + "\n")
+    sys.stdout.write(write_json(figures) + "\n")
     sys.stdout.flush()
 
 
@@ -67,9 +82,14 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
         grid.add_column(column, justify="left" if index == 0 else "right")
     for row in rows:
         grid.add_row(*(format_figure(cell) for cell in row))
-    out = Console(file=sys.stdout, highlight=False)
-    out.print(title, style="italic", markup=False, soft_wrap=True)  # as the grid's own it would break at its edge
-    out.print(grid)
+    out = results()
+    out.print(title, style="italic")
+    out.print(grid, soft_wrap=False)
+
+
+def results() -> Console:
+    """What prints on stdout; a file or a pipe has lines as long as they need to be."""
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else UNLIMITED, **PLAIN)
 
 
 def format_figure(value: object) -> str:
@@ -108,7 +128,7 @@ class Bar:
         now = time.monotonic()
         if not console.is_terminal and now - self._last_line > 10:
             self._last_line = now
-            console.print(self._plain_line(now), markup=False)
+            say(self._plain_line(now))
 
     def _plain_line(self, now: float) -> str:
         task = self._progress.tasks[self._task]
@@ -124,7 +144,7 @@ def progress(title: str, total: float | None = None, done: int = 0) -> Iterator[
     """Show a progress bar with elapsed and remaining time while the block runs; `done` was finished before."""
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),

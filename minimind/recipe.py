@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from minimind.config import PRESETS, ModelConfig
 from minimind.errors import UsageError, did_you_mean
+from minimind.files import read_text
 from minimind.recipe_sections import (
     AgentConfig,
     DistillConfig,
@@ -169,11 +170,9 @@ def load(kind: type[R], path: Path, overrides: dict[str, Any] | None = None) -> 
         UsageError: not TOML, an unknown key, a value of the wrong type or out of range.
     """
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        tree = tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
     recipe = _build(kind, tree, str(path), "")
     return override(recipe, overrides or {})
 

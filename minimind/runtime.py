@@ -8,6 +8,7 @@ import os
 import platform
 import random
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,16 @@ if TYPE_CHECKING:
 
 
 def cache_dir() -> Path:
-    """Where token shards and downloads live: `$MINIMIND_CACHE`, or `~/.cache/minimind`."""
-    return Path(os.environ.get("MINIMIND_CACHE") or Path.home() / ".cache" / "minimind")
+    """Where token shards and downloads live: `$MINIMIND_CACHE`, or `~/.cache/minimind`.
+
+    A user without a home directory, as containers start them, has a folder among the temporary ones.
+    """
+    if folder := os.environ.get("MINIMIND_CACHE"):
+        return Path(folder)
+    try:
+        return Path.home() / ".cache" / "minimind"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"minimind-{os.getuid()}"
 
 
 def api_key() -> str:
@@ -238,7 +247,7 @@ def cpp_compiler() -> str | None:
 def processor() -> str:
     """What machine code this processor understands: the key of programs that are built for it alone."""
     if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         return next((line for line in lines if line.startswith(("flags", "Features"))), platform.machine())
     return platform.machine() + platform.processor()
 

@@ -15,7 +15,7 @@ def clock(monkeypatch):
 def lines(monkeypatch):
     """What a bar prints where stderr is no terminal."""
     printed = []
-    monkeypatch.setattr(console.console, "print", lambda text, **_: printed.append(text))
+    monkeypatch.setattr(console, "say", printed.append)
     return printed
 
 

@@ -94,7 +94,7 @@ def measure(model: str, work: Work, rounds: int, reference: bool) -> dict[str, A
 
 def _in_a_process(engine: str, work: Work) -> float:
     command = [sys.executable, "-m", "minimind.bench.rollout", engine, json.dumps(asdict(work))]
-    ended = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
+    ended = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace")
     if ended.returncode:
         last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(last.removeprefix("minimind.errors.UserError: "))

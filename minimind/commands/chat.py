@@ -72,10 +72,12 @@ def chat(
     if prompt:
         terminal.answer(prompt)
     elif sys.stdin.isatty():
-        console.say(f"[bold]{model}[/bold], {talk.lm.model.config.parameters() / 1e6:.1f} M parameters.")
+        console.say(console.bold(model), f", {talk.lm.model.config.parameters() / 1e6:.1f} M parameters.")
         terminal.converse()
     else:
-        for line in sys.stdin:
+        for number, line in enumerate(sys.stdin, start=1):
+            if "\ufffd" in line:
+                console.warn(f"line {number} of the input is not {sys.stdin.encoding}: what cannot be read is \ufffd")
             if line.strip():
                 terminal.answer(line.strip())
     return 0

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minimind import tools
+from minimind import files, tools
 from minimind.api import LanguageModel
 from minimind.engine.sampling import Sampling
 from minimind.errors import UsageError, UserError, did_you_mean
@@ -113,9 +113,7 @@ class Conversation:
         """Write the conversation as one JSON object, in the form that training data has too."""
         system = [{"role": "system", "content": self.system}] if self.system else []
         try:
-            path.write_text(
-                json.dumps({"messages": [*system, *self.turns]}, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
-            )
+            files.write_json(path, {"messages": [*system, *self.turns]})
         except OSError as error:
             raise UserError(f"{path} cannot be written ({error.strerror}); choose another file") from error
 
@@ -126,11 +124,8 @@ class Conversation:
             UserError: there is no such file, or no conversation in it.
         """
         try:
-            messages = json.loads(path.read_text(encoding="utf-8"))["messages"]
-            turns = [normalize(message) for message in messages]
-        except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror}); choose another file") from error
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            turns = [normalize(message) for message in files.read_json(path)["messages"]]
+        except (TypeError, KeyError, AttributeError) as error:
             raise UserError(
                 f'{path} holds no conversation: it should be {{"messages": [...]}}, as /save writes'
             ) from error

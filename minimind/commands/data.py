@@ -29,8 +29,8 @@ def synth(out: Path, size_mb: float | None = None, seed: int = 0, json: bool = F
         seed: the same seed gives the same bytes.
         json: print one line of JSON instead of a table.
     """
-    from minimind.data.shard_files import writing_to
     from minimind.data.smallworld import generate
+    from minimind.files import writing_to
 
     with writing_to(out):
         files = generate(out, size_mb, seed)

@@ -45,7 +45,7 @@ def demo(out: str = "runs/demo", quick: bool = False, fresh: bool = False, devic
     if fresh:
         pipeline.forget()
     pipeline.check_size()
-    console.say(f"MiniMind demo in [bold]{folder}[/bold]" + (" (quick: its scores mean nothing)" if quick else ""))
+    console.say("MiniMind demo in ", console.bold(folder), " (quick: its scores mean nothing)" if quick else "")
     pipeline.data()
     tokenizer = pipeline.tokenizer()
     results = {stage: pipeline.stage(stage, tokenizer) for stage in STAGES}
@@ -65,8 +65,9 @@ def demo(out: str = "runs/demo", quick: bool = False, fresh: bool = False, devic
     page = write_report(folder, report, runs, samples, notes if seeds > 1 else ())
 
     _show(results, samples)
-    console.say(f"\nReport:      {page}\nTalk to it:  [bold]minimind chat {report['model']}[/bold]")
-    console.say(f"In a page:   [bold]minimind serve {report['model']}[/bold], then open http://127.0.0.1:8000/")
+    console.say(f"\nReport:      {page}\nTalk to it:  ", console.bold(f"minimind chat {report['model']}"))
+    served = console.bold(f"minimind serve {report['model']}")
+    console.say("In a page:   ", served, ", then open http://127.0.0.1:8000/")
     return 0
 
 

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from minimind import console
+from minimind import console, files
 from minimind.errors import UserError
 
 CALCULATIONS = 60
@@ -127,13 +127,13 @@ class Pipeline:
 
     def _once(self, title: str, make: Callable[[], dict[str, Any]], marker: Path) -> dict[str, Any]:
         if marker.exists():
-            console.say(f"[dim]{title}: finished before[/dim]")
+            console.say(console.dim(f"{title}: finished before"))
             return read_json(marker)
         start = time.monotonic()
-        console.say(f"[bold]{title}[/bold]")
+        console.say(console.bold(title))
         result = make()
         write_json(marker, result)
-        console.say(f"[dim]{title}: {time.monotonic() - start:.0f} s[/dim]")
+        console.say(console.dim(f"{title}: {time.monotonic() - start:.0f} s"))
         return result
 
     def _texts(self) -> Iterator[str]:
@@ -245,14 +245,12 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: it is damaged.
     """
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError:
-        raise UserError(f"{path} is damaged; start over with --fresh") from None
+        return files.read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}; start over with --fresh") from None
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a file that a crash cannot leave half there: a marker that was cut short must not count as finished."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.tmp")
-    draft.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8", newline="\n")
-    draft.replace(path)
+    files.write_json(path, content)

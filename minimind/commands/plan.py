@@ -186,8 +186,10 @@ def _recommend(asked: Asked, minutes: float) -> int:
     else:
         console.table(f"{minutes:,.0f} minutes on {on.type}", list(rows[0]), [list(row.values()) for row in rows])
         console.say(
-            f"Train [bold]{best['preset']}[/bold]:  minimind train pretrain {best['preset']} --max-minutes {minutes:g} "
-            f"--data FILE\nThe bits per byte are a scaling law's guess; their order is what counts."
+            "Train ",
+            console.bold(best["preset"]),
+            f":  minimind train pretrain {best['preset']} --max-minutes {minutes:g} "
+            f"--data FILE\nThe bits per byte are a scaling law's guess; their order is what counts.",
         )
     return 0
 

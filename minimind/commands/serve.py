@@ -116,7 +116,7 @@ def serve(
     listening = server.listen(host, port)
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{listening.getsockname()[1]}"
-    console.say(f"[bold]{settings.model}[/bold] is being loaded. Ctrl-C stops the server.")
+    console.say(console.bold(settings.model), " is being loaded. Ctrl-C stops the server.")
     console.say(f"  chat page        {url}/")
     console.say(f"  OpenAI base URL  {url}/v1   model {', '.join((settings.model, *settings.adapters))}")
     server.run(Service(settings, tokenizer), lambda: load(tokenizer), listening)

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from minimind import console, runtime, tools
 from minimind.commands.arguments import choose_tools
 from minimind.commands.conversation import PARAMETERS, Conversation, Result
@@ -36,7 +34,7 @@ class Terminal:
     def __init__(self, talk: Conversation, show_thinking: bool = True) -> None:
         self.talk, self.show_thinking = talk, show_thinking
         self.fancy = sys.stdout.isatty()
-        self._out = Console(file=sys.stdout, highlight=False, emoji=False, markup=False, soft_wrap=True)
+        self._out = console.results()
 
     def converse(self) -> None:
         """Talk until the user leaves. Ctrl-C stops an answer, or clears a line, but never ends the program."""
@@ -60,7 +58,7 @@ class Terminal:
                 except PromptTooLong as error:
                     console.say(f"{error}, or /reset starts a new conversation")
                 except UserError as error:
-                    console.console.print(f"{error}; /help lists the commands", markup=False)
+                    console.say(f"{error}; /help lists the commands")
 
     # Answers
 
@@ -118,7 +116,7 @@ class Terminal:
 
     def _help(self, rest: str) -> None:
         for name, what in COMMANDS.items():
-            console.console.print(f"  /{name:<8} {what}", markup=False)
+            console.say(f"  /{name:<8} {what}")
 
     def _reset(self, rest: str) -> None:
         self.talk.turns.clear()
@@ -130,7 +128,7 @@ class Terminal:
 
     def _save(self, rest: str) -> None:
         self.talk.save(_path(rest))
-        console.console.print(f"saved to {_path(rest)}", markup=False)
+        console.say(f"saved to {_path(rest)}")
 
     def _load(self, rest: str) -> None:
         self.talk.load(_path(rest))
@@ -143,14 +141,12 @@ class Terminal:
         if rest:
             self.talk.set(name, value.strip())
         shown = (f"{name} {getattr(self.talk.sampling, name)}" for name in PARAMETERS)
-        console.console.print(", ".join(shown), markup=False)
+        console.say(", ".join(shown))
 
     def _tools(self, rest: str) -> None:
         if rest:
             self.talk.tools = () if rest == "none" else choose_tools(rest)
-        console.console.print(
-            f"tools: {', '.join(self.talk.tools) or 'none'} (of {', '.join(tools.names())})", markup=False
-        )
+        console.say(f"tools: {', '.join(self.talk.tools) or 'none'} (of {', '.join(tools.names())})")
 
     def _think(self, rest: str) -> None:
         self.talk.thinking = not self.talk.thinking
@@ -166,7 +162,10 @@ class Terminal:
 def _path(rest: str) -> Path:
     if not rest:
         raise UserError("name a file, as in /save chat.json")
-    return Path(rest).expanduser()
+    try:
+        return Path(rest).expanduser()
+    except RuntimeError:
+        raise UserError(f"{rest}: there is no home directory; write the whole path") from None
 
 
 @contextlib.contextmanager

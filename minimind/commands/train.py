@@ -124,7 +124,5 @@ def _run(stage: str, recipe: Recipe, path: Path, out: str, resume: str, json: bo
     if json:
         console.print_json({"model": str(model), "run": str(folder)})
     else:
-        console.say(
-            f"Done: [bold]{model}[/bold]" + ("" if stage == "reward" else f"\nTalk to it:  minimind chat {model}")
-        )
+        console.say("Done: ", console.bold(model), "" if stage == "reward" else f"\nTalk to it:  minimind chat {model}")
     return 0

@@ -8,6 +8,7 @@ from typing import Any
 
 from minimind import recipe as recipes
 from minimind.config import ModelConfig
+from minimind.files import read_json
 from minimind.model.rope import context_length
 from minimind.recipe import Recipe
 from minimind.tokenizer.bpe import Tokenizer
@@ -101,7 +102,7 @@ def _training(recipe: Recipe, run: Path) -> str:
     rows += [(label, f"{last[key]:{form}}") for key, label, form in _LOGGED if isinstance(last.get(key), int | float)]
     environment = run / "environment.json"
     if environment.is_file():
-        facts = json.loads(environment.read_text(encoding="utf-8"))
+        facts = read_json(environment)
         rows.append(("software", f"minimind {facts.get('minimind')}, torch {facts.get('torch')}"))
     text = _fenced(recipes.dump(recipe).rstrip(), "toml")
     return _table("## Training", rows) + f"\n<details><summary>The whole recipe</summary>\n\n{text}\n\n</details>\n"
@@ -116,7 +117,7 @@ def _scores(run: Path, stage: str) -> list[tuple[str, str]]:
     found = [("bits per byte of held-out text", f"{logged[-1]:.4f}")] if logged else []
     report = run.parent / "report.json"
     if report.is_file():
-        entry: dict[str, Any] = json.loads(report.read_text(encoding="utf-8")).get("stages", {}).get(stage, {})
+        entry: dict[str, Any] = read_json(report).get("stages", {}).get(stage, {})
         found += [(name.replace("_", " "), f"{score:.1%}") for name, score in (entry.get("scores") or {}).items()]
     return found
 

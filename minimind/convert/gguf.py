@@ -11,9 +11,8 @@ from minimind.console import progress
 from minimind.convert.gguf_layout import Part, add_metadata, architecture, parts
 from minimind.convert.gguf_tokenizer import add_tokenizer
 from minimind.convert.tensors import from_directory, select
-from minimind.data.shard_files import writing_to
 from minimind.errors import UsageError, UserError, did_you_mean
-from minimind.model.files import replacing
+from minimind.files import atomic_write, writing_to
 from minimind.model.store import load_config
 from minimind.tokenizer.bpe import Tokenizer
 
@@ -66,7 +65,7 @@ def export_gguf(model: Path, out: Path, kind: str = "f16") -> dict[str, Any]:
 
     with writing_to(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(out) as temporary:
+        with atomic_write(out) as temporary:
             _write(writer, temporary, chosen, out.name)
     return {
         "file": str(out),

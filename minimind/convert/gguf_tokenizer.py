@@ -97,17 +97,9 @@ def add_tokenizer(writer: Any, tokenizer: Tokenizer, rows: int) -> str:
         if id is not None:
             getattr(writer, f"add_{name}_token_id")(id)
     writer.add_add_bos_token(False)
-    if template := chat_template(tokenizer):
-        writer.add_chat_template(template)
+    if tokenizer.chat_template:
+        writer.add_chat_template(tokenizer.chat_template)
     return pre
-
-
-def chat_template(tokenizer: Tokenizer) -> str | None:
-    """The Jinja template, from its own file or from `tokenizer_config.json`."""
-    if "chat_template.jinja" in tokenizer.files:
-        return tokenizer.files["chat_template.jinja"]
-    template = json.loads(tokenizer.files.get("tokenizer_config.json", "{}")).get("chat_template")
-    return template if isinstance(template, str) else None
 
 
 def _spec(tokenizer: Tokenizer) -> dict[str, Any]:

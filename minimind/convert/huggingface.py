@@ -12,6 +12,7 @@ from minimind.convert.tensors import from_directory, new_directory, parse_size, 
 from minimind.engine.generate import complete
 from minimind.engine.sampling import GREEDY
 from minimind.errors import UserError
+from minimind.files import write_text
 from minimind.model.store import DTYPES, load_config, load_model, save_config
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
@@ -50,7 +51,7 @@ def export_hf(
             (folder / "generation_config.json").write_bytes((model / "generation_config.json").read_bytes())
         tokenizer.save(folder)
         card = model_card(out.name, config, tokenizer, model.resolve().parent, chat, kind)
-        (folder / "README.md").write_text(card, encoding="utf-8", newline="\n")
+        write_text(folder / "README.md", card)
     return {"model": str(out), "parameters": config.parameters(), "dtype": kind, "files": files}
 
 

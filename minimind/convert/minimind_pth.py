@@ -22,7 +22,7 @@ from minimind.console import say
 from minimind.convert.huggingface import kept_dtype
 from minimind.convert.tensors import Stored, from_directory, new_directory, parse_size, select, write_weights
 from minimind.errors import UserError
-from minimind.model.files import read_json
+from minimind.files import read_json
 from minimind.model.hf_config import config_from_hf
 from minimind.model.store import DTYPES, INDEX, WEIGHTS, save_config
 from minimind.tokenizer.bpe import Tokenizer

@@ -5,13 +5,14 @@ model can do: `.Tools` makes it a user of tools, and the text around `.Thinking`
 looks for in an answer.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from minimind.convert.gguf import check_type, export_gguf
 from minimind.convert.tensors import new_directory
 from minimind.errors import UserError
+from minimind.files import write_text
+from minimind.model.hf_config import read_generation
 from minimind.model.rope import context_length
 from minimind.model.store import load_config
 from minimind.tokenizer.bpe import Tokenizer
@@ -43,7 +44,7 @@ def export_ollama(model: Path, out: Path, kind: str = "q8_0") -> dict[str, Any]:
     modelfile = make_modelfile(model)
     with new_directory(out) as folder:
         figures = export_gguf(model, folder / "model.gguf", kind)
-        (folder / "Modelfile").write_text(modelfile, encoding="utf-8", newline="\n")
+        write_text(folder / "Modelfile", modelfile)
     return figures | {"file": str(out / "Modelfile")}
 
 
@@ -56,13 +57,10 @@ def make_modelfile(model: Path) -> str:
     config, tokenizer = load_config(model), Tokenizer.load(model)
     if tokenizer.control_id("<|im_start|>") is None or tokenizer.control_id("<|im_end|>") is None:
         raise UserError(f"{model}: the tokenizer has no <|im_start|> and <|im_end|>, which ollama's chat needs")
-    path = model / "generation_config.json"
-    try:
-        chosen = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise UserError(f"{path} is not readable JSON: {error}") from None
+    chosen = read_generation(model)._asdict()
     lines = ["FROM ./model.gguf", f'TEMPLATE """{TEMPLATE.read_text(encoding="utf-8").rstrip()}"""']
     lines += [f'PARAMETER stop "{stop}"' for stop in _STOPS if tokenizer.control_id(stop) is not None]
-    lines += [f"PARAMETER {theirs} {chosen.get(ours, usual)}" for ours, (theirs, usual) in _PARAMETERS.items()]
+    for ours, (theirs, usual) in _PARAMETERS.items():
+        lines.append(f"PARAMETER {theirs} {usual if chosen[ours] is None else chosen[ours]}")
     lines += [f"PARAMETER num_ctx {min(context_length(config), MOST_CONTEXT)}"]
     return "\n".join(lines) + "\n"

@@ -3,7 +3,6 @@
 So a model far larger than the memory can be converted: one tensor (or one shard) is held at a time.
 """
 
-import json
 import math
 import os
 import re
@@ -20,9 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from minimind.config import ModelConfig
-from minimind.data.shard_files import writing_to
 from minimind.errors import UsageError, UserError
-from minimind.model.files import opened
+from minimind.files import write_json, writing_to
+from minimind.model.files import open_safetensors
 from minimind.model.store import INDEX, WEIGHTS, disk_names, weight_files
 from minimind.model.transformer import Transformer
 
@@ -46,7 +45,7 @@ def from_directory(directory: Path) -> dict[str, Stored]:
     """
     files = weight_files(directory)
     found: dict[str, Stored] = {}
-    with opened(set(files.values())) as handles:
+    with open_safetensors(set(files.values())) as handles:
         for name, path in files.items():
             try:
                 about = handles[path].get_slice(name)
@@ -128,7 +127,7 @@ def write_weights(stored: Mapping[str, Stored], out: Path, dtype: torch.dtype | 
     if total > 1:
         weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
-        (out / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8", newline="\n")
+        write_json(out / INDEX, index)
     return total
 
 

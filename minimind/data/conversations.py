@@ -5,7 +5,6 @@ MiniMind writes `{"conversations": [...]}` with `tools` and `tool_calls` as JSON
 think block) is decided by a hash of its content, so that it is the same in every build.
 """
 
-import json
 import re
 from bisect import bisect_left
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from hashlib import blake2b
 from typing import Any
 
 from minimind.errors import UserError
+from minimind.text import read_json
 from minimind.tokenizer import chat
 from minimind.tokenizer.bpe import Tokenizer
 
@@ -84,14 +84,14 @@ def read_turns(turns: Any, name: str, offered: Any = None) -> Conversation:
 def _tools(value: Any) -> list[dict[str, Any]]:
     if isinstance(value, str) and value.strip():
         try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
+            value = read_json(value)
+        except ValueError as error:
             raise UserError(f"'tools' is not valid JSON ({error})") from None
     if not value:
         return []
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
         raise UserError("'tools' must be a list of function schemas")
-    return value
+    return [chat.normalize_tool(tool) for tool in value]
 
 
 def _check_order(messages: list[dict[str, Any]]) -> None:

@@ -19,6 +19,7 @@ from minimind.data import datasets_hub
 from minimind.data.conversations import Conversation, read_conversation
 from minimind.data.preferences import Pair, read_pair
 from minimind.errors import UserError
+from minimind.text import mend_json, utf8
 
 Kind: TypeAlias = Literal["text", "sft", "dpo"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -49,6 +50,8 @@ class Batch(NamedTuple):
     end: Position
     disk_bytes: int
     """How far the batch moved through the file on disk, for progress bars."""
+    mended: int = 0
+    """Lines in which half a surrogate pair became U+FFFD (`minimind.text`)."""
 
 
 class BadLine(ValueError):
@@ -111,7 +114,7 @@ def _batches_of(file: str, start: Position, batch_bytes: int) -> Iterator[Batch]
 def _cut(
     file: str, lines: Iterator[tuple[bytes, int]], start: Position, batch_bytes: int, raw: BinaryIO | None = None
 ) -> Iterator[Batch]:
-    number, offset, size = start.line, start.offset, 0
+    number, offset, size, mended = start.line, start.offset, 0, 0
     on_disk = raw.tell() if raw and start.offset else 0
     batch: list[tuple[int, bytes]] = []
     for line, length in lines:
@@ -119,12 +122,14 @@ def _cut(
         offset += length
         size += len(line)
         if line.strip():
+            line, lone = mend_json(line)
+            mended += lone > 0
             batch.append((number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line))
         if size >= batch_bytes:
             now = raw.tell() if raw else 0
-            yield Batch(file, batch, Position(start.file, number, offset), now - on_disk)
-            batch, size, on_disk = [], 0, now
-    yield Batch(file, batch, Position(start.file + 1), (raw.tell() if raw else 0) - on_disk)
+            yield Batch(file, batch, Position(start.file, number, offset), now - on_disk, mended)
+            batch, size, on_disk, mended = [], 0, now, 0
+    yield Batch(file, batch, Position(start.file + 1), (raw.tell() if raw else 0) - on_disk, mended)
 
 
 def _lines(stream: BinaryIO | gzip.GzipFile) -> Iterator[tuple[bytes, int]]:
@@ -225,8 +230,9 @@ def read_documents(
     Raises:
         UserError: a file that is missing, empty or unreadable; a bad line, unless `on_bad_line` is "skip".
     """
-    skipped, first = 0, ""
+    skipped, first, mended = 0, "", 0
     for batch in read_batches(expand(files)):
+        mended += batch.mended
         for number, line in batch.lines:
             try:
                 yield parse(line, kind)
@@ -235,8 +241,15 @@ def read_documents(
                 if on_bad_line == "stop":
                     raise stopped_at(sentence) from None
                 skipped, first = skipped + 1, first or sentence
+    tell_of_lines(skipped, first, mended)
+
+
+def tell_of_lines(skipped: int, first: str, mended: int) -> None:
+    """Warn of lines that were left out (`first`: about the first of them), and of those that were mended."""
     if skipped:
         warn(f"{skipped:,} bad lines left out; the first: {first}")
+    if mended:
+        warn(f"{mended:,} lines hold half a surrogate pair (as \\ud83d alone), which is no character: it became U+FFFD")
 
 
 def stopped_at(sentence: str) -> UserError:
@@ -255,7 +268,7 @@ def content(document: Document) -> str:
 
 def content_hash(document: Document) -> int:
     """64 bits of the document's content, equal for equal documents wherever and whenever they are read."""
-    data = content(document).encode("utf-8", "surrogatepass")
+    data = utf8(content(document))
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "little")
 
 

@@ -22,7 +22,7 @@ def read_lines(name: str, skip: int = 0) -> Iterator[tuple[bytes, int]]:
         UserError: `datasets` is not installed, or cannot open `name`.
     """
     for row in _open(name).skip(skip):
-        line = json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        line = json.dumps(row).encode("ascii")
         yield line, len(line)
 
 

@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 from minimind import runtime
 from minimind.console import say, warn
-from minimind.data.shard_files import sha256_of, writing_to
 from minimind.errors import UsageError, UserError, did_you_mean
+from minimind.files import sha256_of, writing_to
 
 CORPORA: dict[str, tuple[str, ...]] = {
     "pretrain": ("pretrain_t2t.jsonl",),

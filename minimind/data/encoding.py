@@ -14,6 +14,7 @@ from minimind.data.conversations import Conversation, chance, check_answers, enc
 from minimind.data.corpus import BadLine, Batch, Document, Kind, bad_line, content, content_hash, parse
 from minimind.data.preferences import Pair, encode_pair
 from minimind.errors import UserError
+from minimind.text import utf8
 from minimind.tokenizer.bpe import Tokenizer
 
 DOCUMENT = np.dtype([("hash", "<u8"), ("bytes", "<u4"), ("length", "<u4")])
@@ -42,6 +43,8 @@ class Counts:
     supervised: int = 0
     bytes: int = 0
     bad_lines: int = 0
+    mended: int = 0
+    """Lines in which half a surrogate pair became U+FFFD."""
     shortened: int = 0
     """Conversations that lost their oldest turns."""
     dropped_turns: int = 0
@@ -82,7 +85,7 @@ class Encoder:
 
         Bad lines are counted and described in `counts.first_bad`; whether they stop the build is the caller's affair.
         """
-        counts = Counts()
+        counts = Counts(mended=batch.mended)
         documents: list[Document] = []
         for number, line in batch.lines:
             try:
@@ -200,8 +203,8 @@ def _joined(arrays: list[np.ndarray], dtype: np.dtype | type) -> np.ndarray:
 def _utf8_size(document: Document) -> int:
     """UTF-8 bytes of the text, or of everything that is said in a conversation."""
     if isinstance(document, str):
-        return len(content(document).encode("utf-8", "surrogatepass"))
+        return len(utf8(content(document)))
     if isinstance(document, Pair):
         return _utf8_size(document.chosen) + _utf8_size(document.rejected)
     said = (turn.get(key, "") for turn in document.messages for key in ("content", "reasoning_content"))
-    return sum(len(text.encode("utf-8", "surrogatepass")) for text in said)
+    return sum(len(utf8(text)) for text in said)

@@ -5,16 +5,15 @@ checked, and `"open_thinking": true` or `false` where it matters whether the ans
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from minimind.console import warn
 from minimind.data.conversations import read_conversation
-from minimind.data.corpus import BadLine, bad_line, expand, read_batches, read_object, stopped_at
+from minimind.data.corpus import BadLine, bad_line, expand, read_batches, read_object, stopped_at, tell_of_lines
 from minimind.errors import UserError
 
 
@@ -41,17 +40,18 @@ def read_prompts(files: Sequence[str | Path], on_bad_line: Literal["stop", "skip
     Raises:
         UserError: a file is missing or empty, or a line is wrong (with its number), unless those are skipped.
     """
-    prompts, skipped, first = [], 0, ""
-    for number, file, line in _lines(files):
-        try:
-            prompts.append(read_prompt(read_object(line)))
-        except (BadLine, UserError) as error:
-            sentence = bad_line(file, number, str(error))
-            if on_bad_line == "stop":
-                raise stopped_at(sentence) from None
-            skipped, first = skipped + 1, first or sentence
-    if skipped:
-        warn(f"{skipped:,} bad lines left out; the first: {first}")
+    prompts, skipped, first, mended = [], 0, "", 0
+    for batch in read_batches(expand(files)):
+        mended += batch.mended
+        for number, line in batch.lines:
+            try:
+                prompts.append(read_prompt(read_object(line)))
+            except (BadLine, UserError) as error:
+                sentence = bad_line(batch.file, number, str(error))
+                if on_bad_line == "stop":
+                    raise stopped_at(sentence) from None
+                skipped, first = skipped + 1, first or sentence
+    tell_of_lines(skipped, first, mended)
     if not prompts:
         raise UserError(f"{', '.join(map(str, files))}: there is no prompt to learn from")
     return prompts
@@ -96,9 +96,3 @@ class PromptStream:
             taken.append(int(np.random.default_rng([self.seed, epoch]).permutation(self.count)[nth]))
         self.position += number
         return taken
-
-
-def _lines(files: Sequence[str | Path]) -> Iterator[tuple[int, str, bytes]]:
-    for batch in read_batches(expand(files)):
-        for number, line in batch.lines:
-            yield number, batch.file, line

@@ -1,15 +1,12 @@
 """Files of token shards: written under another name, flushed to the disk, renamed; so each is whole or absent."""
 
-import errno
 import hashlib
-import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from minimind import runtime
+from minimind import files
 from minimind.data.encoding import Encoded
 from minimind.errors import UserError
 
@@ -81,13 +78,7 @@ def remove_unfinished_build(folder: Path) -> None:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a JSON file that is complete after any crash."""
-    unfinished = path.with_name(path.name + UNFINISHED)
-    with unfinished.open("w", encoding="utf-8", newline="\n") as file:
-        json.dump(value, file, ensure_ascii=False, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    files.write_json(path, value, indent=1)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -96,37 +87,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
     Raises:
         UserError: the file is damaged.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    if not path.is_file():
         return None
-    except (OSError, ValueError) as error:
+    try:
+        return files.read_json(path)
+    except UserError as error:
         raise damaged(path, str(error)) from None
-    if not isinstance(value, dict):
-        raise damaged(path, "not a JSON object")
-    return value
 
 
 def damaged(path: Path, what: str) -> UserError:
     """The error about a file that is not as it was written."""
     return UserError(f"{path} is damaged ({what}); delete the folder {path.parent} and it is built again")
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def writing_to(folder: Path) -> Iterator[None]:
-    """Turn what the system says about a full disk or a read-only folder into one sentence about `folder`."""
-    try:
-        yield
-    except OSError as error:
-        other = "choose another folder"
-        if runtime.cache_dir() in folder.parents:
-            other = "set the environment variable MINIMIND_CACHE to another folder"
-        if error.errno == errno.ENOSPC:
-            raise UserError(f"{folder}: the disk is full; free some space there, or {other}") from None
-        raise UserError(f"{folder}: cannot be written ({error.strerror or error}); {other}") from None

@@ -10,8 +10,9 @@ import numpy as np
 
 from minimind.data.corpus import is_held_out
 from minimind.data.encoding import DOCUMENT
-from minimind.data.shard_files import FORMAT, MANIFEST, damaged, read_json, sha256_of
+from minimind.data.shard_files import FORMAT, MANIFEST, damaged, read_json
 from minimind.errors import UserError
+from minimind.files import sha256_of
 
 
 class Shards:

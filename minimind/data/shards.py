@@ -21,7 +21,7 @@ from typing import Any, Literal
 from minimind import runtime
 from minimind.console import progress, warn
 from minimind.data import datasets_hub
-from minimind.data.corpus import Batch, Kind, Position, expand, read_batches, stopped_at
+from minimind.data.corpus import Batch, Kind, Position, expand, read_batches, stopped_at, tell_of_lines
 from minimind.data.encoding import Counts, Encoded, Encoder, Options, in_pool, in_process, token_dtype
 from minimind.data.shard_files import (
     FORMAT,
@@ -30,12 +30,11 @@ from minimind.data.shard_files import (
     ShardWriter,
     read_json,
     remove_unfinished_build,
-    sha256_of,
     write_json,
-    writing_to,
 )
 from minimind.data.shard_reader import Shards
 from minimind.errors import UserError
+from minimind.files import sha256_of, writing_to
 from minimind.tokenizer.bpe import Tokenizer
 
 __all__ = ["Options", "Shards", "build", "ensure"]
@@ -183,8 +182,7 @@ class _Build:
         except BaseException:
             writer.abandon()
             raise
-        if self.counts.bad_lines:
-            warn(f"{self.counts.bad_lines:,} bad lines left out; the first: {self.counts.first_bad[0]}")
+        tell_of_lines(self.counts.bad_lines, next(iter(self.counts.first_bad), ""), self.counts.mended)
         if self.counts.dropped or self.counts.shortened:
             warn(
                 f"of {self.counts.documents + self.counts.dropped:,} conversations {self.counts.dropped:,} did not fit "

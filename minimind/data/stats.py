@@ -5,7 +5,6 @@ https://arxiv.org/abs/2005.14165): a benchmark question is contaminated where 13
 characters, also occur in the corpus. Only the benchmark's n-grams are kept; the corpus streams past.
 """
 
-import json
 import re
 import unicodedata
 from array import array
@@ -35,6 +34,7 @@ from minimind.data.corpus import (
 )
 from minimind.data.preferences import Pair, encode_pair
 from minimind.errors import UserError
+from minimind.text import read_json, utf8
 from minimind.tokenizer import chat
 from minimind.tokenizer.bpe import Tokenizer
 
@@ -53,7 +53,8 @@ def measure(
 
     Returns:
         documents, bytes (UTF-8), tokens, mean_tokens, token_percentiles, duplicates (documents that occurred before),
-        languages ({zh, en, mixed}: documents), bad_lines, first_bad_line, and, for each file in `against`,
+        languages ({zh, en, mixed}: documents), bad_lines, first_bad_line, mended_lines (where half a surrogate pair
+        became U+FFFD), and, for each file in `against`,
         contamination ({file: {questions, too_short, contaminated, share, corpus_documents}}).
 
     Raises:
@@ -63,7 +64,7 @@ def measure(
     kind = kind or _kind_of(names)
     benchmarks = {str(name): _Benchmark(name) for name in expand(against)} if against else {}
     hashes, lengths, languages = array("Q"), array("I"), Counter[str]()
-    size = bad_lines = 0
+    size = bad_lines = mended = 0
     first_bad = None
     total = sum(Path(name).stat().st_size for name in names if not datasets_hub.is_dataset(name))
     with progress("reading", total or None) as bar:
@@ -80,11 +81,12 @@ def measure(
             for document, text in zip(documents, texts, strict=True):
                 hashes.append(content_hash(document))
                 languages[language(text)] += 1
-                size += len(text.encode("utf-8", "surrogatepass"))
+                size += len(utf8(text))
                 if benchmarks:
                     grams = ngrams(text)
                     for benchmark in benchmarks.values():
                         benchmark.look(grams)
+            mended += batch.mended
             bar.advance(batch.disk_bytes)
     if not hashes:
         raise UserError(f"{names[0]}: no document in it" + (f"; {first_bad}" if first_bad else ""))
@@ -99,6 +101,7 @@ def measure(
         "languages": {name: languages[name] for name in ("zh", "en", "mixed")},
         "bad_lines": bad_lines,
         "first_bad_line": first_bad,
+        "mended_lines": mended,
     }
     if benchmarks:
         figures["contamination"] = {name: benchmark.figures() for name, benchmark in benchmarks.items()}
@@ -121,7 +124,7 @@ def ngrams(text: str) -> np.ndarray:
     A unit is a Han character or a word in lower case; punctuation and spacing do not count.
     """
     units = _UNIT.findall(unicodedata.normalize("NFKC", text).lower())
-    codes = np.array([crc32(unit.encode("utf-8", "surrogatepass")) for unit in units], dtype=np.uint64)
+    codes = np.array([crc32(utf8(unit)) for unit in units], dtype=np.uint64)
     grams = np.zeros(max(0, len(codes) - GRAM + 1), dtype=np.uint64)
     for offset in range(GRAM if len(grams) else 0):
         grams = (grams ^ codes[offset : offset + len(grams)]) * _MULTIPLIER
@@ -150,8 +153,8 @@ class _Benchmark:
         for batch in read_batches([str(self.path)]):
             for number, line in batch.lines:
                 try:
-                    yield "\n".join(_strings(json.loads(line)))
-                except (ValueError, RecursionError) as error:
+                    yield "\n".join(_strings(read_json(line)))
+                except ValueError as error:
                     raise UserError(
                         f"{bad_line(batch.file, number, f'not valid JSON ({error})')}; correct it"
                     ) from None

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from minimind import runtime
-from minimind.console import say, warn
+from minimind.console import dim, say, warn
 from minimind.model.cache import KVCache, Span
 from minimind.model.transformer import Transformer
 
@@ -174,7 +174,7 @@ def _library() -> ctypes.CDLL | None:
     path = runtime.cache_dir() / "kernels" / f"decode-{name}.so"
     try:
         if not path.exists():
-            say("[dim]Building the decoding step for this processor, once: 5 to 30 s.[/dim]")
+            say(dim("Building the decoding step for this processor, once: 5 to 30 s."))
             path.parent.mkdir(parents=True, exist_ok=True)
             unfinished = path.with_suffix(f".{os.getpid()}")
             subprocess.run([compiler, *FLAGS, str(SOURCES[0]), "-o", str(unfinished)], capture_output=True, check=True)

@@ -24,6 +24,7 @@ from minimind.engine.sampling import Sampling
 from minimind.errors import UserError
 from minimind.eval.endpoint import Endpoint
 from minimind.model.transformer import Transformer
+from minimind.text import read_json, write_json
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import normalize, render
 from minimind.tokenizer.parse import parse
@@ -129,7 +130,7 @@ def write_answers(prompts: Sequence[Prompt], teacher: Teacher, out: Path) -> Cou
                     continue
                 turns = [*asked[number].messages, {"role": "assistant", "content": "", **said}]
                 row = {"messages": turns} | ({"tools": asked[number].tools} if asked[number].tools else {})
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.write(write_json(row) + "\n")
                 file.flush()
                 count.written += 1
     except OSError as error:
@@ -168,7 +169,7 @@ def _answered(out: Path) -> set[str]:
     keys = set()
     for number, line in enumerate(whole.splitlines(), start=1):
         try:
-            conversation = read_conversation(json.loads(line))
+            conversation = read_conversation(read_json(line))
         except (ValueError, AttributeError, UserError):
             raise UserError(f"{out}, line {number}: no conversation; choose another --out for the answers") from None
         keys.add(_key(conversation.messages[:-1], conversation.tools))

@@ -24,6 +24,7 @@ from minimind.errors import UserError
 from minimind.eval.tasks import Question
 from minimind.model.attention import Layout, Segments
 from minimind.model.transformer import Transformer
+from minimind.text import utf8
 from minimind.tokenizer.bpe import Tokenizer
 
 LOGIT_ROWS = 1024
@@ -221,7 +222,7 @@ def accuracy(
     """
     right = right_per_byte = 0
     for question, values in zip(questions, log_likelihoods, strict=True):
-        sizes = [len(choice.encode("utf-8", "surrogatepass")) for choice in question.choices]
+        sizes = [len(utf8(choice)) for choice in question.choices]
         per_byte = [value / max(1, size) for value, size in zip(values, sizes, strict=True)]
         right += values.index(max(values)) == question.answer
         right_per_byte += per_byte.index(max(per_byte)) == question.answer

@@ -1,6 +1,5 @@
 """A chat model behind an OpenAI-compatible HTTP endpoint, asked patiently."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from minimind.errors import UserError
+from minimind.text import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Endpoint:
         Raises:
             UserError: the endpoint refuses, stays silent, or answers with something else than a chat completion.
         """
-        body = json.dumps({"model": self.model, "messages": list(messages), **options}).encode("utf-8")
+        body = write_json({"model": self.model, "messages": list(messages), **options}).encode()
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
         named = f"{self.flag} {self.endpoint}"
         try:
@@ -61,7 +61,7 @@ class Endpoint:
 
     def _choice(self, body: bytes) -> dict[str, Any]:
         try:
-            choice = json.loads(body)["choices"][0]
+            choice = read_json(body)["choices"][0]
             choice["message"]["content"]
             return dict(choice)
         except (ValueError, LookupError, TypeError):

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from minimind.console import track
 from minimind.eval.endpoint import Endpoint
+from minimind.text import read_json
 
 CRITERIA = {
     "accuracy": "Is everything that it says true?",
@@ -76,7 +77,7 @@ class Judge(Endpoint):
             reply = self.ask(messages)
             for text in OBJECT.findall(reply):
                 try:
-                    found = read(json.loads(text))
+                    found = read(read_json(text))
                 except ValueError:
                     continue
                 if found is not None:

@@ -15,6 +15,7 @@ import torch
 from minimind.console import progress
 from minimind.data.corpus import expand, read_documents
 from minimind.errors import UserError
+from minimind.files import read_text as read_file
 from minimind.losses.lm import IGNORE, token_nll
 from minimind.model.cache import KVCache, Span
 from minimind.model.transformer import Segments, Transformer
@@ -47,12 +48,7 @@ def read_texts(files: Sequence[str], on_bad_line: Literal["stop", "skip"] = "sto
         if not file.endswith(".txt"):
             yield from map(str, read_documents([file], on_bad_line=on_bad_line))
             continue
-        try:
-            text = Path(file).read_text(encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-        except UnicodeDecodeError as error:
-            raise UserError(f"{file}: byte {error.start} is not UTF-8; save the text as UTF-8") from None
+        text = read_file(Path(file))
         if not text.strip():
             raise UserError(f"{file} has no text in it")
         yield text

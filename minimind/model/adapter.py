@@ -8,7 +8,6 @@ LAYER is Hugging Face's name of it; each expert is a layer of its own there, in 
 """
 
 import copy
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,8 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from minimind.errors import UserError
+from minimind.fields import Fields
+from minimind.files import atomic_write, read_json, write_json
 from minimind.model import lora
-from minimind.model.files import opened, read_json, replacing, weights_checksum
+from minimind.model.files import open_safetensors, weights_checksum
 from minimind.model.transformer import Transformer
 from minimind.recipe_sections import LoraConfig
 
@@ -43,7 +44,11 @@ def base_of(directory: Path) -> Path:
     Raises:
         UserError: it is not where the adapter says.
     """
-    name = str(read_json(directory / CONFIG).get("base_model_name_or_path"))
+    name = Fields(read_json(directory / CONFIG), directory / CONFIG).text("base_model_name_or_path", "")
+    if not name:
+        raise UserError(
+            f"{directory} is an adapter that does not say of which model; name it: minimind chat MODEL --lora"
+        )
     for place in (Path(name), directory / name):
         if (place / "config.json").is_file():
             return place
@@ -77,11 +82,10 @@ def save_adapter(model: Transformer, weights: Mapping[str, Tensor], directory: P
             tensors[f"{PREFIX}{layer}.{PARTS[part]}"] = tensor.contiguous()
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with replacing(directory / WEIGHTS) as temporary:
+        with atomic_write(directory / WEIGHTS) as temporary:
             save_file(tensors, temporary, metadata={"format": "pt"})
         for name, content in ((BASE, {"checksum": about.checksum}), (CONFIG, _peft_config(model, about))):
-            with replacing(directory / name) as temporary:
-                temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8", newline="\n")
+            write_json(directory / name, content)
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"cannot write the adapter to {directory} ({error}); make room or choose another folder"
@@ -161,9 +165,10 @@ def attach_adapter(model: Transformer, directory: Path, base: Path) -> None:
     path = directory / WEIGHTS
     if not path.is_file():
         raise UserError(f"{directory} has an {CONFIG} but no {WEIGHTS}; copy the adapter again, whole")
-    with opened({path}) as handles:
+    with open_safetensors({path}) as handles:
         tensors = {name: handles[path].get_tensor(name) for name in list(handles[path].keys())}
-    checksum = int(read_json(directory / BASE)["checksum"]) if (directory / BASE).is_file() else 0
+    about = Fields(read_json(directory / BASE) if (directory / BASE).is_file() else {}, directory / BASE)
+    checksum = about.integer("checksum", 0, most=2**32 - 1)
     if checksum and checksum != weights_checksum(base):
         raise UserError(
             f"{directory} is an adapter of other weights than those in {base}; name the model it belongs to"
@@ -224,24 +229,20 @@ def _lora_config(directory: Path) -> LoraConfig:
     path = directory / CONFIG
     if not path.is_file():
         raise UserError(f"{directory} is no adapter: it has no {CONFIG}")
-    spec = read_json(path)
-    if spec.get("peft_type") != "LORA":
-        raise UserError(f"{path}: peft_type {spec.get('peft_type')!r} is not LORA, the only kind that MiniMind reads")
-    strange = next((name for name in UNKNOWN if spec.get(name)), None) or (
-        "bias" if spec.get("bias", "none") != "none" else None
-    )
+    spec = Fields(read_json(path), path)
+    if (kind := spec.given.get("peft_type")) != "LORA":
+        raise UserError(f"{path}: peft_type {kind!r} is not LORA, the only kind that MiniMind reads")
+    strange = next((name for name in UNKNOWN if spec.given.get(name)), None)
+    strange = strange or ("bias" if spec.text("bias", "none") != "none" else None)
     if strange:
         raise UserError(
             f"{path}: MiniMind has no {strange}; merge the adapter where it was made (peft: merge_and_unload) and use "
             f"the merged model"
         )
-    rank, alpha = spec.get("r"), spec.get("lora_alpha")
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
-        raise UserError(f"{path}: r = {rank!r} and lora_alpha = {alpha!r} are no rank and scale")
     return LoraConfig(
-        rank=rank,
-        alpha=float(alpha),
-        dropout=float(spec.get("lora_dropout") or 0.0),
-        rslora=bool(spec.get("use_rslora")),
-        dora=bool(spec.get("use_dora")),
+        rank=spec.integer("r", 8, 1),  # peft's own defaults, for both
+        alpha=spec.number("lora_alpha", 8.0),
+        dropout=spec.number("lora_dropout", 0.0, most=1),
+        rslora=spec.flag("use_rslora"),
+        dora=spec.flag("use_dora"),
     )

@@ -1,13 +1,22 @@
-"""`ModelConfig` to and from the `config.json` of Hugging Face's Qwen3 and Qwen3-MoE."""
+"""`ModelConfig` to and from the `config.json` of Hugging Face's Qwen3 and Qwen3-MoE; `generation_config.json`."""
 
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from minimind.config import ModelConfig
 from minimind.errors import UserError
+from minimind.fields import Fields
+from minimind.files import read_json
 
-# What transformers assumes where a file is silent, in so far as it differs from ModelConfig's defaults.
-_DEFAULTS = {"head_dim": 128, "rope_theta": 10_000.0, "tie_word_embeddings": False, "max_position_embeddings": 32768}
-_REQUIRED = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+LAYERS, EXPERTS, WIDTH, ENTRIES = 4096, 65536, 2**20, 2**24
+"""The most that a file may ask for: beyond is no model but a mistake, which would fill the memory or never end."""
+_REQUIRED = {
+    "vocab_size": ENTRIES,
+    "hidden_size": WIDTH,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": WIDTH,
+    "intermediate_size": WIDTH,
+}
 _SAME_NAME = (
     *_REQUIRED,
     "num_key_value_heads",
@@ -20,15 +29,15 @@ _SAME_NAME = (
     "bos_token_id",
     "pad_token_id",
 )
-_SPARSE_DEFAULTS: dict[str, Any] = {
-    "num_experts": 128,
-    "num_experts_per_tok": 8,
-    "moe_intermediate_size": 768,
-    "norm_topk_prob": False,
-    "router_aux_loss_coef": 1e-3,
-    "decoder_sparse_step": 1,
-    "mlp_only_layers": (),
-}
+_SPARSE = (
+    "num_experts",
+    "num_experts_per_tok",
+    "moe_intermediate_size",
+    "norm_topk_prob",
+    "router_aux_loss_coef",
+    "decoder_sparse_step",
+    "mlp_only_layers",
+)
 _FIXED = {"hidden_act": "silu", "use_sliding_window": False}
 
 
@@ -53,7 +62,7 @@ def config_to_hf(config: ModelConfig, dtype: str = "bfloat16", task: str = "Caus
         "rope_scaling": config.rope_scaling,
     }
     if sparse:
-        content.update({name: getattr(config, name) for name in _SPARSE_DEFAULTS}, output_router_logits=False)
+        content.update({name: getattr(config, name) for name in _SPARSE}, output_router_logits=False)
         content["mlp_only_layers"] = list(config.mlp_only_layers)
     if task == "SequenceClassification":
         content.update(id2label={"0": "reward"}, label2id={"reward": 0})
@@ -62,7 +71,8 @@ def config_to_hf(config: ModelConfig, dtype: str = "bfloat16", task: str = "Caus
 
 def scores_texts(content: dict[str, Any]) -> bool:
     """Whether a `config.json` is that of a model that scores texts and writes none."""
-    return any(str(name).endswith("ForSequenceClassification") for name in content.get("architectures") or ())
+    names = content.get("architectures")
+    return isinstance(names, list) and any(str(name).endswith("ForSequenceClassification") for name in names)
 
 
 def config_from_hf(content: dict[str, Any], source: str = "config.json") -> ModelConfig:
@@ -79,31 +89,89 @@ def config_from_hf(content: dict[str, Any], source: str = "config.json") -> Mode
         )
     if kind not in ("qwen3", "qwen3_moe"):
         raise UserError(f"{source}: model_type is {kind!r}, but only 'qwen3' and 'qwen3_moe' are supported")
-    for name in _REQUIRED:
-        if not isinstance(content.get(name), int) or content[name] <= 0:
-            raise UserError(f"{source}: {name} should be a positive whole number")
+    read = Fields(content, source)
     for name, value in _FIXED.items():
-        if content.get(name, value) != value:
+        if read.given.get(name, value) != value:
             raise UserError(f"{source}: {name} {content[name]!r} is not supported, only {value!r}")
 
-    fields: dict[str, Any] = {"num_key_value_heads": content["num_attention_heads"], "bos_token_id": None}
-    fields.update(_DEFAULTS, pad_token_id=None, moe_intermediate_size=content["intermediate_size"])
-    fields.update((name, content[name]) for name in _SAME_NAME if name in content)
-    eos = content.get("eos_token_id")
-    fields["eos_token_id"] = eos[0] if isinstance(eos, list) else eos
-    fields.update(_rope(content))
+    fields: dict[str, Any] = {name: read.integer(name, 0, 1, most) for name, most in _REQUIRED.items()}
+    if missing := [name for name, value in fields.items() if not value]:
+        raise UserError(f"{source}: {missing[0]} should be a positive whole number")
+    # What is silent, here and below, has transformers' default.
+    fields |= {
+        "num_key_value_heads": read.integer("num_key_value_heads", fields["num_attention_heads"], 1, WIDTH),
+        "head_dim": read.integer("head_dim", 128, 1, WIDTH),
+        "max_position_embeddings": read.integer("max_position_embeddings", 32768, 1),
+        "rms_norm_eps": read.number("rms_norm_eps", 1e-6, above=True),
+        "tie_word_embeddings": read.flag("tie_word_embeddings"),
+        "attention_bias": read.flag("attention_bias"),
+        "initializer_range": read.number("initializer_range", 0.02, above=True),
+        "moe_intermediate_size": fields["intermediate_size"],
+    }
+    fields |= {f"{name}_token_id": _first_id(read, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    fields |= _rope(read)
     if kind == "qwen3_moe":
-        sparse = {name: content.get(name, default) for name, default in _SPARSE_DEFAULTS.items()}
-        sparse["num_experts"] = content.get("num_local_experts", sparse["num_experts"])
-        fields.update(sparse, mlp_only_layers=tuple(sparse["mlp_only_layers"] or ()))
-    if fields["num_attention_heads"] % fields["num_key_value_heads"]:
-        raise UserError(f"{source}: num_attention_heads should be a multiple of num_key_value_heads")
-    return ModelConfig(**fields)
+        layers = read.items("mlp_only_layers")
+        if not all(isinstance(layer, int) for layer in layers):
+            raise read.wrong("mlp_only_layers", "a list of layers")
+        fields |= {
+            "num_experts": read.integer("num_local_experts", read.integer("num_experts", 128, 1, EXPERTS), 1, EXPERTS),
+            "num_experts_per_tok": read.integer("num_experts_per_tok", 8, 1, EXPERTS),
+            "moe_intermediate_size": read.integer("moe_intermediate_size", 768, 1, WIDTH),
+            "norm_topk_prob": read.flag("norm_topk_prob"),
+            "router_aux_loss_coef": read.number("router_aux_loss_coef", 1e-3),
+            "decoder_sparse_step": read.integer("decoder_sparse_step", 1, 1),
+            "mlp_only_layers": tuple(layers),
+        }
+    config = ModelConfig(**fields)
+    for name, must in config.faults().items():
+        raise UserError(f"{source}: {name} = {getattr(config, name)} should be {must}")
+    return config
 
 
-def _rope(content: dict[str, Any]) -> dict[str, Any]:
+def _first_id(read: Fields, name: str) -> int | None:
+    """A token's id; of several, as some models end their answers, the first."""
+    value = read.given.get(name)
+    if isinstance(value, list):
+        return Fields({name: next(iter(value), None)}, read.source).integer(name, None)
+    return read.integer(name, None)
+
+
+def _rope(read: Fields) -> dict[str, Any]:
     """Return `rope_theta` and `rope_scaling` from `rope_parameters` (newer) or from themselves."""
-    parameters = dict(content.get("rope_parameters") or content.get("rope_scaling") or {})
-    theta = parameters.pop("rope_theta", None) or content.get("rope_theta") or _DEFAULTS["rope_theta"]
-    method = parameters.get("rope_type") or parameters.get("type") or "default"
-    return {"rope_theta": float(theta), "rope_scaling": None if method == "default" else parameters}
+    given = read.fields("rope_parameters") if read.given.get("rope_parameters") else read.fields("rope_scaling")
+    theta = given.number("rope_theta", read.number("rope_theta", 10_000.0, above=True), above=True)
+    method = given.text("rope_type", None) or given.text("type", "default")
+    for name in ("factor", "beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim"):
+        given.number(name, None)
+    given.integer("original_max_position_embeddings", None, 1)
+    given.flag("truncate", True)
+    scaling = {name: value for name, value in given.given.items() if name != "rope_theta"}
+    return {"rope_theta": theta, "rope_scaling": None if method == "default" else scaling}
+
+
+class Generation(NamedTuple):
+    """How a model directory's `generation_config.json` wants answers to be drawn; None where it does not say."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+
+
+def read_generation(directory: Path) -> Generation:
+    """Read `generation_config.json`, if there is one.
+
+    Raises:
+        UserError: it is broken, or a field of it is no number or out of range.
+    """
+    path = directory / "generation_config.json"
+    if not path.is_file():
+        return Generation()
+    read = Fields(read_json(path), path)
+    return Generation(
+        temperature=read.number("temperature", None, most=100),
+        top_p=read.number("top_p", None, most=1),
+        top_k=read.integer("top_k", None),
+        repetition_penalty=read.number("repetition_penalty", None, most=100, above=True),
+    )

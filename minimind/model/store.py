@@ -4,7 +4,6 @@ On disk a tensor is named as in `transformers` and experts are separate matrices
 `model.` prefix and the experts of a layer are stacked `[expert, out, in]`. This file is the only one that knows.
 """
 
-import json
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,8 +14,9 @@ from torch import Tensor
 
 from minimind.config import ModelConfig
 from minimind.errors import UserError
+from minimind.files import atomic_write, read_json, write_json
 from minimind.model.adapter import attach_adapter, base_of, is_adapter
-from minimind.model.files import opened, read_json, replacing
+from minimind.model.files import open_safetensors
 from minimind.model.heads import Scorer
 from minimind.model.hf_config import config_from_hf, config_to_hf, scores_texts
 from minimind.model.lora import merged
@@ -90,7 +90,7 @@ def _load(kind: type[M], directory: Path, dtype: torch.dtype | None, device: tor
     files = weight_files(directory)
     new = {"score.weight"} if kind is Scorer and "score.weight" not in files else set()
     _check_tensors(directory, model, files, new)
-    with opened(set(files.values())) as handles:
+    with open_safetensors(set(files.values())) as handles:
 
         def read(name: str) -> Tensor:
             tensor = handles[files[name]].get_tensor(name)
@@ -124,7 +124,7 @@ def save_model(model: Transformer, directory: str | Path, dtype: str = "bfloat16
         tensors.update((n, part.contiguous()) for n, part in zip(disk_names(name, parameter), parts, strict=True))
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with replacing(directory / WEIGHTS) as temporary:
+        with atomic_write(directory / WEIGHTS) as temporary:
             save_file(tensors, temporary, metadata={"format": "pt"})
     except (OSError, SafetensorError) as error:
         raise UserError(
@@ -145,8 +145,7 @@ def save_config(config: ModelConfig, directory: str | Path, dtype: str = "bfloat
     for name, content in (("config.json", config_to_hf(config, dtype, task)), ("generation_config.json", generation)):
         path = Path(directory) / name
         try:
-            with replacing(path) as temporary:
-                temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8", newline="\n")
+            write_json(path, content)
         except OSError as error:
             raise UserError(f"cannot write {path}: {error}") from None
 
@@ -167,7 +166,7 @@ def weight_files(directory: Path) -> dict[str, Path]:
     """Map each tensor name to the file that holds it."""
     single, index = directory / WEIGHTS, directory / INDEX
     if single.is_file():
-        with opened({single}) as handles:
+        with open_safetensors({single}) as handles:
             return dict.fromkeys(handles[single].keys(), single)
     if index.is_file():
         weight_map = read_json(index).get("weight_map")
@@ -197,7 +196,7 @@ def _check_tensors(directory: Path, model: Transformer, files: dict[str, Path], 
             del files[name]
         elif name not in expected:
             raise UserError(f"{files[name]}: tensor {name!r} has no place in the model that config.json describes")
-    with opened(set(files.values())) as handles:
+    with open_safetensors(set(files.values())) as handles:
         for name, wanted in expected.items():
             try:
                 shape = handles[files[name]].get_slice(name).get_shape()

@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 
 from minimind.errors import UsageError, UserError
-from minimind.model.files import replacing
+from minimind.files import atomic_write
 from minimind.report.plots import Axis, Series, lines
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe & Ito: for every kind of eye
@@ -49,7 +49,7 @@ def save(path: str | Path, series: Sequence[Series], x_label: str, y_label: str,
     else:
         content = _svg(series, x_label, y_label, zero).encode("utf-8")
     try:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(content)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None

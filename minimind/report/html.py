@@ -5,7 +5,6 @@ The words and the layout are in `page.html`, the looks in `page.css`; here are t
 """
 
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from string import Template
 from typing import Any
 
 from minimind.errors import UserError
+from minimind.files import write_text
 from minimind.report import plots
 from minimind.report.plots import safe
 from minimind.train import metrics
@@ -237,15 +237,9 @@ def write_page(path: Path, page: str) -> Path:
     Raises:
         UserError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # a lone surrogate cannot be UTF-8: it becomes a question mark
-            temporary.write_text(page, encoding="utf-8", errors="replace", newline="\n")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_text(path, page)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another folder") from None
     return path

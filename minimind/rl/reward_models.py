@@ -14,8 +14,8 @@ import torch
 from minimind import runtime
 from minimind.errors import UsageError
 from minimind.eval.judge import BEST, PARALLEL, Judge
+from minimind.files import read_json
 from minimind.model.attention import Segments
-from minimind.model.files import read_json
 from minimind.model.heads import Scorer
 from minimind.model.hf_config import scores_texts
 from minimind.model.store import load_scorer

@@ -21,7 +21,7 @@ from minimind.errors import UsageError, UserError, did_you_mean
 from minimind.recipe import Recipe, ScoringConfig
 from minimind.rl.rollout import Sample
 from minimind.tokenizer.bpe import Tokenizer
-from minimind.tools import schema
+from minimind.tools import by_name, schema
 from minimind.tools.answers import numbers
 
 Reward = Callable[[Sequence[Sample]], list[float | None]]
@@ -182,8 +182,9 @@ def closed(_recipe: Recipe, tokenizer: Tokenizer) -> Reward:
 
     def judge(sample: Sample) -> float:
         said = sample.chosen_ids
+        opened = sample.info.get("turns", 1) if sample.thinking else 0  # by the prompt of each turn
         even = all(
-            said.count(opening) + (sample.thinking and opening == ids[0][0]) == said.count(closing)
+            said.count(opening) + opened * (opening == ids[0][0]) == said.count(closing)
             for opening, closing in ids
             if opening is not None and closing is not None
         )
@@ -236,7 +237,7 @@ def legal_calls(samples: Sequence[Sample]) -> list[float | None]:
 
 
 def _legal(sample: Sample) -> float:
-    offered = {tool["function"]["name"]: tool["function"].get("parameters", {}) for tool in sample.prompt.tools}
+    offered = {name: one.get("parameters") or {} for name, one in by_name(sample.prompt.tools).items()}
     calls = [call["function"] for call in sample.message.get("tool_calls", [])]
     fine = [call["name"] in offered and not schema.fault(call["arguments"], offered[call["name"]]) for call in calls]
     broken = "<tool_call>" in sample.answer

@@ -1,6 +1,5 @@
 """Everything that goes wrong leaves as OpenAI's body: `{"error": {"message", "type", "param", "code"}}`."""
 
-import json
 import logging
 import traceback
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from starlette.responses import JSONResponse
 from minimind.engine.background import QueueFull
 from minimind.engine.request import PromptTooLong
 from minimind.errors import UserError
+from minimind.text import write_json
 
 log = logging.getLogger("minimind.serve")
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -39,16 +39,16 @@ class ApiError(Exception):
 
 
 class Json(JSONResponse):
-    """A JSON response; a lone surrogate that a client sent us, and that UTF-8 cannot hold, becomes `?`."""
+    """A JSON response, in the form of `minimind.text`."""
 
     def render(self, content: Any) -> bytes:
         """Return the bytes of `content`."""
-        return to_json(content).encode("utf-8", "replace")
+        return to_json(content).encode()
 
 
 def to_json(value: Any) -> str:
     """Compact JSON text."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return write_json(value, separators=(",", ":"))
 
 
 def as_api_error(error: Exception) -> ApiError:

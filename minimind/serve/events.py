@@ -79,4 +79,4 @@ async def _events(chunks: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerato
 
 def event(chunk: dict[str, Any]) -> bytes:
     """One event."""
-    return f"data: {to_json(chunk)}\n\n".encode("utf-8", "replace")
+    return f"data: {to_json(chunk)}\n\n".encode()

@@ -8,6 +8,7 @@ bodies only as `application/json` (which a browser sends elsewhere only after as
 import asyncio
 import hmac
 import ipaddress
+import os
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -63,7 +64,7 @@ class Guard:
             given = headers.get("authorization", "")
             # The whole header is compared, as the bytes that it was (latin-1 keeps them), in a time that does not
             # depend on where it differs.
-            if not hmac.compare_digest(given.encode("latin-1"), f"Bearer {key}".encode()):
+            if not hmac.compare_digest(given.encode("latin-1"), os.fsencode(f"Bearer {key}")):
                 message = "the API key is missing or wrong; send it as 'Authorization: Bearer KEY'"
                 raise ApiError(401, message, "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         length = headers.get("content-length", "0")

@@ -8,15 +8,21 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from minimind.engine.sampling import MOST_TOP_LOGPROBS, Sampling
+from minimind.tokenizer.chat import normalize_tool
 
 BIAS = 100.0
 """Largest `logit_bias`; it forbids or forces a token."""
 
 
 class Body(BaseModel):
-    """A JSON object of a request."""
+    """A JSON object of a request; a field that is null has its default."""
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: Any) -> Any:
+        return {key: one for key, one in value.items() if one is not None} if isinstance(value, dict) else value
 
 
 def _token_keys(bias: dict[str, float]) -> dict[str, float]:
@@ -131,7 +137,8 @@ class Message(Body):
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        if self.content is None and not (self.role == "assistant" and (self.tool_calls or self.reasoning_content)):
+        thought = self.reasoning_content or self.reasoning
+        if self.content is None and not (self.role == "assistant" and (self.tool_calls or thought)):
             raise ValueError("content is missing")
         return self
 
@@ -139,13 +146,9 @@ class Message(Body):
         """The message as the chat template takes it."""
         content = self.content or ""
         text = content if isinstance(content, str) else "".join(part.text for part in content)
-        role = "system" if self.role == "developer" else self.role
-        turn: dict[str, Any] = {"role": role, "content": text}
-        if reasoning := self.reasoning_content or self.reasoning:
-            turn["reasoning_content"] = reasoning
-        if self.tool_calls:
-            turn["tool_calls"] = [call.model_dump(include={"type", "function"}) for call in self.tool_calls]
-        return turn
+        calls = [call.model_dump(include={"type", "function"}) for call in self.tool_calls or []]
+        thought = self.reasoning_content or self.reasoning
+        return {"role": self.role, "content": text, "reasoning_content": thought, "tool_calls": calls}
 
 
 class Function(Body):
@@ -162,6 +165,11 @@ class ToolSpec(Body):
 
     type: Literal["function"] = "function"
     function: Function
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_form(cls, value: Any) -> Any:
+        return normalize_tool(value) if isinstance(value, dict) else value
 
 
 class NamedFunction(Body):

@@ -23,14 +23,14 @@ from torch import Tensor
 from minimind import ranks, runtime
 from minimind.console import progress
 from minimind.data.pairs import PairBatch, PairStream
-from minimind.data.shard_files import writing_to
 from minimind.data.shard_reader import Shards
 from minimind.errors import UsageError
 from minimind.eval.pairs import pair_figures
+from minimind.files import atomic_write, writing_to
 from minimind.losses.lm import IGNORE
 from minimind.losses.log_probs import token_log_probs
 from minimind.losses.preference import Answers, preference_loss, rewards
-from minimind.model.files import replacing, weights_checksum
+from minimind.model.files import weights_checksum
 from minimind.model.transformer import Hidden, Transformer
 from minimind.recipe import DpoConfig, Recipe
 from minimind.stages import common
@@ -142,7 +142,7 @@ def reference_log_probs(recipe: Recipe, model: Transformer, stream: PairStream) 
     if runtime.is_main():
         with writing_to(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as draft, draft.open("wb") as file:
+            with atomic_write(path) as draft, draft.open("wb") as file:
                 np.save(file, found)
     return found
 

@@ -7,7 +7,6 @@ Control ids come only from `control_id`.
 """
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
@@ -16,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minimind import files
 from minimind.errors import UserError
+from minimind.fields import Fields
+from minimind.text import read_json, well_formed
 from minimind.tokenizer import fast
 
 if TYPE_CHECKING:
@@ -31,31 +33,42 @@ COMPANIONS = ("chat_template.jinja", "special_tokens_map.json", "added_tokens.js
 class Tokenizer:
     """A vocabulary with its merges, its added tokens and the files it came from. Pickles by content."""
 
-    def __init__(self, files: Mapping[str, str], source: str = "tokenizer") -> None:
+    def __init__(self, contents: Mapping[str, str], source: str = "tokenizer") -> None:
         """Build from the texts of `tokenizer.json` and, if there, `tokenizer_config.json`; errors name `source`.
 
         Raises:
             UserError: a file is broken, or it is not a byte-level BPE.
         """
-        self.files = dict(files)
+        self.files = dict(contents)
         self._source = source
-        self._spec = spec = _read_json(files["tokenizer.json"], f"{source}/tokenizer.json")
-        config = _read_json(files.get("tokenizer_config.json", "{}"), f"{source}/tokenizer_config.json")
-        if spec.get("model", {}).get("type") != "BPE" or not _is_byte_level(spec):
+        self._spec = spec = _read_json(contents["tokenizer.json"], f"{source}/tokenizer.json")
+        where = f"{source}/tokenizer_config.json"
+        config = Fields(_read_json(contents.get("tokenizer_config.json", "{}"), where), where)
+        try:
+            byte_level = (spec.get("model") or {}).get("type") == "BPE" and _is_byte_level(spec)
+            vocabulary = {str(token): int(id) for token, id in spec["model"]["vocab"].items()} if byte_level else {}
+            added = [(str(t["content"]), int(t["id"]), bool(t.get("special"))) for t in spec.get("added_tokens") or []]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise UserError(
+                f"{source}/tokenizer.json is damaged ({what}); fetch or train the tokenizer again"
+            ) from None
+        if not vocabulary:
             raise UserError(
                 f"{source}/tokenizer.json is not a byte-level BPE; MiniMind reads no other kind of tokenizer"
             )
 
-        added = spec.get("added_tokens") or []
-        self._added: dict[str, int] = {token["content"]: token["id"] for token in added}
-        self._special = {token["id"] for token in added if token["special"]}
-        self._bytes = {id: fast.token_to_bytes(token) or token.encode() for token, id in spec["model"]["vocab"].items()}
+        self._added: dict[str, int] = {content: id for content, id, _ in added}
+        self._special = {id for _, id, special in added if special}
+        self._bytes = {id: fast.token_to_bytes(token) or token.encode() for token, id in vocabulary.items()}
         self._bytes |= {id: content.encode() for content, id in self._added.items()}
         self.vocab_size = max(self._bytes) + 1  # rows that an embedding needs: ids may have holes
 
         self.bos_id = self._named(config, "bos_token")
         self.eos_id = self._named(config, "eos_token")
         self.pad_id = self._named(config, "pad_token")
+        self.chat_template = contents.get("chat_template.jinja") or _chat_template(config)
+        """The Jinja template that the directory brings for other programs; None without one."""
         identity = json.dumps([spec, self.bos_id, self.eos_id, self.pad_id], sort_keys=True)
         self.fingerprint = sha256(identity.encode("utf-8")).hexdigest()
 
@@ -71,27 +84,19 @@ class Tokenizer:
         folder = DEFAULT if path == "default" else Path(path)
         adapter = folder / "adapter_config.json"
         if adapter.is_file() and not (folder / "tokenizer.json").is_file():
-            content = _read_json(adapter.read_text(encoding="utf-8"), str(adapter))
-            folder = Path(str(content.get("base_model_name_or_path")))
+            base = str(files.read_json(adapter).get("base_model_name_or_path"))
+            folder = next((place for place in (Path(base), folder / base) if place.is_dir()), Path(base))
         if not (folder / "tokenizer.json").is_file():
             raise UserError(f"{folder} has no tokenizer.json; name a tokenizer or model directory, or 'default'")
-        files = {}
-        for name in ("tokenizer.json", "tokenizer_config.json", *COMPANIONS):
-            if (folder / name).is_file():
-                try:
-                    files[name] = (folder / name).read_bytes().decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise UserError(f"{folder / name} is not UTF-8 ({error.reason}); fetch the file again") from error
-        return cls(files, str(folder))
+        names = ("tokenizer.json", "tokenizer_config.json", *COMPANIONS)
+        return cls({name: files.read_text(folder / name) for name in names if (folder / name).is_file()}, str(folder))
 
     def save(self, path: str | Path) -> None:
         """Write the tokenizer's files, each complete or not at all, into the directory `path`."""
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in self.files.items():
-            unfinished = folder / f".{name}.{os.getpid()}"
-            unfinished.write_bytes(text.encode("utf-8"))
-            unfinished.replace(folder / name)
+            files.write_text(folder / name, text)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Tokenizer, (self.files, self._source)
@@ -102,13 +107,13 @@ class Tokenizer:
         """Token ids of plain text. No text can become a control or added token."""
         if self._fast and not fast.is_unsure(text):
             return self._fast.encode_ordinary(text)
-        return self._reference.encode(_well_formed(text), add_special_tokens=False).ids
+        return self._reference.encode(well_formed(text), add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids of each text as uint32, equal to `encode`'s, on one core and quickly."""
         if self._fast:
             return [self._encode_array(text) for text in texts]
-        encodings = self._reference.encode_batch_fast([_well_formed(t) for t in texts], add_special_tokens=False)
+        encodings = self._reference.encode_batch_fast([well_formed(t) for t in texts], add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
 
     def _encode_array(self, text: str) -> np.ndarray:
@@ -163,10 +168,10 @@ class Tokenizer:
         """Whether the id is a special token (an added one need not be: `<think>` is not)."""
         return id in self._special
 
-    def _named(self, config: dict[str, Any], key: str) -> int | None:
+    def _named(self, config: Fields, key: str) -> int | None:
         """Id of the token that `tokenizer_config.json` names as a string, as `{"content": ...}`, or not at all."""
-        value = config.get(key)
-        content = value.get("content") if isinstance(value, dict) else value
+        spelled = isinstance(config.given.get(key), dict)
+        content = config.fields(key).text("content", None) if spelled else config.text(key, None)
         if content is None:
             return None
         id = self._added.get(content, self._spec["model"]["vocab"].get(content))
@@ -177,19 +182,23 @@ class Tokenizer:
 
 def _read_json(text: str, name: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
+        value = read_json(text)
+    except ValueError as error:
         raise UserError(f"{name} is not valid JSON ({error}); fetch or train the tokenizer again") from error
     if not isinstance(value, dict):
         raise UserError(f"{name} is not a JSON object; fetch or train the tokenizer again")
     return value
 
 
+def _chat_template(config: Fields) -> str | None:
+    """The template in `tokenizer_config.json`: a string, or of a list with names the one for plain chats."""
+    if not isinstance(config.given.get("chat_template"), list):
+        return config.text("chat_template", None)
+    named = [Fields(one, config.source) for one in config.items("chat_template") if isinstance(one, dict)]
+    templates = {one.text("name", ""): one.text("template", None) for one in named}
+    return templates.get("default", next(iter(templates.values()), None))
+
+
 def _is_byte_level(spec: dict[str, Any]) -> bool:
     decoder = spec.get("decoder") or {}
-    return any(step.get("type") == "ByteLevel" for step in [decoder, *decoder.get("decoders", [])])
-
-
-def _well_formed(text: str) -> str:
-    """The text with surrogates (JSON's broken `\\ud83d`) joined to characters, or replaced by U+FFFD where alone."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return any(step.get("type") == "ByteLevel" for step in [decoder, *(decoder.get("decoders") or [])])

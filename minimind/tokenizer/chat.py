@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minimind.errors import UserError
+from minimind.text import read_json
 from minimind.tokenizer.bpe import Tokenizer
 
 Message = Mapping[str, Any]
@@ -59,7 +60,7 @@ def render(
     """
     page = _Page(tokenizer)
     turns = [normalize(message) for message in messages]
-    tool_lines = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools or [])
+    tool_lines = "\n".join(json.dumps(normalize_tool(tool), ensure_ascii=False) for tool in tools or [])
     if tool_lines:
         system = turns.pop(0)["content"] if turns and turns[0]["role"] == "system" else None
         page.layout("<|im_start|>system\n" + ("\n\n" if system == "" else ""))
@@ -138,19 +139,20 @@ def normalize(message: Message) -> dict[str, Any]:
     `tool_calls` (a list of `{"type": "function", "function": {"name", "arguments"}}`).
 
     Accepts content as a string, as a list of text parts or None; tool calls as OpenAI writes them, as bare
-    `{"name", "arguments"}`, or either as a JSON string. `<think>` and `<tool_call>` blocks that an assistant's content
-    spells out are moved into their fields.
+    `{"name", "arguments"}`, or either as a JSON string; `reasoning`, the newer name of `reasoning_content`, and the
+    role `developer`, that of `system`. `<think>` and `<tool_call>` blocks that an assistant's content spells out are
+    moved into their fields.
 
     Raises:
         UserError: what is wrong with the message.
     """
-    role = message.get("role")
+    role = "system" if message.get("role") == "developer" else message.get("role")
     if role not in ROLES:
         raise UserError(f"message role {role!r} is none of {', '.join(ROLES)}")
     turn: dict[str, Any] = {"role": role, "content": plain_text(message.get("content"))}
     if role != "assistant":
         return turn
-    reasoning = message.get("reasoning_content") or ""
+    reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
     if not isinstance(reasoning, str):
         raise UserError("an assistant message's reasoning_content must be a string")
     calls = [_normalize_call(call) for call in _as_list(message.get("tool_calls"))]
@@ -161,12 +163,26 @@ def normalize(message: Message) -> dict[str, Any]:
     return turn | ({"reasoning_content": reasoning} if reasoning else {}) | ({"tool_calls": calls} if calls else {})
 
 
+def normalize_tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    """A function schema in one form, `{"type": "function", "function": {"name", ...}}`; null fields are left out.
+
+    Bare `{"name", "parameters"}` is put into it; what is neither stays as it is.
+    """
+    function = tool.get("function") if isinstance(tool.get("function"), Mapping) else None
+    if function is None and not isinstance(tool.get("name"), str):
+        return dict(tool)
+    said = {key: value for key, value in (function or tool).items() if value is not None}
+    if function is None:
+        said.pop("type", None)
+    return {"type": "function", **tool, "function": said} if function else {"type": "function", "function": said}
+
+
 def parse_call(text: str) -> dict[str, Any] | None:
     """A tool call as a model writes it, `{"name": ..., "arguments": {...}}`, or None where it is not one."""
     try:
-        call = json.loads(text)
+        call = read_json(text)
         return _normalize_call(call) if isinstance(call, dict) and isinstance(call.get("arguments"), dict) else None
-    except (ValueError, RecursionError, UserError):  # ValueError: broken JSON, or a number of over 4,300 digits
+    except (ValueError, UserError):  # ValueError: broken JSON, or a number of over 4,300 digits
         return None
 
 
@@ -210,8 +226,8 @@ def _as_list(calls: Any) -> list[Any]:
 
 def _read_json(text: str, what: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return read_json(text)
+    except ValueError as error:
         raise UserError(f"{what} is not valid JSON ({error}); write it as an object or as JSON text") from error
 
 

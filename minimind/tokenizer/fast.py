@@ -39,11 +39,11 @@ def token_to_bytes(token: str) -> bytes | None:
 def split_pattern(spec: dict[str, Any]) -> str | None:
     """The regular expression of a parsed `tokenizer.json` that is Split + ByteLevel and nothing more, else None."""
     steps = (spec.get("pre_tokenizer") or {}).get("pretokenizers") or []
-    if spec.get("normalizer") is not None or [step["type"] for step in steps] != ["Split", "ByteLevel"]:
+    if spec.get("normalizer") is not None or [step.get("type") for step in steps] != ["Split", "ByteLevel"]:
         return None
     split, byte_level = steps
-    plain = split["behavior"] == "Isolated" and not split["invert"] and "Regex" in split["pattern"]
-    if not plain or byte_level["use_regex"] or byte_level["add_prefix_space"]:
+    plain = split.get("behavior") == "Isolated" and not split.get("invert") and "Regex" in split["pattern"]
+    if not plain or byte_level.get("use_regex", True) or byte_level.get("add_prefix_space", True):
         return None
     return split["pattern"]["Regex"]
 

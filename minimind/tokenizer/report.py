@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+from minimind.text import utf8
 from minimind.tokenizer.bpe import Tokenizer
 
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
@@ -44,7 +45,7 @@ def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, Any]:
             for kind in ("zh",) if share > 0.5 else ("other", "en") if share < 0.02 else ("other",):
                 chars[kind] += len(text)
                 tokens[kind] += len(ids)
-            size += len(text.encode("utf-8", "replace"))
+            size += len(utf8(text))
             words += len(_WORDS.findall(text))
             failures += tokenizer.decode(ids.tolist()) != text
         documents += len(batch)

@@ -12,7 +12,6 @@ tool, broken JSON, a missing argument, a division by zero) is an answer that the
 """
 
 import inspect
-import json
 import random
 import typing
 from collections.abc import Callable, Iterable
@@ -20,6 +19,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from minimind.text import read_json, write_json
 from minimind.tools.schema import fault, of
 
 MOST_CHARACTERS = 4000
@@ -107,6 +107,12 @@ def schemas(names: Iterable[str]) -> list[dict[str, Any]]:
     return [_TOOLS[name].schema for name in names]
 
 
+def by_name(schemas: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The functions among tool schemas, `{"name", "parameters", ...}`, by their names."""
+    functions = [one.get("function") or one for one in schemas]
+    return {one["name"]: one for one in functions if isinstance(one.get("name"), str)}
+
+
 def call(
     name: str,
     arguments: dict[str, Any] | str,
@@ -123,9 +129,8 @@ def call(
         result = _run(name, arguments, context or Context(), offered)
     except Exception as error:  # the boundary to whatever a model wrote: it reads the fault and may try again
         result = {"error": str(error) or type(error).__name__}
-    text = json.dumps(result, ensure_ascii=False)
-    text = text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}… (cut)"
-    return text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is legal in JSON, but no text
+    text = write_json(result)
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}… (cut)"
 
 
 def is_error(result: str) -> bool:
@@ -134,14 +139,14 @@ def is_error(result: str) -> bool:
 
 
 def _run(name: str, arguments: dict[str, Any] | str, context: Context, offered: Iterable[dict[str, Any]] | None) -> Any:
-    shown = None if offered is None else {s["name"]: s for s in (one.get("function", one) for one in offered)}
+    shown = None if offered is None else by_name(offered)
     known = _TOOLS if shown is None else shown
     if name not in known:
         raise ValueError(f"unknown tool {name!r}; there are: {', '.join(known) or 'none'}")
     if name not in _TOOLS:
         raise ValueError(f"the tool {name!r} does not work here")
     if isinstance(arguments, str):
-        arguments = json.loads(arguments)
+        arguments = read_json(arguments)
     if not isinstance(arguments, dict):
         raise ValueError("arguments must be a JSON object")
     tool = _TOOLS[name]

@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from minimind import ranks, runtime
 from minimind.console import warn
 from minimind.errors import UserError
-from minimind.model.files import checksum
+from minimind.files import checksum, read_json, read_text, write_json, write_text
 
 SCHEMA = 4
 TRAINED = StateDictOptions(ignore_frozen_params=True, strict=False)
@@ -79,12 +79,11 @@ def save(
 
 def _finish(draft: Path, trainer: dict[str, Any]) -> None:
     """Flush what all ranks wrote, and say with checksums that it is all there."""
-    (draft / "trainer.json").write_text(json.dumps(trainer), encoding="utf-8")
+    write_text(draft / "trainer.json", json.dumps(trainer))  # Python's own form: it may hold infinity
     sums = {file.relative_to(draft).as_posix(): checksum(file) for file in _files(draft)}
     for file in _files(draft):
         _flush(file)
-    (draft / "complete").write_text(json.dumps(sums), encoding="utf-8")
-    _flush(draft / "complete")
+    write_json(draft / "complete", sums, indent=None)
 
 
 def load(folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
@@ -117,7 +116,7 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     for candidate in sorted(folder.glob("step-????????"), reverse=True):
         problem = damage(candidate)
         if problem is None:
-            trainer = json.loads((candidate / "trainer.json").read_text(encoding="utf-8"))
+            trainer = json.loads(read_text(candidate / "trainer.json"))
             if trainer["schema"] != SCHEMA:
                 raise UserError(f"{candidate}: of another version of MiniMind; start anew with --resume never")
             return candidate, trainer
@@ -128,8 +127,8 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint, or None: every file must be there with its checksum."""
     try:
-        sums = json.loads((folder / "complete").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        sums = read_json(folder / "complete")
+    except UserError:
         return "it was not finished"
     for name, expected in sums.items():
         if not (folder / name).is_file():

@@ -1,12 +1,12 @@
 """The folder of a run: whether it can be written, and what says in it what ran, on what."""
 
-import json
 import os
 from pathlib import Path
 
 from minimind import ranks, runtime
 from minimind import recipe as recipes
 from minimind.errors import UserError
+from minimind.files import write_json, write_text
 from minimind.recipe import Recipe
 
 
@@ -32,8 +32,8 @@ def describe(recipe: Recipe, out: Path) -> None:
     if runtime.is_main():
         try:
             out.mkdir(parents=True, exist_ok=True)
-            (out / "recipe.toml").write_text(recipes.dump(recipe), encoding="utf-8")
-            (out / "environment.json").write_text(json.dumps(runtime.environment(), indent=2) + "\n", encoding="utf-8")
+            write_text(out / "recipe.toml", recipes.dump(recipe))
+            write_json(out / "environment.json", runtime.environment())
         except OSError as error:
             raise _unwritable(out, error.strerror or str(error)) from None
     ranks.anywhere(False)  # now it is written

@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from rich.markup import escape
 from torch import Tensor, nn
 
 from minimind import ranks, runtime
-from minimind.console import Bar, progress, say
+from minimind.console import Bar, dim, progress, say
 from minimind.errors import UsageError, UserError
 from minimind.optim.schedule import learning_rate
 from minimind.recipe import Recipe
@@ -136,7 +135,7 @@ def run(job: Job, recipe: Recipe, out: Path, resume: bool = True) -> Progress:
                     window.restart()
                 if train.sample_every and at.step % train.sample_every == 0:
                     for text in job.sample():
-                        say(f"[dim]step {at.step:,}:[/dim] {escape(repr(text))}")
+                        say(dim(f"step {at.step:,}: "), repr(text))
                     window.restart()
                 if train.max_minutes and time.monotonic() - began > train.max_minutes * 60:
                     stopping.request()

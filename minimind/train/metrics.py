@@ -11,6 +11,8 @@ from torch import Tensor
 
 from minimind import ranks, runtime
 from minimind.errors import UserError
+from minimind.files import write_text
+from minimind.text import write_json
 from minimind.train.tracker import Tracker
 
 
@@ -26,17 +28,14 @@ class Metrics:
         if not runtime.is_main():
             return
         kept = [line for line in read(path) if line["step"] <= step]
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
-        draft = path.with_name(f"{path.name}.tmp")  # a crash here must not lose the lines of the whole run
-        with self._complaining():
-            draft.write_text(text, encoding="utf-8", newline="\n")
-            draft.replace(path)
+        with self._complaining():  # whole or not at all: a crash here must not lose the lines of the whole run
+            write_text(path, "".join(write_json(line) + "\n" for line in kept))
 
     def write(self, step: int, **figures: Any) -> None:
         """Append the figures of `step`, and show them to the tracker."""
         if not runtime.is_main():
             return
-        line = json.dumps({"step": step, **figures}, ensure_ascii=False)
+        line = write_json({"step": step, **figures})
         with self._complaining(), self.path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(line + "\n")
         if self.tracker is not None:

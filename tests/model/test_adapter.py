@@ -153,7 +153,7 @@ def test_half_an_adapter_and_those_of_other_kinds_are_refused(place, tmp_path):
     (adapter / "adapter_model.safetensors").unlink()
     refused(adapter, "no adapter_model.safetensors")
     edit(config, lambda content: content.update(r=0))
-    refused(adapter, "r = 0")
+    refused(adapter, "r is 0, but should be")
     edit(config, lambda content: content.update(rank_pattern={"q_proj": 2}))
     refused(adapter, "rank_pattern", "merge_and_unload")
     edit(config, lambda content: content.update(peft_type="LOHA"))

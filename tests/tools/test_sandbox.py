@@ -158,7 +158,7 @@ def test_faults_are_answers(mine):
     assert "no such key" in result("fails")["error"]
     assert "SystemExit" in result("leaves")["error"]
     assert "died" in result("dies")["error"]
-    assert result("odd") == {"set": "{1}", "half": "?"}
+    assert result("odd") == {"set": "{1}", "half": "\ufffd"}
 
 
 def test_no_files_no_network_no_processes(mine, tmp_path):

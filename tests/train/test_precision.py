@@ -61,7 +61,7 @@ def test_an_overflow_costs_one_update_and_is_not_spoken_of(tmp_path, capsys):
     job = make(loss=large, steps=6)
     run(job, recipe(dtype="float16"), tmp_path)
     norms = [line["grad_norm"] for line in metrics.read(tmp_path / "metrics.jsonl") if "grad_norm" in line]
-    skipped = sum(not math.isfinite(norm) for norm in norms)
+    skipped = norms.count(None)
     assert 0 < skipped < 6
     assert saved(tmp_path) == {"scale": 2.0 ** (16 - skipped), "good_steps": 6 - skipped}
     assert "left out" not in capsys.readouterr().err
