@@ -15,7 +15,7 @@ from minimind.errors import UserError
 from minimind.model.store import load_model
 from minimind.model.transformer import Segments, Transformer
 from minimind.tokenizer.bpe import Tokenizer
-from minimind.tokenizer.chat import render
+from minimind.tokenizer.chat import normalize_tool, render
 from minimind.tokenizer.parse import Delta, MessageParser, parse
 
 
@@ -46,7 +46,7 @@ class LanguageModel:
         sampling: Sampling = GREEDY,
     ) -> dict[str, Any]:
         """Answer a conversation: a message with `content` and, if any, `reasoning_content` and `tool_calls`."""
-        prompt, _ = render(messages, self.tokenizer, tools, open_thinking, add_generation_prompt=True)
+        prompt = self._prompt(messages, tools, open_thinking)
         return parse(self._complete(prompt, max_new_tokens, sampling), self.tokenizer, open_thinking)
 
     def stream(
@@ -58,12 +58,16 @@ class LanguageModel:
         sampling: Sampling = GREEDY,
     ) -> Iterator[Delta]:
         """Answer a conversation piece by piece: deltas of `content`, `reasoning_content` or `tool_calls`."""
-        prompt, _ = render(messages, self.tokenizer, tools, open_thinking, add_generation_prompt=True)
+        prompt = self._prompt(messages, tools, open_thinking)
         parser = MessageParser(self.tokenizer, open_thinking)
         for output in self._run(prompt, max_new_tokens, sampling):
             if output.token:
                 yield from parser.feed(output.token.id)
         yield from parser.finish()
+
+    def _prompt(self, messages: Sequence[Mapping[str, Any]], tools: Any, open_thinking: bool) -> list[int]:
+        offered = [normalize_tool(tool) for tool in tools or []]
+        return render(messages, self.tokenizer, offered, open_thinking, add_generation_prompt=True)[0]
 
     def _complete(self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling) -> list[int]:
         return [output.token.id for output in self._run(prompt, max_new_tokens, sampling) if output.token]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -22,15 +22,17 @@ from minimind.engine.engine import Engine
 from minimind.engine.request import PromptTooLong, Request
 from minimind.engine.sampling import Sampling
 from minimind.errors import UserError
-from minimind.eval.endpoint import Endpoint
+from minimind.eval.endpoint import Endpoint, Failures, RequestFailed
 from minimind.model.transformer import Transformer
 from minimind.text import read_json, write_json
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import normalize, render
 from minimind.tokenizer.parse import parse
 
-Teacher = Callable[[Sequence[Prompt]], Iterator[tuple[int, dict[str, Any] | None]]]
-"""Answers prompts, in whatever order they come: number and message, or None where the answer was cut off."""
+Said: TypeAlias = dict[str, Any] | RequestFailed | None
+"""An answer: a message, None where it was cut off, or why there is none."""
+Teacher = Callable[[Sequence[Prompt]], Iterator[tuple[int, Said]]]
+"""Answers prompts, in whatever order they come: number and answer."""
 ROWS = 32
 SAID = ("content", "reasoning_content", "tool_calls")
 PARALLEL = 8
@@ -50,6 +52,8 @@ class Count:
     """Asked once already."""
     cut_off: int = 0
     """Without an end or without a word, or the prompt fills the teacher's context: left out."""
+    failed: int = 0
+    """The teacher refused them, or said what is no message: left out."""
 
 
 def from_model(
@@ -57,7 +61,7 @@ def from_model(
 ) -> Teacher:
     """A model as teacher; `sampling.seed` + n is the seed of prompt n."""
 
-    def answer(prompts: Sequence[Prompt]) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    def answer(prompts: Sequence[Prompt]) -> Iterator[tuple[int, Said]]:
         engine = Engine(model, tokenizer, rows=ROWS, dtype=dtype)
         stop = tuple(ends_of_turn(tokenizer))
         running: dict[Request, int] = {}
@@ -80,22 +84,28 @@ def from_server(endpoint: Endpoint, **options: Any) -> Teacher:
     """A server as teacher; `options` are fields of each request (`temperature`, `max_tokens`).
 
     Raises (the teacher):
-        UserError: the server refuses, stays silent, or speaks another language.
+        UserError: the server refuses any request.
     """
 
     def ask(prompt: Prompt) -> dict[str, Any] | None:
         offered = {"tools": prompt.tools} if prompt.tools else {}
         choice = endpoint.complete(_with_call_ids(prompt.messages), **options, **offered)
-        return (
-            None if choice.get("finish_reason") == "length" else normalize({**choice["message"], "role": "assistant"})
-        )
+        if choice.get("finish_reason") == "length":
+            return None
+        try:
+            return normalize({**choice["message"], "role": "assistant"})
+        except UserError as error:
+            raise RequestFailed(f"the teacher's answer is no message: {error}") from None
 
-    def answer(prompts: Sequence[Prompt]) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    def answer(prompts: Sequence[Prompt]) -> Iterator[tuple[int, Said]]:
         pool = ThreadPoolExecutor(PARALLEL)
         try:
             running = {pool.submit(ask, prompt): number for number, prompt in enumerate(prompts)}
             for done in as_completed(running):
-                yield running[done], done.result()
+                try:
+                    yield running[done], done.result()
+                except RequestFailed as failure:
+                    yield running[done], failure
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -105,8 +115,11 @@ def from_server(endpoint: Endpoint, **options: Any) -> Teacher:
 def write_answers(prompts: Sequence[Prompt], teacher: Teacher, out: Path) -> Count:
     """Append to `out` a line of `messages` and `tools` for every prompt that has none there.
 
+    A prompt that the teacher cannot answer is left out, and asked again the next time.
+
     Raises:
-        UserError: `out` is no file of conversations or cannot be written; whatever the teacher raises.
+        UserError: `out` is no file of conversations or cannot be written, or no prompt was answered; whatever the
+            teacher raises.
     """
     there = _answered(out)
     new: dict[str, Prompt] = {}
@@ -119,11 +132,15 @@ def write_answers(prompts: Sequence[Prompt], teacher: Teacher, out: Path) -> Cou
             count.repeated += 1
         else:
             new[key] = prompt
-    asked = list(new.values())
+    asked, failures = list(new.values()), Failures()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("a", encoding="utf-8", newline="\n") as file:
             for number, message in track(teacher(asked), "asking the teacher", len(asked)):
+                if isinstance(message, RequestFailed):
+                    failures.add(message)
+                    continue
+                failures.answer()
                 said = {name: message[name] for name in SAID if message.get(name)} if message else {}
                 if not said:
                     count.cut_off += 1
@@ -135,6 +152,8 @@ def write_answers(prompts: Sequence[Prompt], teacher: Teacher, out: Path) -> Cou
                 count.written += 1
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); make room or choose another --out") from None
+    failures.conclude("prompts", answered_before=count.there)
+    count.failed = failures.count
     return count
 
 

@@ -8,8 +8,60 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
+from minimind.console import warn
 from minimind.errors import UserError
 from minimind.text import read_json, write_json
+
+MOST_SILENT = 8
+"""Requests in a row without any answer, after which nobody is asked any more: the server has gone."""
+MOST_REFUSED = 32
+"""Requests refused, and none answered yet, after which it is clear that it is not the requests."""
+
+
+class RequestFailed(UserError):
+    """One request was not answered; the next one may be."""
+
+    def __init__(self, message: str, silent: bool = False) -> None:
+        super().__init__(message)
+        self.silent = silent
+        """There was no answer at all, several times: perhaps there is no server either."""
+
+
+class Failures:
+    """The failed requests of a batch: some are left out and counted, all of them are an error."""
+
+    def __init__(self) -> None:
+        self.count = self.answered = 0
+        self.first: RequestFailed | None = None
+        self._silent = 0
+
+    def answer(self) -> None:
+        """Count a request that was answered."""
+        self.answered += 1
+        self._silent = 0
+
+    def add(self, failure: RequestFailed) -> None:
+        """Count one that failed.
+
+        Raises:
+            RequestFailed: it makes no sense to go on.
+        """
+        self.count += 1
+        self.first = self.first or failure
+        self._silent = self._silent + 1 if failure.silent else 0
+        if self._silent >= MOST_SILENT or (self.count >= MOST_REFUSED and not self.answered):
+            raise failure
+
+    def conclude(self, what: str, answered_before: int = 0) -> None:
+        """Say how many failed, and why the first of them did.
+
+        Raises:
+            RequestFailed: all did, and nothing was answered before either.
+        """
+        if self.first and not self.answered and (self.first.silent or not answered_before):
+            raise self.first
+        if self.first:
+            warn(f"{self.count:,} {what} left out, as they failed; the first: {self.first}")
 
 
 @dataclass(frozen=True)
@@ -33,7 +85,8 @@ class Endpoint:
         options: further fields of the request.
 
         Raises:
-            UserError: the endpoint refuses, stays silent, or answers with something else than a chat completion.
+            RequestFailed: it refuses this request, stays silent, or answers with something else than a chat completion.
+            UserError: it refuses any request: the address, the model's name or the key is wrong.
         """
         body = write_json({"model": self.model, "messages": list(messages), **options}).encode()
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
@@ -50,22 +103,33 @@ class Endpoint:
                     return self._choice(response.read())
             except HTTPError as error:
                 reason = f"status {error.code}"
-                if error.code != 429 and error.code < 500:
+                if error.code in (401, 403, 404, 405):
                     raise UserError(
                         f"{named} refuses ({reason}); check its address, {self.flag}-model {self.model} "
                         f"and the key in OPENAI_API_KEY"
                     ) from None
+                if error.code != 429 and error.code < 500:
+                    raise RequestFailed(f"{named} refuses a request ({reason}: {_said(error)})") from None
             except (URLError, TimeoutError, HTTPException, OSError) as error:
                 reason = str(getattr(error, "reason", error)) or type(error).__name__
-        raise UserError(f"{named} gave no answer in {self.tries} tries ({reason}); is it running?")
+            except ValueError as error:  # of the HTTP library, which sends only ASCII there
+                raise UserError(f"{named}: the address or the key in OPENAI_API_KEY cannot be sent ({error})") from None
+        raise RequestFailed(f"{named} gave no answer in {self.tries} tries ({reason}); is it running?", silent=True)
 
     def _choice(self, body: bytes) -> dict[str, Any]:
         try:
             choice = read_json(body)["choices"][0]
-            choice["message"]["content"]
-            return dict(choice)
+            return {**choice, "message": dict(choice["message"])}
         except (ValueError, LookupError, TypeError):
-            raise UserError(
+            raise RequestFailed(
                 f"{self.flag} {self.endpoint} answers with something else than a chat completion; "
                 f"give the address up to /v1 of an OpenAI-compatible server"
             ) from None
+
+
+def _said(error: HTTPError) -> str:
+    """The beginning of what a server says about an error."""
+    try:
+        return " ".join(error.read(1000).decode("utf-8", "replace").split())[:200]
+    except (OSError, HTTPException):
+        return "it says no more"

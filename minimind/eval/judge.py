@@ -15,7 +15,7 @@ from itertools import combinations
 from typing import Any, TypeVar
 
 from minimind.console import track
-from minimind.eval.endpoint import Endpoint
+from minimind.eval.endpoint import Endpoint, Failures, RequestFailed
 from minimind.text import read_json
 
 CRITERIA = {
@@ -55,9 +55,10 @@ class Judge(Endpoint):
         """One reply of the model, at temperature 0.
 
         Raises:
-            UserError: the endpoint refuses, stays silent, or answers with something else than a chat completion.
+            RequestFailed, UserError: as `complete`.
         """
-        return str(self.complete(messages, temperature=0)["message"]["content"])
+        content = self.complete(messages, temperature=0)["message"].get("content")
+        return content if isinstance(content, str) else ""
 
     def grade(self, question: str, answer: str) -> Grades | None:
         """A grade from 1 to 10 for each of `CRITERIA`; None where the judge cannot be understood, asked twice."""
@@ -108,6 +109,9 @@ def judge_answers(judge: Judge, prompts: Sequence[str], answers: Mapping[str, Se
         `grades`: model -> for each prompt its grades or None; `mean`: model -> criterion -> mean grade (None where
         there is none); `pairs`: `{"first", "second", "wins", "losses", "ties", "turned", "unclear"}` from the first
         model's side, where `turned` counts the ties whose verdict followed the order of the answers.
+
+    Raises:
+        UserError: the judge refuses any request, or has answered none.
     """
     grading = [(name, n) for name in answers for n in range(len(prompts))]
     comparing = [
@@ -147,13 +151,31 @@ def judge_answers(judge: Judge, prompts: Sequence[str], answers: Mapping[str, Se
     return {"grades": grades, "mean": mean, "pairs": pairs}
 
 
-def _at_once(function: Callable[[Any], T], tasks: Sequence[Any], title: str) -> list[T]:
+def _at_once(function: Callable[[Any], T | None], tasks: Sequence[Any], title: str) -> list[T | None]:
+    """Do all tasks side by side; None for one whose request failed, which is no reason to lose the others."""
+    failures = Failures()
+
+    def attempt(task: Any) -> T | RequestFailed | None:
+        try:
+            return function(task)
+        except RequestFailed as failure:
+            return failure
+
+    found: list[T | None] = []
     with ThreadPoolExecutor(PARALLEL) as pool:
         try:
-            return list(track(pool.map(function, tasks), title, len(tasks)))
+            for value in track(pool.map(attempt, tasks), title, len(tasks)):
+                if isinstance(value, RequestFailed):
+                    failures.add(value)
+                    found.append(None)
+                else:
+                    failures.answer()
+                    found.append(value)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+    failures.conclude("judgements")
+    return found
 
 
 def _mean(values: Sequence[float]) -> float | None:

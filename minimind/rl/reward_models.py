@@ -1,6 +1,5 @@
 """Rewards that ask a model: a judge behind an OpenAI-compatible endpoint, a reward model, or a scoring service."""
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
@@ -13,8 +12,9 @@ import torch
 
 from minimind import runtime
 from minimind.errors import UsageError
+from minimind.eval.endpoint import RequestFailed
 from minimind.eval.judge import BEST, PARALLEL, Judge
-from minimind.files import read_json
+from minimind.files import read_json as read_file
 from minimind.model.attention import Segments
 from minimind.model.heads import Scorer
 from minimind.model.hf_config import scores_texts
@@ -22,6 +22,7 @@ from minimind.model.store import load_scorer
 from minimind.recipe import Recipe
 from minimind.rl.rewards import Reward, built
 from minimind.rl.rollout import Sample
+from minimind.text import read_json, write_json
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
 
@@ -60,16 +61,27 @@ def judge(recipe: Recipe, _tokenizer: Tokenizer) -> Reward:
     asked = Judge(config.judge, config.judge_model, runtime.endpoint_key(), config.timeout / 2, config.judge_tries, 0.5)
     known: dict[tuple[str, str], float | None] = {}
 
-    def grade(pair: tuple[str, str]) -> float | None:
-        grades = asked.grade(*pair)
+    def grade(pair: tuple[str, str]) -> float | RequestFailed | None:
+        try:
+            grades = asked.grade(*pair)
+        except RequestFailed as failure:
+            return failure
         return None if grades is None else (mean(grades.values()) - 1) / (BEST - 1)
 
     def score(texts: Texts) -> list[float | None]:
+        """None for what could not be graded, which is asked about again when it is said again."""
         pairs = [(_question(messages), said) for messages, said in texts]
         new = list(dict.fromkeys(pair for pair in pairs if pair not in known))
+        failures: list[RequestFailed] = []
         with ThreadPoolExecutor(PARALLEL) as pool:
-            known.update(zip(new, pool.map(grade, new), strict=True))
-        return [known[pair] for pair in pairs]
+            for pair, value in zip(new, pool.map(grade, new), strict=True):
+                if isinstance(value, RequestFailed):
+                    failures.append(value)
+                else:
+                    known[pair] = value
+        if new and len(failures) == len(new):
+            raise failures[0]
+        return [known.get(pair) for pair in pairs]
 
     return weighed(score, config.thinking_weight)
 
@@ -82,7 +94,7 @@ def reward_model(recipe: Recipe, _tokenizer: Tokenizer) -> Reward:
         raise UsageError("recipe: the reward `reward_model` needs scoring.reward_model, its directory")
     directory = Path(config.reward_model)
     device = runtime.device(recipe.train.device)
-    content = read_json(directory / "config.json")
+    content = read_file(directory / "config.json")
     if content.get("model_type") in ("qwen3", "qwen3_moe") and scores_texts(content):
         scorer = load_scorer(directory, device=device)
         tokenizer = Tokenizer.load(directory)
@@ -139,7 +151,10 @@ def _through_transformers(directory: Path, content: dict[str, Any], trust: bool)
 
 @built
 def service(recipe: Recipe, _tokenizer: Tokenizer) -> Reward:
-    """What a scoring service says: it is posted messages and answers, and replies with a list of numbers or nulls."""
+    """What a scoring service says: it is posted messages and answers, and replies with a list of numbers.
+
+    Null, or anything else that is no number, means that it cannot say.
+    """
     config = recipe.scoring
     if not config.service:
         raise UsageError("recipe: the reward `service` needs scoring.service, its address")
@@ -152,11 +167,11 @@ def service(recipe: Recipe, _tokenizer: Tokenizer) -> Reward:
             }
             for sample in samples
         ]
-        body = json.dumps({"samples": rows}).encode("utf-8")
+        body = write_json({"samples": rows}).encode()
         request = Request(config.service, body, {"Content-Type": "application/json"})
         with urlopen(request, timeout=config.timeout) as response:
-            scores = json.loads(response.read())["scores"]
-        return [None if score is None else float(score) for score in scores]
+            scores = read_json(response.read())["scores"]
+        return [float(score) if isinstance(score, int | float) else None for score in scores]
 
     return judged
 

@@ -92,6 +92,9 @@ class Rewards:
             if len(values) != len(samples):
                 raise ValueError(f"{len(values)} values for {len(samples)} samples")
             return values
+        except UserError as error:  # the reward has tried each sample itself
+            self._warn(name, str(error))
+            return [None] * len(samples)
         except TimeoutError:
             self._warn(name, f"took longer than scoring.timeout = {self.config.timeout:g} s")
             return [None] * len(samples)

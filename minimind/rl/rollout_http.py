@@ -22,6 +22,7 @@ from urllib.request import Request, urlopen
 import torch
 
 from minimind import ranks, runtime
+from minimind.console import warn
 from minimind.engine.sampling import Sampling
 from minimind.errors import UserError
 from minimind.model import lora
@@ -38,6 +39,10 @@ ENDED: dict[str, Status] = {"stop": "completed", "length": "truncated", "abort":
 
 class Unusable(Exception):
     """The server's answer cannot be used; it may be the next time."""
+
+
+class Refused(UserError):
+    """The server does not answer this one prompt."""
 
 
 class HttpRollout:
@@ -58,6 +63,7 @@ class HttpRollout:
         """What the server calls the weights that it should have."""
         self._pool = ThreadPoolExecutor(rl.rows, thread_name_prefix="rollout")
         self._running: dict[Future[Completion], Any] = {}
+        self._refused = False
 
     def submit(self, key: Any, prompt_ids: Sequence[int], sampling: Sampling) -> None:
         """Ask for an answer."""
@@ -137,7 +143,13 @@ class HttpRollout:
         return now
 
     def _generate(self, prompt_ids: list[int], sampling: Sampling) -> Completion:
-        return self._retried(lambda: self._completion(self._ask(prompt_ids, sampling)))
+        try:
+            return self._retried(lambda: self._completion(self._ask(prompt_ids, sampling)))
+        except Refused as error:  # of this prompt: it is too long for the server, say
+            if not self._refused:
+                warn(f"{error}; such answers are left out (said once)")
+            self._refused = True
+            return Completion([], [], [], "failed")
 
     def _ask(self, prompt_ids: list[int], sampling: Sampling) -> dict[str, Any]:
         params = {
@@ -187,8 +199,11 @@ class HttpRollout:
                 content = response.read()
         except HTTPError as error:
             said = error.read()[:300].decode("utf-8", "replace").strip()
+            if path == "/flush_cache" and error.code == 400:  # SGLang's, while aborted requests are still ending
+                raise Unusable(f"{path}: status 400 {said}") from None
             if error.code < 500 and error.code not in (408, 409, 425, 429):
-                raise UserError(f"rl.server {self.url} refuses {path} (status {error.code}: {said})") from None
+                kind = Refused if error.code in (400, 413, 422) else UserError
+                raise kind(f"rl.server {self.url} refuses {path} (status {error.code}: {said})") from None
             raise Unusable(f"{path}: status {error.code} {said}") from None
         except (URLError, TimeoutError, HTTPException, OSError) as error:
             raise Unusable(f"{path}: {getattr(error, 'reason', None) or error or type(error).__name__}") from None

@@ -144,8 +144,10 @@ class RolloutStream:
         rl = self.recipe.rl
         share = rl.groups // world
         useful: list[list[Sample]] = []
+        judged = False
         for _ in range(rl.attempts):
             groups = self._play(rank, share, world)
+            judged |= any(sample.reward is not None for group in groups for sample in group)
             good = [group for group in groups if teaches(group, rl.spread_by)]
             self.meter.add("zero_spread", len(groups) - len(good), len(groups))
             useful += groups if rl.spread == "keep" else good
@@ -153,6 +155,11 @@ class RolloutStream:
             done = not ranks.anywhere(not enough) if rl.spread == "resample" else ranks.anywhere(enough)
             if done:
                 break
+        if not ranks.anywhere(judged):
+            raise UserError(
+                f"no answer of this rollout could be judged: of the rewards {', '.join(self.recipe.scoring.weights)} "
+                f"one gave no value for any of them (the warnings above may say why), or every answer failed"
+            )
         if not ranks.anywhere(bool(useful)):
             raise UserError(
                 f"in {rl.attempts} rollouts, {rl.attempts * rl.groups} prompts, every group of answers had equal "

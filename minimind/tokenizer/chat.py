@@ -51,16 +51,17 @@ def render(
 ) -> tuple[list[int], list[bool]]:
     """Turn a conversation into ids `[n]` and a mask `[n]`, True where a model learns to produce the id.
 
-    `tools` are function schemas, listed in the system turn. `open_thinking` chooses the generation prompt that
-    `add_generation_prompt` appends. `keep_empty_think=False` leaves the empty blocks of turns without reasoning out (an
-    augmentation of training data, so that a model also answers where other software gives it no block).
+    `tools` are function schemas, listed in the system turn as they are (see `normalize_tool`). `open_thinking` chooses
+    the generation prompt that `add_generation_prompt` appends. `keep_empty_think=False` leaves the empty blocks of
+    turns without reasoning out (an augmentation of training data, so that a model also answers where other software
+    gives it no block).
 
     Raises:
         UserError: a message has no valid role, content or tool call, or the tokenizer no chat tokens.
     """
     page = _Page(tokenizer)
     turns = [normalize(message) for message in messages]
-    tool_lines = "\n".join(json.dumps(normalize_tool(tool), ensure_ascii=False) for tool in tools or [])
+    tool_lines = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools or [])
     if tool_lines:
         system = turns.pop(0)["content"] if turns and turns[0]["role"] == "system" else None
         page.layout("<|im_start|>system\n" + ("\n\n" if system == "" else ""))

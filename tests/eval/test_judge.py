@@ -112,6 +112,21 @@ def test_what_goes_wrong_is_one_sentence(endpoint):
         Judge("judge", "wise").ask([])
 
 
+def test_one_bad_item_does_not_end_a_judgement(endpoint):
+    def reply(prompt):
+        if part(prompt, "answer") == "long":
+            return 400
+        return {"content": None} if part(prompt, "answer") == "empty" else grades(8)
+
+    endpoint.reply = reply
+    found = judge_answers(judge(endpoint), ["1", "2", "3"], {"x": ["fine", "long", "empty"]})
+    assert found["grades"]["x"] == [dict.fromkeys(CRITERIA, 8), None, None]
+    assert found["mean"]["x"]["logic"] == 8
+    endpoint.reply = lambda prompt: 400
+    with pytest.raises(UserError, match="refuses a request"):
+        judge_answers(judge(endpoint), ["1"], {"x": ["a"]})
+
+
 def test_a_silent_server_does_not_hold_us_for_ever(endpoint):
     hold = threading.Event()
     endpoint.reply = lambda prompt: (hold.wait(5), "")[1]

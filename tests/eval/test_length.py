@@ -119,7 +119,7 @@ def test_a_text_in_another_encoding_is_refused(minimind, model_dir, tmp_path):
     (tmp_path / "gbk.txt").write_bytes("西游记".encode("gbk") * 100)
     ended = minimind("eval", "length", model_dir, "--data", tmp_path / "gbk.txt")
     assert ended.code == 1
-    assert "save the text as UTF-8" in ended.err
+    assert "save it as UTF-8" in ended.err
 
 
 def test_yarn_at_inference(minimind, model_dir):

@@ -171,7 +171,64 @@ def test_a_server_that_dies_leaves_what_it_has_said(minimind, endpoint, tmp_path
     assert [row["messages"][1]["content"] for row in read(out)] == ["one"]
     endpoint.reply = lambda prompt: "two"
     ended = minimind(*argv, "--json")
-    assert json.loads(ended.out) == {"written": 1, "there": 1, "repeated": 0, "cut_off": 0}
+    assert json.loads(ended.out) == {"written": 1, "there": 1, "repeated": 0, "cut_off": 0, "failed": 0}
+
+
+BAD_ITEMS = {
+    "too long for it": 400,
+    "bad call": b'{"choices": [{"message": {"tool_calls": [{"function": {"name": "f", "arguments": "{bad"}}]}}]}',
+    "no choice": b'{"choices": []}',
+    "no message": b'{"choices": [{"message": null}]}',
+    "content of a kind": b'{"choices": [{"message": {"content": {"a": 1}}}]}',
+}
+GOOD_ITEMS = {
+    "half": (b'{"choices": [{"message": {"content": "half \\ud83d"}}]}', {"content": "half \ufffd"}),
+    "bytes": (b'{"choices": [{"message": {"content": "\xc4\xe3"}}]}', {"content": "\ufffd\ufffd"}),
+    "thought": (
+        b'{"choices": [{"message": {"content": "yes", "reasoning": "so"}}]}',
+        {"content": "yes", "reasoning_content": "so"},
+    ),
+    "call": (
+        b'{"choices": [{"message": {"tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]}}]}',
+        {"content": "", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+    ),
+}
+
+
+def test_one_bad_item_is_left_out_and_counted(minimind, endpoint, tmp_path):
+    replies = BAD_ITEMS | {name: reply for name, (reply, _) in GOOD_ITEMS.items()}
+    endpoint.reply = lambda prompt: replies[prompt]
+    data, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
+    rows = [{"messages": [{"role": "user", "content": text}]} for text in replies]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    argv = ["data", "answers", "--data", data, "--teacher", endpoint.url, "--teacher-model", "m", "--out", out]
+    ended = minimind(*argv)
+    assert ended.code == 0, ended.err
+    assert f"{len(BAD_ITEMS)} prompts left out, as they failed; the first: " in ended.err
+    said = {row["messages"][0]["content"]: row["messages"][1] for row in read(out)}
+    assert said == {name: {"role": "assistant", **message} for name, (_, message) in GOOD_ITEMS.items()}
+    again = json.loads(minimind(*argv, "--json").out)
+    assert again == {"written": 0, "there": 4, "repeated": 0, "cut_off": 0, "failed": len(BAD_ITEMS)}
+
+
+@pytest.mark.parametrize("reply", BAD_ITEMS.values(), ids=BAD_ITEMS)
+def test_a_run_in_which_everything_fails_fails(endpoint, tmp_path, reply):
+    endpoint.reply = lambda prompt: reply
+    ask = from_server(Endpoint(endpoint.url, "big", tries=1))
+    with pytest.raises(UserError):
+        write_answers([asking(str(n)) for n in range(3)], ask, tmp_path / "out")
+    with pytest.raises(UserError):
+        write_answers([asking(str(n)) for n in range(1000)], ask, tmp_path / "out")
+    assert len(endpoint.requests) < 200, "it is noticed early"
+
+
+def test_a_server_that_goes_away_ends_the_run(endpoint, tmp_path):
+    endpoint.reply = lambda prompt: "fine" if int(prompt) < 3 else 500
+    ask = from_server(Endpoint(endpoint.url, "big", tries=1))
+    with pytest.raises(UserError, match="gave no answer"):
+        write_answers([asking(str(n)) for n in range(1000)], ask, tmp_path / "out")
+    assert len(read(tmp_path / "out")) == 3
+    assert len(endpoint.requests) < 100
 
 
 def test_the_command_with_a_directory(minimind, tuned, tmp_path, world, monkeypatch):

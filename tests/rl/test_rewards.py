@@ -9,6 +9,7 @@ import pytest
 import torch
 from toys import said
 
+from minimind.data.conversations import read_turns
 from minimind.errors import UsageError
 from minimind.model.heads import Scorer
 from minimind.model.store import save_model
@@ -55,6 +56,9 @@ def test_form(judged, tokenizer):
         said(tokenizer, end),
     ]
     assert judged("closed", *samples) == [1, 0, 1, 0, 0, 0]
+    episode = said(tokenizer, "Call.", "</think>", end, "Done.", "</think>", "\n\n7", end, thinking=True)
+    episode.info["turns"], episode.message = 2, {"role": "assistant", "content": "7"}
+    assert judged("closed", episode) == [1], "each turn's prompt has opened a block"
     assert judged("unfinished", *samples) == [0, -1, 0, 0, 0, 0]
     assert judged(
         "same_language", said(tokenizer, "你好", question="你是谁？"), said(tokenizer, "Hi", question="你是谁？")
@@ -81,6 +85,12 @@ def test_tool_calls_must_fit_the_schema(judged, tokenizer):
     good, wrong = '{"name": "roll", "arguments": {"n": 3}}', '{"name": "roll", "arguments": {"n": "x"}}'
     samples = [call(good), call(wrong), call('{"name": "rm", "arguments": {}}'), call("{oops"), said(tokenizer, "Hi")]
     assert judged("legal_calls", *samples) == [1, 0, 0, 0, 1]
+    for other in ({"name": "roll", "parameters": schema}, {"type": "function", "function": {"name": "roll"}}):
+        (read,) = read_turns(
+            [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}], "m", [other]
+        ).tools
+        assert read["function"]["name"] == "roll"
+        assert judged("legal_calls", said(tokenizer, "Hi", tools=[other, {"type": "web_search"}])) == [1]
 
 
 def test_components_are_weighted_and_kept_apart(recipe, tokenizer):
@@ -164,13 +174,14 @@ class Service(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         Service.asked.append(body)
         if self.path == "/score":
-            reply = {"scores": [None if "?" in row["answer"] else len(row["answer"]) for row in body["samples"]]}
+            odd = {"?": None, "odd": "much"}
+            reply = {"scores": [odd.get(row["answer"], len(row["answer"])) for row in body["samples"]]}
         else:
             grade = 10 if "good" in body["messages"][0]["content"].split("<answer>")[-1] else 1
             content = json.dumps(dict.fromkeys(("accuracy", "completeness", "logic", "language"), grade))
             reply = {"choices": [{"message": {"content": content}}]}
         data = json.dumps(reply).encode()
-        self.send_response(200)
+        self.send_response(400 if "refused" in str(body.get("messages")) else 200)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
@@ -195,6 +206,18 @@ def test_a_judge_grades_each_answer_once(judged, tokenizer, address):
     assert len(Service.asked) == 2
     thought = said(tokenizer, "poor", "</think>", "\n\ngood", thinking=True)
     assert judged("judge", thought, thinking_weight=0.5) == [pytest.approx(1 / 1.5)]
+
+
+def test_one_odd_sample_spoils_only_itself(judged, tokenizer, address, capsys):
+    samples = [said(tokenizer, text) for text in ("good", "refused", "poor")]
+    assert judged("judge", *samples, judge=f"{address}/v1", judge_model="m") == [1, None, 0]
+    asked = len(Service.asked)
+    assert asked == 3
+    assert judged("judge", samples[1], judge=f"{address}/v1", judge_model="m") == [None], "all of them: said, once"
+    assert "refuses a request" in capsys.readouterr().err
+    assert len(Service.asked) == asked + 1
+    odd = [said(tokenizer, "odd"), said(tokenizer, "fine")]
+    assert judged("service", *odd, service=f"{address}/score") == [None, 4]
 
 
 def test_a_scoring_service(judged, tokenizer, address):

@@ -10,6 +10,7 @@ import threading
 import time
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from urllib.request import urlopen
 
 import pytest
@@ -179,13 +180,29 @@ def test_weights_that_are_not_taken(server, model, tokenizer, folder):
 
 
 def test_a_refusal_is_not_repeated_and_nobody_there_is_said(server, tokenizer, folder):
-    server.say = lambda *_: (400, {"error": "too long"})
-    with pytest.raises(UserError, match="status 400"):
+    server.say = lambda *_: (401, {"error": "who are you?"})
+    with pytest.raises(UserError, match="status 401"):
         generate(client(server, tokenizer, folder), [[5]], Sampling())
     assert len(server.seen) == 1
     rl = RlConfig(server="http://127.0.0.1:9", server_folder=str(folder))
     with pytest.raises(UserError, match="could not be used in 5 tries"):
         generate(HttpRollout(rl, tokenizer, pause=0.001), [[5]], Sampling())
+
+
+def test_a_prompt_that_the_server_refuses_is_left_out(server, tokenizer, folder, capsys):
+    server.say = lambda path, body: (400, {"error": "too long"}) if body["input_ids"] == [5] else well(path, body)
+    refused, fine, again = generate(client(server, tokenizer, folder), [[5], [6], [5]], Sampling())
+    assert (refused, again) == (([], [], [], "failed"),) * 2
+    assert (fine.ids, fine.status) == ([7, 2], "completed")
+    assert capsys.readouterr().err.count("status 400") == 1
+
+
+def test_a_flush_is_tried_again_while_requests_are_ending(server, model, tokenizer, folder):
+    times = count()
+    busy = lambda path: path == "/flush_cache" and next(times) < 2  # noqa: E731
+    server.say = lambda path, body: (400, {"error": "pending"}) if busy(path) else well(path, body)
+    client(server, tokenizer, folder).update_weights(model)
+    assert [path for path, _ in server.seen].count("/flush_cache") == 3
 
 
 @pytest.fixture(scope="module")

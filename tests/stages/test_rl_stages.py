@@ -30,6 +30,11 @@ def copies(samples):  # something that a random model does sometimes: it says a 
 @reward
 def constant(samples):
     return [0.7] * len(samples)
+
+
+@reward
+def silent(samples):
+    return [None] * len(samples)
 """
 FLAGS = [
     *("--device", "cpu", "--set.train.compile", "never", "--set.train.log_every", "1", "--set.train.dtype", "float32"),
@@ -117,6 +122,15 @@ def test_without_a_signal_nothing_moves(minimind, start, tmp_path, control):
     before, after = (dict(load_model(f).named_parameters()) for f in (start / "model", tmp_path / "run" / "model"))
     for name, weight in before.items():
         torch.testing.assert_close(after[name], weight.bfloat16().float(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("stage", ["grpo", "ppo"])
+def test_a_run_in_which_nothing_can_be_judged_fails(minimind, start, tmp_path, stage):
+    more = ["--set.scoring.weights", "{ silent = 1.0 }", "--set.rl.attempts", "2"]
+    ended = minimind(*flags(start, stage, *more), "--out", tmp_path / "run")
+    assert ended.code == 1
+    assert "no answer of this rollout could be judged: of the rewards silent one gave no value" in ended.err
+    assert "Saved at step 0" in ended.err
 
 
 def test_nothing_to_learn_is_said_and_saved(minimind, start, tmp_path):
