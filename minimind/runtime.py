@@ -225,21 +225,15 @@ def be_deterministic() -> None:
     torch.use_deterministic_algorithms(True)
 
 
-def can_compile(on: "torch.device") -> bool:
-    """Whether `torch.compile` can work here: on a CPU it needs a C++ compiler, on MPS it is not worth it."""
-    if os.environ.get("MINIMIND_COMPILE") == "0" or on.type == "mps":
-        return False
-    if on.type == "cuda":
-        return sys.platform != "win32"
-    return cpp_compiler() is not None
+def may_compile() -> bool:
+    """Whether programs may be compiled: `$MINIMIND_COMPILE=0` forbids it."""
+    return os.environ.get("MINIMIND_COMPILE") != "0"
 
 
 def cpp_compiler() -> str | None:
-    """Path of a C++ compiler, or None; `$MINIMIND_COMPILE=0` hides it."""
+    """Path of a C++ compiler (`$CXX`, g++ or clang++), or None."""
     import shutil
 
-    if os.environ.get("MINIMIND_COMPILE") == "0":
-        return None
     found = map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))
     return next(filter(None, found), None)
 

@@ -72,7 +72,12 @@ def pretrain_flags(world) -> list[str]:
 @pytest.fixture(scope="session")
 def sft_flags(world) -> list[str]:
     """A fine-tuning of four steps; add `--init` and `--out`."""
-    longer = ["--set.data.sequence_length", "512", "--set.train.tokens_per_step", "1024"]  # than 64: the last flag wins
+    longer = [
+        "--set.data.sequence_length",
+        "512",
+        "--set.train.tokens_per_step",
+        "1024",
+    ]  # than 64: the last --set wins
     longer += ["--set.train.micro_batch_tokens", "512"]
     return ["train", "sft", "tiny", "--data", str(world / "few_sft.jsonl"), "--max-steps", "4", *SMALL, *longer]
 

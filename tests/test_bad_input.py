@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from flags import without
 
 CHAT = '{"conversations": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}'
 
@@ -63,9 +64,10 @@ BAD_CHATS = {
 def test_bad_text_stops_before_training(minimind, pretrain_flags, here, case, where):
     content, words = BAD_TEXT[case]
     (here / "bad.jsonl").write_bytes(content)
-    flags = [*pretrain_flags, "--data", "good.jsonl", "--out", "run"]
+    files = {"--data": "good.jsonl"} | {where: "bad.jsonl"}
+    flags = [*without(pretrain_flags, "--data"), "--out", "run"]
     (here / "good.jsonl").write_text('{"text": "some words"}\n' * 9, encoding="utf-8")
-    refused(minimind(*flags, where, "bad.jsonl"), 1, "bad.jsonl", *words)
+    refused(minimind(*flags, *(part for file in files.items() for part in file)), 1, "bad.jsonl", *words)
     assert sorted(os.listdir()) == ["bad.jsonl", "good.jsonl"], "nothing half-written"
 
 
@@ -73,14 +75,14 @@ def test_bad_text_stops_before_training(minimind, pretrain_flags, here, case, wh
 def test_bad_conversations_stop_before_training(minimind, sft_flags, pretrained, here, case):
     line, words = BAD_CHATS[case]
     (here / "bad.jsonl").write_text(f"{CHAT}\n{line}\n", encoding="utf-8")
-    flags = [*sft_flags, "--init", pretrained / "model", "--data", "bad.jsonl", "--out", "run"]
+    flags = [*without(sft_flags, "--data"), "--init", pretrained / "model", "--data", "bad.jsonl", "--out", "run"]
     refused(minimind(*flags), 1, "bad.jsonl", *words)
     assert os.listdir() == ["bad.jsonl"]
 
 
 def test_a_bad_line_can_be_skipped(minimind, pretrain_flags, here):
     (here / "bad.jsonl").write_bytes(b'{"text": "some words"}\n{"text": "\xff"}\n')
-    ended = minimind(*pretrain_flags, "--data", "bad.jsonl", "--out", "run", "--on-bad-line", "skip")
+    ended = minimind(*without(pretrain_flags, "--data"), "--data", "bad.jsonl", "--out", "run", "--on-bad-line", "skip")
     assert ended.code == 0, ended.err
     assert "1 bad lines left out" in " ".join(ended.err.split())
 
@@ -152,7 +154,7 @@ USAGE = {
     "chat's temperature": (["chat", "MODEL", "--prompt", "a", "--temperature", "-1"], ["temperature", "-1.0"]),
     "eval's data": (["eval", "bpb", "MODEL"], ["--data"]),
     "plan's stage": (["plan", "tiny", "--stage", "pretrian"], ["--stage pretrian", "did you mean 'pretrain'"]),
-    "plan's price": (["plan", "tiny", "--price-per-hour", "-1"], ["--price-per-hour -1", "at least 0"]),
+    "plan's price": (["plan", "tiny", "--price-per-hour", "-1"], ["--price-per-hour -1", "above 0"]),
     "demo's device": (["demo", "--device", "gpu"], ["device", "gpu", "cuda"]),
 }
 
@@ -313,7 +315,7 @@ def test_an_error_leaves_an_earlier_run_as_it_was(minimind, pretrain_flags, pret
     before = state(run)
     (here / "bad.jsonl").write_text("{", encoding="utf-8")
     flags = [*pretrain_flags, "--out", "run"]
-    refused(minimind(*flags, "--data", "bad.jsonl"), 1, "bad.jsonl")
+    refused(minimind(*without(flags, "--data"), "--data", "bad.jsonl"), 1, "bad.jsonl")
     again = ["may not change", "another --out", "--resume never"]
     for change in (
         ("--set.model.hidden_size", "96", "unset"),
@@ -326,7 +328,13 @@ def test_an_error_leaves_an_earlier_run_as_it_was(minimind, pretrain_flags, pret
         name = flag.removeprefix("--set.").replace("--seed", "train.seed")
         refused(minimind(*flags, flag, new), 1, str(Path("run/checkpoints")), name, old, new, *again)
     (here / "other.jsonl").write_text('{"text": "Other words."}\n', encoding="utf-8")
-    refused(minimind(*flags, "--data", "other.jsonl"), 1, "other data", "pretrain.jsonl then", "other.jsonl now")
+    refused(
+        minimind(*without(flags, "--data"), "--data", "other.jsonl"),
+        1,
+        "other data",
+        "pretrain.jsonl then",
+        "other.jsonl now",
+    )
     assert state(run) == before
 
 
@@ -344,7 +352,7 @@ def test_a_run_goes_on_only_from_the_weights_that_it_started_from(minimind, sft_
 
 def test_a_conversation_too_long_for_the_row(minimind, sft_flags, pretrained, here):
     (here / "long.jsonl").write_text(CHAT.replace("hi", "hi " * 600) + "\n", encoding="utf-8")
-    flags = [*sft_flags, "--init", pretrained / "model", "--data", "long.jsonl", "--out", "run"]
+    flags = [*without(sft_flags, "--data"), "--init", pretrained / "model", "--data", "long.jsonl", "--out", "run"]
     refused(minimind(*flags), 1, "long.jsonl", "1 conversations do not fit")
     with (here / "long.jsonl").open("a", encoding="utf-8") as file:
         file.write(CHAT + "\n")

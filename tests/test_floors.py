@@ -7,7 +7,19 @@ import minimind
 
 PACKAGE = Path(minimind.__file__).parent
 FLOORS = [
-    {"errors", "text", "console", "config", "fields", "files", "recipe", "recipe_sections", "runtime", "ranks"},
+    {
+        "errors",
+        "text",
+        "console",
+        "compiler",
+        "config",
+        "fields",
+        "files",
+        "recipe",
+        "recipe_sections",
+        "runtime",
+        "ranks",
+    },
     {"model", "tokenizer", "losses", "optim", "tools"},
     {"data", "engine", "train"},
     {"eval", "convert"},

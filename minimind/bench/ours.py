@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from minimind import runtime
+from minimind.compiler import can_compile
 from minimind.data.shard_reader import Shards
 from minimind.model.transformer import Transformer
 from minimind.recipe import Recipe
@@ -57,7 +58,7 @@ class Ours:
         self.job.stream = self.stream = TimedStream(self.job.stream)
         self.precision = Precision(runtime.device(recipe.train.device), recipe.train.dtype)
         self.compiled = recipe.train.compile == "always" or (
-            recipe.train.compile == "auto" and runtime.can_compile(self.precision.device)
+            recipe.train.compile == "auto" and can_compile(self.precision.device.type)
         )
         if self.compiled:
             self.job.compile()

@@ -5,6 +5,7 @@ import functools
 import inspect
 import io
 import re
+import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,12 @@ class RopeFlags:
         return yarn(load_config(model), self.factor, self.original_context)
 
 
+# Flags that may be absent: None is not given, and 0 or an empty text is a value like any other.
+_HINT = {"help_behavior_hint": ""}
+Integer = Annotated[int | None, tyro.conf.arg(metavar="INT", **_HINT)]
+Number = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", **_HINT)]
+Text = Annotated[str | None, tyro.conf.arg(metavar="STR", **_HINT)]
+Texts = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[STR [STR ...]]", **_HINT)]
 Rope = Annotated[RopeFlags, tyro.conf.arg(name="")]
 AS_THE_MODEL = RopeFlags()
 MOST_STRETCHED = 1024
@@ -62,7 +69,7 @@ def call(function: Callable[..., int], argv: Sequence[str], prog: str) -> int:
         try:
             ready = tyro.cli(
                 _deferred(function),
-                args=list(argv),
+                args=_joined(argv, _lists(function)),
                 prog=prog,
                 description=(inspect.getdoc(function) or "").split("\nArgs:")[0],
                 config=(tyro.conf.FlagCreatePairsOff,),
@@ -107,6 +114,40 @@ def split_settings(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
             value = following
         settings[name.replace("-", "_")] = parse_value(value)
     return rest, settings
+
+
+def _lists(function: Callable[..., int]) -> set[str]:
+    """The flags of a function that take several values."""
+    found = set()
+    for name, hint in typing.get_type_hints(function).items():
+        kinds = [hint, *typing.get_args(hint)]  # the list itself, or `list | None`
+        if name != "return" and any(typing.get_origin(kind) in (list, tuple) for kind in kinds):
+            found.add(f"--{name.replace('_', '-')}")
+    return found
+
+
+def _joined(argv: Sequence[str], lists: set[str]) -> list[str]:
+    """A list flag that is given several times means all of its values; the parser would keep the last ones alone."""
+    parts: list[list[str]] = [[]]
+    first: dict[str, list[str]] = {}
+    for item in argv:
+        if item == "--" or not item.startswith("--"):
+            parts[-1].append(item)
+            continue
+        flag, equals, value = item.partition("=")
+        flag = flag.replace("_", "-")
+        if flag not in lists:
+            parts.append([item])
+            continue
+        values = [value] if equals else []
+        if flag in first:
+            first[flag] += values
+            parts.append(first[flag])
+        else:
+            first[flag] = [flag, *values]
+            parts.append(first[flag])
+    kept = {id(part): part for part in parts}  # each at its first place
+    return [item for part in kept.values() for item in part]
 
 
 def _deferred(function: Callable[..., int]) -> Callable[..., Callable[[], int]]:

@@ -6,7 +6,8 @@ from typing import Annotated
 import tyro
 
 from minimind import console
-from minimind.commands.arguments import AS_THE_MODEL, Rope, at_least, call, choose_tools
+from minimind.commands.arguments import AS_THE_MODEL, Integer, Rope, Text, at_least, call, choose_tools
+from minimind.errors import UsageError
 
 
 def main(argv: list[str]) -> int:
@@ -17,7 +18,7 @@ def main(argv: list[str]) -> int:
 def chat(
     model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]],
     lora: str = "",
-    prompt: str = "",
+    prompt: Text = None,
     system: str = "",
     tools: str = "",
     thinking: bool = False,
@@ -25,7 +26,7 @@ def chat(
     temperature: float = 0.0,
     top_p: float = 1.0,
     top_k: int = 0,
-    seed: int | None = None,
+    seed: Integer = None,
     max_new_tokens: int = 512,
     rope: Rope = AS_THE_MODEL,
     device: str = "auto",
@@ -63,13 +64,15 @@ def chat(
     from minimind.engine.sampling import Sampling
 
     at_least(1, max_new_tokens=max_new_tokens)
+    if prompt is not None and not prompt.strip():
+        raise UsageError("--prompt is empty: ask something, or leave the flag out to talk")
     chosen = choose_tools(tools)
     rules = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, max_new_tokens=max_new_tokens)
     talk = Conversation(
         load(model, device, rope.scaling(model), lora or None), system, chosen, thinking or hide_thinking, rules
     )
     terminal = Terminal(talk, show_thinking=not hide_thinking)
-    if prompt:
+    if prompt is not None:
         terminal.answer(prompt)
     elif sys.stdin.isatty():
         console.say(console.bold(model), f", {talk.lm.model.config.parameters() / 1e6:.1f} M parameters.")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from minimind.commands.arguments import call, call_one_of
+from minimind.commands.arguments import Text, Texts, call, call_one_of
 from minimind.console import print_json, say, table
 
 Model = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="MODEL")]]
@@ -72,7 +72,7 @@ def hf(
     out: Out,
     dtype: Dtype = "keep",
     max_shard_size: str = "4GB",
-    questions: tuple[str, ...] | None = None,
+    questions: Texts = None,
     json: bool = False,
 ) -> int:
     """Copy a model directory for others: number format, shards, and a model card filled in from its run.
@@ -123,7 +123,7 @@ def merge(
 def import_(
     source: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SOURCE")]],
     out: Out,
-    tokenizer: str | None = None,
+    tokenizer: Text = None,
     dtype: Dtype = "keep",
     max_shard_size: str = "4GB",
     json: bool = False,

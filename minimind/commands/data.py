@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from minimind.commands.arguments import at_least, call_one_of
+from minimind.commands.arguments import Integer, Number, at_least, call_one_of
 from minimind.console import print_json, say, table
 
 
@@ -16,7 +16,7 @@ def main(argv: list[str]) -> int:
     return call_one_of(commands, argv, "minimind data")
 
 
-def synth(out: Path, size_mb: float | None = None, seed: int = 0, json: bool = False) -> int:
+def synth(out: Path, size_mb: Number = None, seed: int = 0, json: bool = False) -> int:
     """Write the small world: a bilingual corpus for every training stage, from a seed, without any network.
 
     Examples:
@@ -149,7 +149,7 @@ def prepare(
     tokenizer: str = "default",
     kind: Literal["text", "sft", "dpo"] = "text",
     on_bad_line: Literal["stop", "skip"] = "stop",
-    max_length: int | None = None,
+    max_length: Integer = None,
     too_long: Literal["drop_oldest", "skip"] = "drop_oldest",
     random_system_prompt: float = 0.0,
     drop_empty_think: float = 0.0,

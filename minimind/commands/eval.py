@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from minimind import console
-from minimind.commands.arguments import AS_THE_MODEL, Rope, at_least, call_one_of
+from minimind.commands.arguments import AS_THE_MODEL, Integer, Rope, Text, Texts, at_least, call_one_of
 from minimind.commands.eval_length import length, needle
 
 Model = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
@@ -69,8 +69,8 @@ def bpb(
 def choice(
     model: Model,
     tasks: str = "ceval-valid,cmmlu,arc_easy,piqa,openbookqa,hellaswag,social_iqa",
-    data: str | None = None,
-    limit: int | None = None,
+    data: Text = None,
+    limit: Integer = None,
     rope: Rope = AS_THE_MODEL,
     device: str = "auto",
     json: bool = False,
@@ -177,11 +177,11 @@ def _print_tool_cases(title: str, rows: Sequence[Mapping[str, Any]], figures: Ma
 
 def generate(
     models: Models,
-    prompts: tuple[str, ...] = (),
+    prompts: Texts = None,
     chat: bool = False,
-    out: str | None = None,
-    judge: str | None = None,
-    judge_model: str | None = None,
+    out: Text = None,
+    judge: Text = None,
+    judge_model: Text = None,
     max_new_tokens: int = 100,
     temperature: float = 0.0,
     seed: int = 0,
@@ -228,7 +228,9 @@ def generate(
     if len(set(models)) < len(models):
         raise UsageError("eval generate: a model is named twice")
     sampling = Sampling(temperature=temperature, seed=seed)
-    asked, as_user = (prompts, chat) if prompts else (QUESTIONS, True)
+    if prompts == ():
+        raise UsageError("eval generate: --prompts needs a text")
+    asked, as_user = (QUESTIONS, True) if prompts is None else (prompts, chat)
     texts = {}
     for model in console.track(models, "writing"):
         lm = load(model, device, rope.scaling(model))

@@ -1,13 +1,15 @@
 """`minimind plan`: what a recipe costs, before it is spent; and which size to train for what you can spend."""
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import tyro
 
 from minimind import console
-from minimind.commands.arguments import at_least, call, split_settings
+from minimind.commands.arguments import Number, call, split_settings
 from minimind.commands.train import STAGES
+from minimind.errors import UsageError, did_you_mean
 
 
 @dataclass
@@ -17,11 +19,11 @@ class Asked:
     recipe: str
     stage: str
     data: tuple[str, ...]
-    tokens: float
-    minutes: float
-    price: float
-    price_per_hour: float
-    tokens_per_second: float
+    tokens: float | None
+    minutes: float | None
+    price: float | None
+    price_per_hour: float | None
+    tokens_per_second: float | None
     device: str
     json: bool
     settings: dict[str, object]
@@ -35,11 +37,11 @@ def main(argv: list[str]) -> int:
         recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]] = "",
         stage: str = "pretrain",
         data: tuple[str, ...] = (),
-        tokens: float = 0,
-        minutes: float = 0,
-        price: float = 0,
-        price_per_hour: float = 0,
-        tokens_per_second: float = 0,
+        tokens: Number = None,
+        minutes: Number = None,
+        price: Number = None,
+        price_per_hour: Number = None,
+        tokens_per_second: Number = None,
         device: str = "auto",
         json: bool = False,
     ) -> int:
@@ -64,7 +66,9 @@ def main(argv: list[str]) -> int:
             json: print one line of JSON instead of a table.
         """
         amounts = {"tokens": tokens, "minutes": minutes, "price": price, "price_per_hour": price_per_hour}
-        at_least(0, **amounts, tokens_per_second=tokens_per_second)
+        for name, value in {**amounts, "tokens_per_second": tokens_per_second}.items():
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError(f"--{name.replace('_', '-')} {value:g}: must be above 0")
         asked = Asked(
             recipe,
             stage,
@@ -81,24 +85,24 @@ def main(argv: list[str]) -> int:
 
 
 def _plan(asked: Asked) -> int:
-    from minimind.errors import UsageError, did_you_mean
-
     if asked.stage not in STAGES:
         raise UsageError(f"--stage {asked.stage}: no such stage{did_you_mean(asked.stage, STAGES)}")
-    if asked.price and not asked.price_per_hour:
-        raise UsageError("--price needs --price-per-hour, what the machine costs")
-    minutes = asked.minutes or (60 * asked.price / asked.price_per_hour if asked.price else 0.0)
+    minutes = asked.minutes
+    if asked.price is not None:
+        if asked.price_per_hour is None:
+            raise UsageError("--price needs --price-per-hour, what the machine costs")
+        minutes = minutes or 60 * asked.price / asked.price_per_hour
     if asked.recipe:
         return _cost(asked, minutes)
-    if not minutes:
+    if minutes is None:
         raise UsageError("plan: name a recipe, or what you can spend with --minutes, or --price and --price-per-hour")
     return _recommend(asked, minutes)
 
 
-def _cost(asked: Asked, minutes: float) -> int:
+def _cost(asked: Asked, minutes: float | None) -> int:
     """What one recipe costs."""
     from minimind import runtime
-    from minimind.errors import UsageError
+    from minimind.compiler import can_compile
     from minimind.model import lora
     from minimind.recipe import Recipe, find, load, model_config
     from minimind.tokenizer.bpe import Tokenizer
@@ -118,7 +122,7 @@ def _cost(asked: Asked, minutes: float) -> int:
     dtype = Precision(on, recipe.train.dtype).dtype
     speed = asked.tokens_per_second or tokens_per_second(config, context, runtime.peak_flops(on, dtype), on.type)
     tokens = asked.tokens or recipe.train.max_steps * recipe.train.tokens_per_step or recipe.train.epochs * epoch
-    if minutes and not asked.tokens:
+    if minutes is not None and asked.tokens is None:
         tokens = speed * minutes * 60
     if not tokens:
         raise UsageError(
@@ -126,7 +130,7 @@ def _cost(asked: Asked, minutes: float) -> int:
             f"--tokens N or --minutes M"
         )
 
-    compiled = recipe.train.compile != "never" and runtime.can_compile(on)
+    compiled = recipe.train.compile != "never" and can_compile(on.type)
     model = adapted(config, recipe)
     memory = training_memory(config, recipe, dtype.itemsize, compiled, on_cpu=on.type == "cpu")
     resident = process_memory(config, memory, compiled) if on.type == "cpu" else memory.total

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import tyro
 
 from minimind import console, runtime
-from minimind.commands.arguments import AS_THE_MODEL, Rope, at_least, call, choose_tools
+from minimind.commands.arguments import AS_THE_MODEL, Rope, Text, at_least, call, choose_tools
 from minimind.errors import UsageError, UserError
 
 
@@ -19,7 +19,7 @@ def serve(
     model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]],
     host: str = "127.0.0.1",
     port: int = 8000,
-    name: str = "",
+    name: Text = None,
     lora: tuple[str, ...] = (),
     tools: str = "",
     context: int = 4096,
@@ -29,7 +29,7 @@ def serve(
     max_seconds: float = 600.0,
     max_body_mb: float = 4.0,
     grace: float = 10.0,
-    api_key: str = "",
+    api_key: Text = None,
     insecure: bool = False,
     allowed_host: tuple[str, ...] = (),
     cors_origin: tuple[str, ...] = (),
@@ -81,7 +81,7 @@ def serve(
         raise UsageError("--rollout takes new weights, which adapters (--lora) are not made for; use one of them")
     if rollout and not Path(rollout_root).is_dir():
         raise UsageError(f"--rollout-root {rollout_root}: there is no such directory")
-    key = api_key or runtime.api_key()
+    key = runtime.api_key() if api_key is None else api_key
     try:
         from minimind.serve import server
     except ImportError as error:
@@ -95,7 +95,9 @@ def serve(
     from minimind.serve.settings import Settings
     from minimind.tokenizer.bpe import Tokenizer
 
-    served = name or _name_of(Path(model))
+    served = _name_of(Path(model)) if name is None else name
+    if not served:
+        raise UsageError("--name is empty: clients need a name to call the model by")
     adapters = _adapters(lora, model, served)
     load = _loader(model, adapters, context, parallel, queue, dtype, device, rope.scaling(model))
     settings = Settings(

@@ -4,7 +4,7 @@ import json as jsonlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from minimind.commands.arguments import call_one_of
+from minimind.commands.arguments import Integer, at_least, call_one_of
 from minimind.console import print_json, progress, say, table
 from minimind.data.corpus import expand, read_batches
 from minimind.errors import UserError
@@ -17,7 +17,7 @@ def main(argv: list[str]) -> int:
     return call_one_of({"train": train, "report": report}, argv, "minimind tokenizer")
 
 
-def train(data: list[str], out: Path, vocab_size: int = 6400, max_token_bytes: int | None = None) -> int:
+def train(data: list[str], out: Path, vocab_size: int = 6400, max_token_bytes: Integer = None) -> int:
     """Learn a byte-level BPE from text and write it as a Hugging Face tokenizer directory.
 
     Examples:
@@ -32,6 +32,8 @@ def train(data: list[str], out: Path, vocab_size: int = 6400, max_token_bytes: i
     """
     from minimind.tokenizer.train import train_tokenizer
 
+    if max_token_bytes is not None:
+        at_least(1, max_token_bytes=max_token_bytes)
     tokenizer = train_tokenizer(_texts(data, "learning the vocabulary"), vocab_size, max_token_bytes)
     tokenizer.save(out)
     say(f"{tokenizer.vocab_size:,} entries in {out}; next: minimind tokenizer report --tokenizer default {out}")

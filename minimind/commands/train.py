@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import tyro
 
 from minimind import console, ranks
-from minimind.commands.arguments import call, split_settings
+from minimind.commands.arguments import Integer, Number, Text, Texts, call, split_settings
 from minimind.errors import UsageError, did_you_mean
 from minimind.recipe import Recipe, find, load
 
@@ -41,18 +41,18 @@ def main(argv: list[str]) -> int:
 
     def train(
         recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]],
-        data: tuple[str, ...] = (),
-        valid: tuple[str, ...] = (),
-        init: str = "",
-        out: str = "",
-        tokenizer: str = "",
-        preset: str = "",
-        max_steps: int = 0,
-        max_minutes: float = 0.0,
-        save_every: int = 0,
-        seed: int | None = None,
-        device: str = "",
-        on_bad_line: str = "",
+        data: Texts = None,
+        valid: Texts = None,
+        init: Text = None,
+        out: Text = None,
+        tokenizer: Text = None,
+        preset: Text = None,
+        max_steps: Integer = None,
+        max_minutes: Number = None,
+        save_every: Integer = None,
+        seed: Integer = None,
+        device: Text = None,
+        on_bad_line: Text = None,
         resume: str = "auto",
         json: bool = False,
     ) -> int:
@@ -71,9 +71,9 @@ def main(argv: list[str]) -> int:
             out: run directory; the result is RUN_DIR/model. Default: runs/RECIPE-STAGE.
             tokenizer: model or tokenizer directory, or `default`.
             preset: another architecture than the recipe's.
-            max_steps: optimizer steps instead of epochs.
-            max_minutes: stop after this long, saved; the result then depends on the machine's speed.
-            save_every: steps between checkpoints.
+            max_steps: optimizer steps instead of epochs; 0: as many as the epochs need.
+            max_minutes: stop after this long, saved; the result then depends on the machine's speed. 0: never.
+            save_every: steps between checkpoints; 0: only at the end.
             seed: of weights and data order.
             device: auto, cpu, cuda or mps.
             on_bad_line: stop (default) at a malformed line, or skip it and count.
@@ -83,8 +83,8 @@ def main(argv: list[str]) -> int:
         if resume not in ("auto", "never"):
             raise UsageError(f"--resume {resume}: choose auto or never")
         changes = {
-            "data.files": list(data),
-            "data.valid": list(valid),
+            "data.files": None if data is None else list(data),
+            "data.valid": None if valid is None else list(valid),
             "data.on_bad_line": on_bad_line,
             "init": init,
             "tokenizer": tokenizer,
@@ -92,23 +92,23 @@ def main(argv: list[str]) -> int:
             "train.max_steps": max_steps,
             "train.max_minutes": max_minutes,
             "train.save_every": save_every,
+            "train.seed": seed,
             "train.device": device,
         }
-        given: dict[str, Any] = {name: value for name, value in changes.items() if value}
-        if seed is not None:
-            given["train.seed"] = seed
+        given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
         if init:
             fixed = [f"--{name}" for name in ("preset", "tokenizer") if given.get(name)]
             fixed += [f"--set.{name}" for name in settings if name.startswith("model.") and name not in CHANGES]
             if fixed:
                 raise UsageError(f"{fixed[0]} has no effect with --init: {init} brings its own; leave one of them out")
         path = find(recipe, stage)
-        return _run(stage, load(Recipe, path, given | settings), path, out, resume, json)
+        folder = Path(f"runs/{path.parent.name}-{stage}" if out is None else out)
+        return _run(stage, load(Recipe, path, given | settings), path, folder, resume, json)
 
     return call(train, rest, f"minimind train {stage}")
 
 
-def _run(stage: str, recipe: Recipe, path: Path, out: str, resume: str, json: bool) -> int:
+def _run(stage: str, recipe: Recipe, path: Path, out: Path, resume: str, json: bool) -> int:
     if recipe.stage != stage:
         raise UsageError(f"{path} is a recipe for {recipe.stage}, not for {stage}")
     if not recipe.data.files:
@@ -116,13 +116,12 @@ def _run(stage: str, recipe: Recipe, path: Path, out: str, resume: str, json: bo
     ranks.join(recipe.train.device)
     from minimind.stages import agent, distill, dpo, grpo, lora, ppo, pretrain, reward, sft
 
-    folder = Path(out or f"runs/{path.parent.name}-{stage}")
     stages = {"pretrain": pretrain, "sft": sft, "lora": lora, "dpo": dpo, "reward": reward, "ppo": ppo, "grpo": grpo}
     stages |= {"distill": distill, "agent": agent}
-    model = stages[stage].run(recipe, folder, resume == "auto")
+    model = stages[stage].run(recipe, out, resume == "auto")
     ranks.leave()
     if json:
-        console.print_json({"model": str(model), "run": str(folder)})
+        console.print_json({"model": str(model), "run": str(out)})
     else:
         console.say("Done: ", console.bold(model), "" if stage == "reward" else f"\nTalk to it:  minimind chat {model}")
     return 0

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from minimind import runtime
+from minimind.compiler import what_is_missing
 from minimind.console import dim, say, warn
 from minimind.model.cache import KVCache, Span
 from minimind.model.transformer import Transformer
@@ -167,7 +168,7 @@ def quantise(model: Transformer) -> Quantised:
 def _library() -> ctypes.CDLL | None:
     """Build `decode.cpp` for this very processor, unless it has been; None where that is not possible."""
     compiler = runtime.cpp_compiler()
-    if sys.platform != "linux" or compiler is None:
+    if sys.platform != "linux" or compiler is None or not runtime.may_compile():
         return None
     identity = [*(source.read_text(encoding="utf-8") for source in SOURCES), compiler, FLAGS, runtime.processor()]
     name = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
@@ -177,10 +178,13 @@ def _library() -> ctypes.CDLL | None:
             say(dim("Building the decoding step for this processor, once: 5 to 30 s."))
             path.parent.mkdir(parents=True, exist_ok=True)
             unfinished = path.with_suffix(f".{os.getpid()}")
-            subprocess.run([compiler, *FLAGS, str(SOURCES[0]), "-o", str(unfinished)], capture_output=True, check=True)
+            command = [compiler, *FLAGS, str(SOURCES[0]), "-o", str(unfinished)]
+            ended = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
+            if ended.returncode:
+                raise OSError(what_is_missing(ended.stderr))
             unfinished.replace(path)
         library = ctypes.CDLL(str(path))
-    except (OSError, subprocess.CalledProcessError) as error:
+    except OSError as error:
         warn(f"decoding without the compiled step, at a third of its speed: {path} could not be built ({error})")
         return None
     library.decode.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 3]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minimind import runtime
+from minimind.compiler import can_compile
 from minimind.console import progress
 from minimind.errors import UserError
 from minimind.eval.tasks import Question
@@ -195,7 +195,7 @@ def evaluate(
     """Ask the questions of each task and count the right answers; see `accuracy` for what is returned of each."""
     trees = {task: [plant(question, tokenizer) for question in asked] for task, asked in questions.items()}
     device = model.output_weight.device
-    if device.type == "cpu" and runtime.can_compile(device) and _work(model, trees) >= COMPILE_FROM:
+    if device.type == "cpu" and _work(model, trees) >= COMPILE_FROM and can_compile(device.type):
         model.compile_blocks(dynamic=True)
     figures = {}
     for task, asked in questions.items():

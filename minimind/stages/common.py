@@ -31,6 +31,7 @@ from minimind.optim.groups import make_optimizers
 from minimind.recipe import Recipe
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import loop, parallel
+from minimind.train.folder import locked
 from minimind.train.precision import Precision
 
 VALID_TOKENS = 200_000
@@ -203,10 +204,11 @@ def train(
 
 def finish(job: loop.Job, recipe: Recipe, out: Path, resume: bool) -> Path:
     """Run the loop to its end and write the finished model to `out`/model."""
-    at = loop.run(job, recipe, out, resume)
-    if at.step < job.steps and not recipe.train.max_minutes:
-        raise UserError(f"{out}: stopped before the end; run the same command again to continue")
-    job.write_model(out / "model")
+    with locked(out):
+        at = loop.run(job, recipe, out, resume)
+        if at.step < job.steps and not recipe.train.max_minutes:
+            raise UserError(f"{out}: stopped before the end; run the same command again to continue")
+        job.write_model(out / "model")
     return out / "model"
 
 

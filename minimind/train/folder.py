@@ -1,7 +1,11 @@
 """The folder of a run: whether it can be written, and what says in it what ran, on what."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from minimind import ranks, runtime
 from minimind import recipe as recipes
@@ -23,6 +27,33 @@ def check_writable(out: Path) -> None:
         raise _unwritable(out, f"{existing} is read-only")
 
 
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Keep other runs out of the folder: two would mix their lines and delete each other's checkpoints.
+
+    The system takes the lock away from a process that dies. All ranks call this.
+
+    Raises:
+        UserError: another run is writing there, or nobody can.
+    """
+    lock, reason = FileLock(out / ".lock"), None
+    if runtime.is_main():
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            with suppress(NotImplementedError):  # some network disks have no locks
+                lock.acquire(timeout=0)
+        except Timeout:
+            reason = f"--out {out}: another run is writing there; wait for its end, or choose another folder"
+        except OSError as error:
+            reason = str(_unwritable(out, error.strerror or str(error)))
+    if said := ranks.from_main(reason):
+        raise UserError(said)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def describe(recipe: Recipe, out: Path) -> None:
     """Make the folder and write `recipe.toml` and `environment.json`; rank 0 writes, and all must see it.
 
@@ -32,6 +63,8 @@ def describe(recipe: Recipe, out: Path) -> None:
     if runtime.is_main():
         try:
             out.mkdir(parents=True, exist_ok=True)
+            for left in out.glob(".*.tmp"):  # by a run that was killed while it wrote
+                left.unlink()
             write_text(out / "recipe.toml", recipes.dump(recipe))
             write_json(out / "environment.json", runtime.environment())
         except OSError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minimind import ranks, runtime
+from minimind.compiler import can_compile
 from minimind.console import say
 from minimind.errors import UserError
 from minimind.model.files import weights_checksum
@@ -51,7 +52,7 @@ def start(job: "Job", recipe: Recipe, checkpoints: Path, precision: Precision, r
     init = ranks.from_main(weights_checksum(Path(recipe.init)) if recipe.init and runtime.is_main() else 0)
     found = ranks.from_main(checkpoint.newest(checkpoints) if runtime.is_main() else None)
     if found is None:
-        return Progress(compiled=ranks.from_main(_worth_compiling(job, recipe, precision)), init=init)
+        return Progress(compiled=ranks.from_main(_compiles(job, recipe, precision)), init=init)
     source, state = found
     _check_recipe(source, state["recipe"], recipe)
     if state["progress"]["init"] != init:
@@ -66,7 +67,9 @@ def start(job: "Job", recipe: Recipe, checkpoints: Path, precision: Precision, r
         runtime.set_random_state(state["random"][runtime.rank()])
     at = Progress(**state["progress"])
     if recipe.train.compile != "auto":
-        at.compiled = recipe.train.compile == "always"
+        at.compiled = ranks.from_main(_compiles(job, recipe, precision))
+    elif at.compiled:
+        at.compiled = ranks.from_main(can_compile(precision.device.type))  # the run may have been moved
     if at.step >= job.steps:
         say(f"{source}: finished before, step {at.step:,} of {job.steps:,}; --resume never starts anew.")
     else:
@@ -97,14 +100,21 @@ def _continue_stream(source: Path, job: "Job", state: dict[str, Any], recipe: Re
         raise UserError(f"{source}: {error} (data.files: {was} then, {', '.join(recipe.data.files)} now)") from None
 
 
-def _worth_compiling(job: "Job", recipe: Recipe, precision: Precision) -> bool:
-    """Compiling costs some 30 s and saves about a third: it pays on runs longer than about two minutes."""
-    if recipe.train.compile != "auto":
-        return recipe.train.compile == "always"
-    if not runtime.can_compile(precision.device):
+def _compiles(job: "Job", recipe: Recipe, precision: Precision) -> bool:
+    """Compiling costs some 30 s and saves about a third: it pays on runs longer than about two minutes.
+
+    Raises:
+        UserError: the recipe wants it always, and it does not work.
+    """
+    if recipe.train.compile == "never" or not runtime.is_main():
         return False
-    flops = job.flops_per_token * recipe.train.tokens_per_step * job.steps / runtime.world_size()
-    return flops / (0.2 * runtime.peak_flops(precision.device, precision.dtype)) > 60
+    if recipe.train.compile == "auto":
+        flops = job.flops_per_token * recipe.train.tokens_per_step * job.steps / runtime.world_size()
+        long = flops / (0.2 * runtime.peak_flops(precision.device, precision.dtype)) > 60
+        return long and can_compile(precision.device.type)
+    if not can_compile(precision.device.type):
+        raise UserError('train.compile = "always", but nothing can be compiled here; use "auto", or see the warning')
+    return True
 
 
 def _fields(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -160,9 +160,9 @@ def test_retry(talk, model):
         ("/tools calculator", "no such tool"),
         ("/save", "name a file"),
         ("/save /nowhere/at/all.json", "cannot be written"),
-        ("/load /nowhere.json", "cannot be read"),
+        ("/load /nowhere.json", "is missing"),
         ("/load FILE", "message role 'bot'"),
-        ("/load NO", "holds no conversation"),
+        ("/load NO", "JSON object"),
     ],
 )
 def test_mistakes_end_nothing(talk, model, tmp_path, line, told):

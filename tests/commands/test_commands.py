@@ -141,7 +141,8 @@ def test_a_damaged_marker_is_one_sentence(minimind, tmp_path):
     (tmp_path / "demo.json").write_text("{", encoding="utf-8")
     ended = minimind("demo", "--quick", "--out", tmp_path, "--device", "cpu")
     assert ended.code == 1
-    assert "demo.json is damaged; start over with --fresh" in " ".join(ended.err.split())
+    assert "demo.json is not readable JSON" in ended.err
+    assert "start over with --fresh" in " ".join(ended.err.split())
 
 
 def test_a_demo_that_was_stopped_goes_on_with_the_stage_it_was_in(quick, minimind, tmp_path, monkeypatch):

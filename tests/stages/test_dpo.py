@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from flags import without
 from processes import in_ranks
 from test_bad_input import refused, state
 from test_exact import killed_again_and_again
@@ -195,6 +196,12 @@ def test_mistakes_are_one_sentence_and_leave_nothing(minimind, dpo_flags, tmp_pa
     }.items():
         data = tmp_path.parent / "pairs.jsonl"
         data.write_text(pair % rejected, encoding="utf-8")
-        refused(minimind(*dpo_flags, "--data", data, "--out", tmp_path / "run"), 1, "pairs.jsonl", "line 1", said)
+        refused(
+            minimind(*without(dpo_flags, "--data"), "--data", data, "--out", tmp_path / "run"),
+            1,
+            "pairs.jsonl",
+            "line 1",
+            said,
+        )
     assert not (tmp_path / "run" / "model").exists()
     assert set(state(tmp_path)) >= set(before)
