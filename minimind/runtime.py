@@ -28,7 +28,7 @@ def cache_dir() -> Path:
     try:
         return Path.home() / ".cache" / "minimind"
     except RuntimeError:
-        return Path(tempfile.gettempdir()) / f"minimind-{os.getuid()}"
+        return Path(tempfile.gettempdir()) / f"minimind-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
 
 
 def api_key() -> str:

@@ -29,6 +29,10 @@ class StopFinder:
         self._held = text[len(text) - held :]
         return text[: len(text) - held]
 
+    def completes(self, text: str) -> bool:
+        """Whether a stop string would come with this text."""
+        return any(stop in self._held + text for stop in self._stops)
+
     def finish(self) -> str:
         """Return what was held back, when no more text will come."""
         held, self._held = self._held, ""

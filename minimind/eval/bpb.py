@@ -18,7 +18,7 @@ from minimind.tokenizer.bpe import Tokenizer
 
 
 class Document(NamedTuple):
-    """Token ids, which of them are scored (never the first: nothing predicts it), and the bytes they stand for."""
+    """Token ids, which of them are scored (never the first: nothing predicts it), and those tokens' bytes."""
 
     ids: np.ndarray
     scored: np.ndarray
@@ -26,7 +26,10 @@ class Document(NamedTuple):
 
 
 def text_document(text: str, tokenizer: Tokenizer) -> Document:
-    """bos + text + eos, as in pretraining; the text's tokens are scored, eos is not."""
+    """bos + text + eos, as in pretraining; the text's tokens are scored, eos is not.
+
+    Without bos nothing predicts the first token, so neither it nor its bytes count.
+    """
     body = tokenizer.encode(text)
     ids = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     start = len(ids)
@@ -34,7 +37,8 @@ def text_document(text: str, tokenizer: Tokenizer) -> Document:
     ids += [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     scored = np.zeros(len(ids), dtype=bool)
     scored[max(1, start) : start + len(body)] = True
-    return Document(np.array(ids, dtype=np.int64), scored, len(text.encode("utf-8")))
+    size = sum(len(tokenizer.token_bytes(id)) for id in body[1 - start :])
+    return Document(np.array(ids, dtype=np.int64), scored, size)
 
 
 @torch.no_grad()

@@ -83,6 +83,9 @@ class Choice:
             for delta in self._parser.feed(output.token.id):
                 deltas += self._visible(delta)
             self._count(output, before)
+        if self._stops.found is None and self._stops.completes(self._parser.held):
+            for delta in self._parser.finish():
+                deltas += self._visible(delta)
         if self._stops.found is not None:
             self.finish_reason = "stop"
         elif self._one_call and self.calls:
@@ -93,7 +96,8 @@ class Choice:
             for delta in self._parser.finish():
                 deltas += self._visible(delta)
             deltas += self._text(self._stops.finish())
-            self.finish_reason = "tool_calls" if self.calls and output.finish_reason == "stop" else output.finish_reason
+            ended = "stop" if self._stops.found is not None else output.finish_reason
+            self.finish_reason = "tool_calls" if self.calls and ended == "stop" else ended
         return deltas
 
     def take_logprobs(self) -> dict[str, Any] | None:

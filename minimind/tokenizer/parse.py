@@ -58,6 +58,12 @@ class MessageParser:
         """The field of the message that is being read: content, reasoning_content or tool_calls (or the header)."""
         return "tool_calls" if self._state == "tool_call" else self._state
 
+    @property
+    def held(self) -> str:
+        """Content that was read and is held back: newlines that may turn out to be the layout's."""
+        skipped = min(self._skip, len(self._text) - len(self._text.lstrip("\n")))
+        return self._text[skipped:] if self._state == "content" and "tool_calls" not in self.message else ""
+
     def feed(self, id: int) -> list[Delta]:
         """Take one id and return what it adds to the message; concatenated, the deltas are the message."""
         if id == self._start:

@@ -1,13 +1,20 @@
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
 
+from minimind import runtime
 from minimind.config import ModelConfig
+from minimind.data.shards import ensure
 from minimind.eval.bpb import Document, _windows, bits_per_byte, text_document
 from minimind.model.transformer import Segments, Transformer
+from minimind.recipe import Recipe
+from minimind.stages.common import valid_bpb
 from minimind.tokenizer.bpe import Tokenizer
+
+CPU = torch.device("cpu")
 
 SHAPE = ModelConfig(
     hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16
@@ -67,10 +74,33 @@ def test_every_token_is_scored_in_exactly_one_window(length):
 def test_without_bos_the_first_token_is_not_scored(tokenizer):
     class NoBos:
         bos_id, eos_id = None, 2
-        encode = staticmethod(tokenizer.encode)
+        encode, token_bytes = staticmethod(tokenizer.encode), staticmethod(tokenizer.token_bytes)
 
-    document = text_document("hello there", NoBos())
+    text = "hello there"
+    document = text_document(text, NoBos())
     assert not document.scored[0]
     assert not document.scored[-1]
     assert document.scored[1:-1].all()
-    assert document.bytes == 11
+    assert document.bytes == sum(len(tokenizer.token_bytes(id)) for id in document.ids[document.scored]) < len(text)
+    word = text_document("a", NoBos())
+    assert (word.scored.any(), word.bytes) == (False, 0)
+
+
+def test_half_a_surrogate_pair_is_a_character_of_three_bytes(model, tokenizer):
+    figures = bits_per_byte(model, [text_document("half \ud83d here", tokenizer)], 512, torch.float32)
+    assert figures["bytes"] == len("half \ufffd here".encode())
+
+
+def test_validation_in_training_gives_the_same(tmp_path, model):
+    """Of a tokenizer with bos and of one without."""
+    texts = ["one", "two words", "三个字"]
+    (tmp_path / "v.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    default = Tokenizer.load("default")
+    config = json.loads(default.files["tokenizer_config.json"]) | {"bos_token": None}
+    without = Tokenizer(default.files | {"tokenizer_config.json": json.dumps(config)})
+    for words in (default, without):
+        recipe = Recipe()
+        recipe.data.sequence_length = 64
+        shards = ensure([tmp_path / "v.jsonl"], words, cache=tmp_path)
+        there = bits_per_byte(model, [text_document(text, words) for text in texts], 64, runtime.compute_dtype(CPU))
+        assert valid_bpb(recipe, model, words, shards)["bpb"] == pytest.approx(there["bpb"], rel=1e-6)

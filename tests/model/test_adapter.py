@@ -152,6 +152,11 @@ def test_half_an_adapter_and_those_of_other_kinds_are_refused(place, tmp_path):
     refused(adapter, "is empty")
     (adapter / "adapter_model.safetensors").unlink()
     refused(adapter, "no adapter_model.safetensors")
+    edit(config, lambda content: content.update(lora_dropout=None, use_dora=None, bias=None, rank_pattern=None))
+    refused(adapter, "no adapter_model.safetensors")  # which it comes to: null is the default
+    edit(config, lambda content: content.update(lora_alpha="six"))
+    refused(adapter, "lora_alpha is 'six', but should be a number")
+    edit(config, lambda content: content.update(lora_alpha=6))
     edit(config, lambda content: content.update(r=0))
     refused(adapter, "r is 0, but should be")
     edit(config, lambda content: content.update(rank_pattern={"q_proj": 2}))

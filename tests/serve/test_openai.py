@@ -223,6 +223,19 @@ def test_stop_strings(actor, stop):
     assert joined(streamed(actor, **options), "content") == "Hel"
 
 
+@pytest.mark.parametrize("stop", ["\n", "\n\n", ["x", "two\n"]])
+def test_a_newline_stops_at_once(actor, stop):
+    """Newlines are held back, as they may belong to the layout; that must not hold a stop string back too."""
+    actor.says("one two\n", "\n", "\n" if stop == "\n\n" else "three", " and more" * 40)
+    answer = chat(actor, stop=stop, max_tokens=100)
+    choice = answer.choices[0]
+    assert choice.message.content == ("one " if isinstance(stop, list) else "one two")
+    assert choice.finish_reason == "stop"
+    assert answer.usage.completion_tokens < 8, "the engine was told at once"
+    limited = chat(actor, stop=stop, max_tokens=answer.usage.completion_tokens).choices[0]
+    assert (limited.message.content, limited.finish_reason) == (choice.message.content, "stop")
+
+
 def test_half_a_stop_string_is_not_lost(actor):
     actor.says("one two")
     assert joined(streamed(actor, stop="two three"), "content") == "one two"

@@ -1,5 +1,6 @@
 """What a server refuses, what it survives, and what it never does."""
 
+import copy
 import json
 import re
 import socket
@@ -322,3 +323,69 @@ def test_rollouts_are_answered_only_if_asked_for(http):
 def test_loopback():
     assert all(map(is_loopback, ("127.0.0.1", "127.1.2.3", "::1", "localhost")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.0.1", "example.org", "127.0.0.1.evil.example")))
+
+
+def nulled(value, path=()):
+    """Every object in a JSON value, by its path, with each of its fields in turn set to null."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield (*path, key), lambda copy, path=path, key=key: at(copy, path).__setitem__(key, None)
+            yield from nulled(inner, (*path, key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from nulled(inner, (*path, index))
+
+
+def at(value, path):
+    for part in path:
+        value = value[part]
+    return value
+
+
+def test_null_is_what_is_left_out_in_every_body(http):
+    """For each field: null is answered exactly as its absence is."""
+    tool = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    chat = {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+            {"role": "assistant", "content": "a", "reasoning_content": "b", "reasoning": "b", "tool_calls": [call]},
+            {"role": "tool", "content": "c", "tool_call_id": "1"},
+        ],
+        **{"tools": [tool], "max_tokens": 2, "temperature": 0, "seed": 1, "stop": "x", "n": 1, "logit_bias": {"5": 1}},
+        **{"response_format": {"type": "text"}, "chat_template_kwargs": {"enable_thinking": False}, "top_k": 4},
+        **{"stream_options": {"include_usage": True}, "presence_penalty": 0.5, "model": "minimind"},
+    }
+    bodies = {
+        "/v1/chat/completions": chat,
+        "/v1/completions": {"prompt": "a", "max_tokens": 2, "temperature": 0, "logprobs": 1},
+        "/tokenize": {"content": "a", "add_generation_prompt": True, "with_pieces": True},
+    }
+    for path, body in bodies.items():
+        assert http.post(path, json=body).status_code == 200
+        for where, change in nulled(body):
+            if where[0] == "logit_bias" and len(where) > 1:
+                continue  # a table of numbers, no fields
+            null, absent = copy.deepcopy(body), copy.deepcopy(body)
+            change(null)
+            del at(absent, where[:-1])[where[-1]]
+            answers = [http.post(path, json=one) for one in (null, absent)]
+            assert answers[0].status_code == answers[1].status_code < 500, (where, answers[0].text)
+
+
+def test_an_assistant_that_only_reasoned_and_a_bare_tool_are_known(http):
+    body = {
+        "messages": [
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": None, "reasoning": "well"},
+            {"role": "user", "content": "And?"},
+        ],
+        "max_tokens": 1,
+    }
+    assert http.post("/v1/chat/completions", json=body).status_code == 200
+    wrapped = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    counts = {
+        http.post("/tokenize", json={"messages": body["messages"], "tools": [tool]}).json()["count"]
+        for tool in (wrapped, wrapped["function"])
+    }
+    assert len(counts) == 1

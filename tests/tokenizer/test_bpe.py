@@ -176,3 +176,37 @@ def test_transformers_reads_the_directory_and_gives_the_same_ids():
     assert theirs("<think>")["input_ids"] == [25]
     assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (1, 2, 0)
     assert len(theirs) == TOKENIZER.vocab_size
+
+
+SHIPPED = Tokenizer.load("default")
+
+
+def with_config(**changes):
+    config = json.loads(SHIPPED.files["tokenizer_config.json"]) | changes
+    return Tokenizer({"tokenizer.json": SHIPPED.files["tokenizer.json"], "tokenizer_config.json": json.dumps(config)})
+
+
+def test_what_other_programs_write_into_tokenizer_config():
+    assert with_config(bos_token=None).bos_id is None
+    assert with_config(bos_token={"content": "<|im_start|>", "lstrip": None}).bos_id == 1
+    assert with_config(bos_token={"content": None}).bos_id is None
+    assert with_config(chat_template=None).chat_template is None
+    named = [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]
+    assert with_config(chat_template=named).chat_template == "d"
+    assert with_config(chat_template=named[:1]).chat_template == "t"
+    assert with_config(chat_template=[]).chat_template is None
+    for wrong in ({"eos_token": 3}, {"eos_token": {"content": 3}}, {"eos_token": ["a"]}, {"chat_template": 3}):
+        with pytest.raises(
+            UserError, match=f"tokenizer_config.json: .*{'content' if 'content' in str(wrong) else next(iter(wrong))}"
+        ):
+            with_config(**wrong)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"model": None}, {"added_tokens": [{}]}, {"added_tokens": 3}, {"decoder": []}, {"model": {"type": "BPE"}}],
+)
+def test_a_damaged_tokenizer_is_one_sentence(change):
+    spec = json.loads(SHIPPED.files["tokenizer.json"]) | change
+    with pytest.raises(UserError, match=r"tokenizer\.json is (damaged|not a byte-level BPE)"):
+        Tokenizer({"tokenizer.json": json.dumps(spec)})

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from minimind.errors import UserError
 from minimind.tokenizer import Tokenizer
 from minimind.tokenizer.bpe import DEFAULT
-from minimind.tokenizer.chat import normalize, render
+from minimind.tokenizer.chat import normalize, normalize_tool, render
 from minimind.tokenizer.parse import MessageParser, parse
 from minimind.tokenizer.train import ADDED
 
@@ -219,3 +219,15 @@ def test_spelled_out_blocks_move_into_their_fields():
 def test_a_wrong_message_is_one_sentence(message, error):
     with pytest.raises(UserError, match=error):
         render([message], TOKENIZER)
+
+
+def test_two_names_for_one_thing():
+    said = {"role": "assistant", "content": "4", "reasoning_content": "2 + 2"}
+    newer = {"role": "assistant", "content": "4", "reasoning": "2 + 2", "reasoning_content": None}
+    assert normalize(newer) == normalize(said) == said
+    assert normalize({"role": "developer", "content": "Be brief."}) == {"role": "system", "content": "Be brief."}
+    function = {"name": "add", "parameters": {"type": "object"}}
+    wrapped = {"type": "function", "function": function}
+    for form in (function, wrapped, {"function": function}, function | {"description": None, "type": "function"}):
+        assert normalize_tool(form) == wrapped
+    assert normalize_tool({"type": "web_search"}) == {"type": "web_search"}
