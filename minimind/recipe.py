@@ -95,6 +95,9 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the matrix products; weights are float32. `auto`: bfloat16 where it is fast, float16 on older GPUs."""
+    save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the weights in the model directories that are written. `auto`: float32 where products are computed in float32,
+    else bfloat16; rounding to 16 bits would undo updates at a small rate."""
     compile: Literal["auto", "always", "never"] = "auto"
     """`auto` compiles when a compiler is there and the run is long enough to earn it back."""
     activation_checkpointing: bool = False

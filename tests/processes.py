@@ -5,6 +5,7 @@ import pickle
 import signal
 import socket
 import sys
+import traceback
 from multiprocessing import get_context
 
 FORKS = sys.platform != "win32"
@@ -24,7 +25,12 @@ def in_ranks(world, function, *args, seconds=120):
     for process in started:
         process.start()
     try:
-        values = dict(results.get(timeout=seconds) for _ in started)
+        values = {}
+        for _ in started:
+            number, value = results.get(timeout=seconds)
+            if isinstance(value, str):
+                raise AssertionError(f"rank {number} failed:\n{value}")
+            values[number] = value
     finally:
         for process in started:
             process.join(0 if sys.exc_info()[0] else seconds)
@@ -39,7 +45,11 @@ def _rank(number, world, port, results, function, args):
     os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(world)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     ranks.join("cpu")
-    value = function(*args)
+    try:
+        value = function(*args)
+    except BaseException:
+        results.put((number, traceback.format_exc()))
+        raise
     ranks.leave()
     results.put((number, pickle.dumps(value)))  # by value: a tensor's memory would go with this process
 

@@ -30,6 +30,10 @@ class TimedStream:
         self.seconds += time.perf_counter() - start
         return batch
 
+    def rehearsal_batch(self, rows: int, rank: int = 0, world: int = 1) -> Any:
+        """As the stream's."""
+        return self.stream.rehearsal_batch(rows, rank, world)
+
     def state_dict(self) -> dict[str, Any]:
         """As the stream's."""
         return self.stream.state_dict()

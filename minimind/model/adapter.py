@@ -44,11 +44,7 @@ def base_of(directory: Path) -> Path:
     Raises:
         UserError: it is not where the adapter says.
     """
-    name = Fields(read_json(directory / CONFIG), directory / CONFIG).text("base_model_name_or_path", "")
-    if not name:
-        raise UserError(
-            f"{directory} is an adapter that does not say of which model; name it: minimind chat MODEL --lora"
-        )
+    name = Fields(read_json(directory / CONFIG), directory / CONFIG).text("base_model_name_or_path", "no named model")
     for place in (Path(name), directory / name):
         if (place / "config.json").is_file():
             return place

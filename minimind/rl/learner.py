@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from minimind import ranks
+from minimind import ranks, runtime
 from minimind.engine.sampling import Sampling
 from minimind.losses import policy
 from minimind.model import heads, lora
@@ -85,10 +85,18 @@ class Learner:
         self.algorithm, self.reference = algorithm, reference
 
     def packed(self, samples: Sequence[Sample], number: int) -> list[tuple[list[Sample], Packed]]:
-        """The samples of a rollout in a new order, cut into minibatches of nearly equal size."""
-        rl = self.recipe.rl
-        order = np.random.default_rng([self.recipe.train.seed, number]).permutation(len(samples))
-        parts = [[samples[i] for i in part] for part in np.array_split(order, rl.minibatches)]
+        """The samples of a rollout in a new order, cut into minibatches of nearly equal size.
+
+        It is the samples of all ranks that are shuffled and cut, of which this rank packs its own: so a minibatch holds
+        the same samples however many ranks there are.
+        """
+        rl, counts = self.recipe.rl, ranks.gathered(len(samples))
+        before = sum(counts[: runtime.rank()])
+        order = np.random.default_rng([self.recipe.train.seed, number]).permutation(sum(counts))
+        parts = [
+            [samples[i - before] for i in part if 0 <= i - before < len(samples)]
+            for part in np.array_split(order, rl.minibatches)
+        ]
         return [(part, self._pack(part)) for part in parts]
 
     def _pack(self, samples: list[Sample]) -> Packed:

@@ -5,12 +5,11 @@ engine is a pool: prompts are submitted, answers come out as each of them ends, 
 (the next turn of a dialogue), so that a slow answer never holds the others.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
 
 from minimind.data.prompts import Prompt
 from minimind.engine.engine import Engine
@@ -18,6 +17,7 @@ from minimind.engine.request import Request
 from minimind.engine.sampling import Sampling
 from minimind.model import lora
 from minimind.model.transformer import Transformer
+from minimind.train import parallel
 
 Status = Literal["completed", "truncated", "aborted", "failed"]
 ENDED: dict[str | None, Status] = {"stop": "completed", "length": "truncated", "abort": "aborted"}
@@ -137,7 +137,6 @@ class LocalRollout:
         rows: how many answers are written at once.
         context: most tokens of a prompt with its answer.
         dtype: of the engine; the model's shares its weights.
-        gather: the whole weights of a model of which this rank has only a share.
     """
 
     def __init__(
@@ -146,17 +145,12 @@ class LocalRollout:
         rows: int,
         context: int,
         dtype: torch.dtype | None = None,
-        gather: Callable[[Tensor], Tensor] = lambda weight: weight,
     ) -> None:
         self.version = 0
-        self._gather = gather
-        changed = bool(lora.updates(model))
-        self._shared = not changed and gather(model.output_weight) is model.output_weight
+        self._shared = not lora.updates(model) and not parallel.is_sharded(model)
         self._shared &= dtype is None or dtype == model.output_weight.dtype
         if not self._shared:
-            own = Transformer(model.config).to(model.output_weight.device, dtype or torch.float32)
-            own.load_state_dict(self._weights(model))
-            model = own.eval()
+            model = parallel.plain_copy(model, dtype or torch.float32)
         self._engine = Engine(model, rows=rows, context=context)
         self._running: dict[Request, Any] = {}
 
@@ -184,11 +178,5 @@ class LocalRollout:
         if self._shared:
             self._engine.flush_cache()
         else:
-            self._engine.update_weights(self._weights(model))
+            self._engine.update_weights(parallel.plain_weights(model))
         self.version += 1
-
-    def _weights(self, model: Transformer) -> dict[str, Tensor]:
-        """As plain weights: without adapter, and whole where each rank has a share."""
-        if lora.updates(model):
-            return lora.plain_weights(model)
-        return {name: self._gather(weight.detach()) for name, weight in model.named_parameters()}

@@ -25,7 +25,6 @@ from minimind import ranks, runtime
 from minimind.console import warn
 from minimind.engine.sampling import Sampling
 from minimind.errors import UserError
-from minimind.model import lora
 from minimind.model.store import save_model
 from minimind.model.transformer import Transformer
 from minimind.recipe import RlConfig
@@ -94,8 +93,7 @@ class HttpRollout:
             UserError: the folder cannot be written, or the server did not take them.
         """
         self.version += 1
-        merged = lora.merged(model) if lora.updates(model) else model
-        weights = parallel.whole_weights(merged)
+        weights = parallel.plain_weights(model)
         reason = None
         if runtime.is_main():
             try:

@@ -1,6 +1,5 @@
 """What the stages of reinforcement learning share: engine, rewards, stream, and how the policy is examined."""
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import mean
@@ -66,7 +65,9 @@ class Session:
             return None
         if lora.updates(self.model):
             return Reference(self.model, None)
-        return Reference(self.model, copy.deepcopy(self.model).requires_grad_(False).eval())
+        frozen = parallel.plain_copy(self.model).requires_grad_(False)
+        parallel.shard(frozen, frozen.layers, self.recipe.train)
+        return Reference(self.model, frozen)
 
     def stream(
         self, loss: PolicyLoss, prepare: Prepare, target_kl: float = 0.0, begin_step: Callable[[int], None] = nothing
@@ -147,4 +148,4 @@ def make_rollout(recipe: Recipe, model: Transformer, tokenizer: Tokenizer) -> Ro
     if rl.server:
         return HttpRollout(rl, tokenizer, "float32" if precision.dtype == torch.float32 else "bfloat16")
     rows = min(rl.rows, rl.groups * rl.samples)
-    return LocalRollout(model, rows, recipe.data.sequence_length, precision.dtype, parallel.whole)
+    return LocalRollout(model, rows, recipe.data.sequence_length, precision.dtype)

@@ -94,6 +94,16 @@ class RolloutStream:
         self.begin_step(self.number - 1)
         return self.queue.pop(0)
 
+    def rehearsal_batch(self, rows: int, rank: int = 0, world: int = 1) -> PolicyBatch:
+        """A batch of made-up answers: nobody is asked for it, and nobody judges it."""
+        samples = []
+        for group in range(self.recipe.rl.groups // world):
+            for sample in self.samples_of(group, group % len(self.prompts))[0]:
+                sample.append([sample.prompt_ids[-1]] * 2, [0.0] * 2)
+                sample.rewards, sample.reward = dict.fromkeys(self.recipe.scoring.weights, 0.0), 0.0
+                samples.append(sample)
+        return self.prepare(samples, self.number)[0]
+
     def state_dict(self) -> dict[str, Any]:
         """The place in the prompts, and what is left of the last rollout, of all ranks."""
         parts = ranks.gathered(self.queue)

@@ -107,8 +107,16 @@ def _adapt(model: Transformer, recipe: Recipe) -> None:
         warn(f"peft cannot load this adapter ({trouble}); for others, hand on the merged model (export merge-lora)")
 
 
-def write_model(model: Transformer, tokenizer: Tokenizer, directory: Path) -> None:
-    """Write a complete model directory, of an adapted model its adapter's.
+def save_dtype(recipe: Recipe) -> str:
+    """The number format in which the run writes its model; an adapter is always float32."""
+    if recipe.train.save_dtype != "auto":
+        return recipe.train.save_dtype
+    products = Precision(runtime.device(recipe.train.device), recipe.train.dtype).dtype
+    return "float32" if products == torch.float32 else "bfloat16"
+
+
+def write_model(model: Transformer, tokenizer: Tokenizer, directory: Path, dtype: str = "bfloat16") -> None:
+    """Write a complete model directory, weights in `dtype`, of an adapted model its adapter's.
 
     Rank 0 does, but under FSDP it needs the others' shares of the weights.
 
@@ -126,7 +134,7 @@ def write_model(model: Transformer, tokenizer: Tokenizer, directory: Path) -> No
         with torch.device("meta"):
             whole = type(model)(model.config)
         whole.load_state_dict(weights, assign=True)
-        save_model(whole, directory)
+        save_model(whole, directory, dtype)
     try:
         tokenizer.save(directory)
     except OSError as error:
@@ -209,6 +217,7 @@ def finish(job: loop.Job, recipe: Recipe, out: Path, resume: bool) -> Path:
         if at.step < job.steps and not recipe.train.max_minutes:
             raise UserError(f"{out}: stopped before the end; run the same command again to continue")
         job.write_model(out / "model")
+    say(f"Weights are saved in {'float32' if recipe.lora.rank else save_dtype(recipe)}.")
     return out / "model"
 
 
@@ -245,7 +254,7 @@ def make_job(
         loss=loss,
         steps=steps,
         flops_per_token=lora.flops_per_token(model, context=min(length, training.mean_length) / 2),
-        write_model=partial(write_model, model, tokenizer),
+        write_model=partial(write_model, model, tokenizer, dtype=save_dtype(recipe)),
         validate=validate or partial(valid_bpb, recipe, model, tokenizer, validation),
         sample=partial(_sample, recipe, model, tokenizer),
         compile=compile_model,
@@ -293,9 +302,13 @@ def _documents(validation: Shards, tokenizer: Tokenizer) -> Iterator[Document]:
 
 def _sample(recipe: Recipe, model: Transformer, tokenizer: Tokenizer) -> list[str]:
     """Continue the recipe's prompts greedily, to see in words what the loss says in numbers."""
+    if not recipe.prompts or model.task != "CausalLM":
+        return []
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     prompts = [start + tokenizer.encode(text) for text in recipe.prompts]
     stop = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-    answers = complete(model.eval(), prompts, GREEDY, stop, max_new_tokens=40)
+    sharded = parallel.is_sharded(model)
+    speaker = parallel.plain_copy(model) if sharded else model.eval()
+    answers = complete(speaker, prompts, GREEDY, stop, max_new_tokens=40)
     model.train()
     return [text + tokenizer.decode(ids, skip_special=True) for text, ids in zip(recipe.prompts, answers, strict=True)]

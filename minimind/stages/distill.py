@@ -25,6 +25,7 @@ from minimind.stages import common, on_policy
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import loop
 from minimind.train.folder import check_writable
+from minimind.train.precision import Precision
 
 
 def run(recipe: Recipe, out: Path, resume: bool = True) -> Path:
@@ -64,7 +65,7 @@ def load_teacher(recipe: Recipe, tokenizer: Tokenizer) -> Transformer:
             f"choose a teacher with the student's, or let it write answers and train sft on them"
         )
     device = runtime.device(recipe.train.device)
-    teacher = load_model(directory, dtype=runtime.compute_dtype(device), device=device)
+    teacher = load_model(directory, dtype=Precision(device, recipe.train.dtype).dtype, device=device)
     if recipe.data.sequence_length > teacher.config.max_position_embeddings:
         raise UsageError(
             f"recipe: data.sequence_length = {recipe.data.sequence_length} is beyond the teacher's context of "

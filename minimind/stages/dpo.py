@@ -133,6 +133,7 @@ def reference_log_probs(recipe: Recipe, model: Transformer, stream: PairStream) 
     precision = Precision(model.output_weight.device, recipe.train.dtype)
     identity = [weights_checksum(Path(recipe.init)), stream.state_dict()["shards"], str(precision.dtype)]
     identity += [recipe.data.sequence_length, recipe.train.seed]  # rounding depends on how pairs are packed
+    identity += [model.config.rope_scaling]
     folder = runtime.cache_dir() / "reference"
     path = folder / f"{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]}.npy"
     if not ranks.anywhere(not path.is_file()):

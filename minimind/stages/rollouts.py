@@ -25,7 +25,7 @@ def train(session: Session, stream: RolloutStream, loss: Any, out: Path, resume:
         "loss": loss,
         "steps": session.steps(),
         "flops_per_token": model.config.flops_per_token(context=recipe.data.sequence_length / 2),
-        "write_model": partial(common.write_model, model, session.tokenizer),
+        "write_model": partial(common.write_model, model, session.tokenizer, dtype=common.save_dtype(recipe)),
         "validate": session.validate,
         "sample": lambda: transcripts(stream.newest),
         "compile": model.compile_blocks,

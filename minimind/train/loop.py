@@ -58,6 +58,9 @@ class Stream(Protocol):
         It has `document_ids` (-1 on padding), and a property `weight`: what the sums of its loss are divided by.
         """
 
+    def rehearsal_batch(self, rows: int, rank: int = 0, world: int = 1) -> Any:
+        """A batch like the others from which nothing will be learned; the state is put back after it."""
+
     def state_dict(self) -> dict[str, Any]:
         """The position in the data."""
 
@@ -133,16 +136,16 @@ def run(job: Job, recipe: Recipe, out: Path, resume: bool = True) -> Progress:
                 if last or (train.valid_every and at.step % train.valid_every == 0):
                     _validate(job, at, metrics)
                     window.restart()
-                if train.sample_every and at.step % train.sample_every == 0:
-                    for text in job.sample():
-                        say(dim(f"step {at.step:,}: "), repr(text))
-                    window.restart()
                 if train.max_minutes and time.monotonic() - began > train.max_minutes * 60:
                     stopping.request()
                 stop = ranks.anywhere(stopping())
                 if last or stop or (train.save_every and at.step % train.save_every == 0):
                     save(job, recipe, at, checkpoints, precision)
                     saved_at = at.step
+                    window.restart()
+                if train.sample_every and not stop and at.step % train.sample_every == 0:
+                    for text in job.sample():
+                        say(dim(f"step {at.step:,}: "), repr(text))
                     window.restart()
     if at.step < job.steps:
         say(f"Stopped after step {at.step:,} of {job.steps:,}, saved at {saved_at:,}; the same command continues it.")
@@ -201,7 +204,7 @@ def _rehearse(job: Job, replica: nn.Module, recipe: Recipe, precision: Precision
     """Run one micro-batch forward and backward, and leave everything as it was."""
     place, random = job.stream.state_dict(), runtime.random_state()
     _, rows = rows_of_a_step(recipe)
-    batch = job.stream.next_batch(rows, runtime.rank(), runtime.world_size())
+    batch = job.stream.rehearsal_batch(rows, runtime.rank(), runtime.world_size())
     _backward(replica, batch, rows, weight=1, precision=precision)
     _forget_gradients(job)
     job.stream.load_state_dict(place)

@@ -11,16 +11,19 @@ the supervised tokens of *all* ranks, is multiplied by the number of ranks first
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from minimind import runtime
+from minimind.model import lora
+from minimind.model.transformer import Transformer
 from minimind.recipe import TrainConfig
 
 
@@ -31,10 +34,21 @@ def shard(model: nn.Module, blocks: nn.ModuleList, train: TrainConfig) -> None:
     are needed from the beginning of a step to its end, are the unit of `model`.
     """
     if train.parallel == "fsdp" and runtime.world_size() > 1:
-        mesh = init_device_mesh(next(model.parameters()).device.type, (runtime.world_size(),))
+        mesh = _mesh(next(model.parameters()).device.type)
         for block in blocks:
             fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh)
+
+
+@cache
+def _mesh(kind: str) -> DeviceMesh:
+    """All ranks in a row: one mesh for all models, so that norms over several of them can be taken."""
+    return init_device_mesh(kind, (runtime.world_size(),))
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether this rank has only a share of the weights of `model`, or of a model in it."""
+    return any(isinstance(module, FSDPModule) for module in model.modules())
 
 
 class _LossModule(nn.Module):
@@ -51,7 +65,7 @@ class _LossModule(nn.Module):
 def replicate(model: nn.Module, loss: Callable[[Any, Any], Any]) -> nn.Module:
     """Return the module that maps a batch to its loss and whose backward pass reduces gradients over the ranks."""
     module = _LossModule(model, loss)
-    if runtime.world_size() == 1 or isinstance(model, FSDPModule):
+    if runtime.world_size() == 1 or is_sharded(model):
         return module
     # DDP would cut compiled graphs at its buckets to reduce early; a graph here is one block, smaller than a bucket.
     torch._dynamo.config.optimize_ddp = False
@@ -100,6 +114,22 @@ def settle(model: nn.Module) -> None:
 def whole(tensor: Tensor) -> Tensor:
     """The full tensor, of which under FSDP this rank may have a share only; then all ranks must ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+@torch.no_grad()
+def plain_weights(model: Transformer) -> dict[str, Tensor]:
+    """Every weight in full, on all ranks, of the model without adapter that computes the same."""
+    settle(model)
+    return {name: whole(weight) for name, weight in lora.plain_weights(model).items()}
+
+
+def plain_copy(model: Transformer, dtype: torch.dtype | None = None) -> Transformer:
+    """A model of this rank alone, without adapter, that computes the same; `dtype`: of its weights."""
+    with torch.device("meta"):
+        plain = Transformer(model.config)
+    weights = plain_weights(model)
+    plain.load_state_dict({name: weight.to(dtype, copy=True) for name, weight in weights.items()}, assign=True)
+    return plain.eval()
 
 
 def whole_weights(model: nn.Module, trained_only: bool = False) -> dict[str, Tensor]:

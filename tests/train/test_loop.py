@@ -35,6 +35,9 @@ class Counting:
     def __init__(self, fail_at=None):
         self.at, self.fail_at = 0, fail_at
 
+    def rehearsal_batch(self, *shape):
+        return self.next_batch(*shape)
+
     def next_batch(self, rows, rank=0, world=1):
         if self.at == self.fail_at:
             raise KeyboardInterrupt

@@ -1,0 +1,227 @@
+"""Every stage, alone and on two ranks, under DDP and FSDP, dense and sparse, whole and with an adapter.
+
+Each combination gives the update of one process, to float32's rounding, or is refused in one sentence. Optimizers are
+plain gradient descent here: Adam's first step is the sign of a gradient, where a rounding is as large as a step.
+Everything that a run may do besides is on: validation, samples, the distance to a reference, activation checkpointing,
+checkpoints.
+"""
+
+import contextlib
+import itertools
+import json
+import shutil
+
+import pytest
+import torch
+from processes import in_ranks
+from safetensors.torch import load_file
+
+from minimind import ranks, runtime
+from minimind.config import PRESETS
+from minimind.errors import UserError
+from minimind.model.store import save_model
+from minimind.model.transformer import Transformer
+from minimind.optim import groups
+from minimind.recipe import Recipe, find, load
+from minimind.tokenizer.bpe import Tokenizer
+from minimind.train import metrics
+
+REWARDS = """
+from minimind.rl.rewards import reward
+
+
+@reward
+def copies(samples):
+    return [sum(a == b for a, b in zip(s.ids, s.ids[1:])) / len(s.ids) + len(s.ids) % 3 for s in samples]
+"""
+CHANGES = {
+    **{"data.sequence_length": 128, "data.valid_fraction": 0.0, "train.tokens_per_step": 1024, "train.max_steps": 2},
+    **{"train.micro_batch_tokens": 256, "train.compile": "never", "train.dtype": "float32", "train.device": "cpu"},
+    **{"train.log_every": 1, "train.valid_every": 1, "train.sample_every": 1, "train.save_every": 1, "train.keep": 1},
+    **{"train.activation_checkpointing": True, "optim.clip": 1.0, "optim.lr": 0.3, "optim.weight_decay": 0.0},
+    **{"optim.schedule": "wsd", "optim.warmup": 0.0, "optim.decay": 0.0, "prompts": ["Once", "从前"]},
+}
+RL = {
+    **{"rl.groups": 4, "rl.samples": 4, "rl.epochs": 1, "rl.minibatches": 2, "rl.max_new_tokens": 8, "rl.rows": 8},
+    **{"rl.kl_coef": 0.1, "rl.spread": "keep", "rl.spread_by": "", "scoring.weights": {"copies": 1.0}},
+}
+STAGES = {
+    "pretrain": ("pretrain", {"init": ""}),
+    "sft": ("sft", {}),
+    "lora": ("lora", {"lora.rank": 4}),
+    "distill": ("distill", {"distill.teacher": "teacher"}),
+    "distill on policy": (
+        "distill",
+        {**RL, "distill.teacher": "teacher", "distill.on_policy": True, "rl.kl_coef": 0.0},
+    ),
+    "dpo": ("dpo", {}),
+    "reward": ("reward", {"optim.lr": 0.01}),
+    "grpo": ("grpo", RL),
+    "ppo": ("ppo", {**RL, "ppo.warmup_rollouts": 0, "ppo.critic_lr": 0.01}),
+    "agent": ("agent", RL),
+}
+KINDS = ("ddp", "fsdp")
+CASES = list(itertools.product(STAGES, ("dense", "moe"), (0, 4)))
+CASES = [
+    case for case in CASES if not (case[0] in ("pretrain", "reward") and case[2]) and (case[0] != "lora" or case[2])
+]
+QUICK = [
+    *(("pretrain", "moe", 0), ("sft", "dense", 4), ("distill", "dense", 0), ("distill on policy", "moe", 4)),
+    *(("dpo", "moe", 0), ("dpo", "dense", 4), ("reward", "dense", 0), ("grpo", "dense", 0), ("grpo", "moe", 4)),
+    *(("ppo", "dense", 0), ("agent", "moe", 0), ("lora", "moe", 4)),
+]
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """A model of each shape, a teacher, and a few lines for each stage."""
+    folder, tokenizer = tmp_path_factory.mktemp("matrix"), Tokenizer.load("default")
+    for name, seed, experts in (("dense", 0, 0), ("moe", 1, 4), ("teacher", 2, 0)):
+        torch.manual_seed(seed)
+        shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16}
+        shape |= {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 256}
+        shape |= {"num_experts": experts, "moe_intermediate_size": 32, "vocab_size": tokenizer.vocab_size}
+        model = Transformer(PRESETS["tiny"].with_(**shape))
+        with torch.no_grad():
+            for weight_name, weight in model.named_parameters():
+                if weight.dim() > 1 and "gate.weight" not in weight_name:
+                    weight *= 5 if "embed" not in weight_name else 3
+        save_model(model, folder / name, "float32")
+        tokenizer.save(folder / name)
+    (folder / "rewards.py").write_text(REWARDS, encoding="utf-8")
+
+    def chat(n, answer):
+        return [{"role": "user", "content": f"{n} + 1?"}, {"role": "assistant", "content": answer}]
+
+    rows = {
+        "text": [{"text": f"Number {n} is followed by {n + 1}. " * (1 + n % 4)} for n in range(40)],
+        "chat": [{"messages": chat(n, f"It is {n + 1}.")} for n in range(40)],
+        "pair": [{"chosen": chat(n, f"It is {n + 1}."), "rejected": chat(n, f"{n}, or so")} for n in range(40)],
+        "prompt": [{"messages": chat(n, ""), "gt": [str(n + 1)]} for n in range(12)],
+    }
+    for name, lines in rows.items():
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
+def recipe_of(start, case, kind, **more):
+    stage, changes = STAGES[case[0]]
+    data = {"pretrain": "text", "dpo": "pair", "reward": "pair"}.get(stage, "chat")
+    data = "prompt" if changes.keys() >= RL.keys() and not changes.get("distill.on_policy") else data
+    own = {"init": str(start / case[1]), "train.parallel": kind, "lora.rank": case[2]} | changes
+    own |= {"data.files": [str(start / f"{data}.jsonl")], "data.valid": [str(start / f"{data}.jsonl")]}
+    own |= {"tokenizer": str(start / "dense"), "preset": "tiny-moe" if case[1] == "moe" else "tiny"}
+    if stage == "pretrain":
+        own["model"] = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 64, "moe_intermediate_size": 32}
+    if "scoring.weights" in own:
+        own["scoring.file"] = str(start / "rewards.py")
+    if "distill.teacher" in own:
+        own["distill.teacher"] = str(start / "teacher")
+    return load(Recipe, find("tiny", stage), CHANGES | own | more)
+
+
+def descent(model, config):
+    """Every weight goes down the gradient."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [torch.optim.SGD(trained, lr=config.lr)]
+
+
+@contextlib.contextmanager
+def plain_descent():
+    """Gradient descent in all stages."""
+    import minimind.stages.common
+    import minimind.stages.ppo
+    import minimind.stages.rollouts
+
+    homes = (minimind.stages.common, minimind.stages.ppo, minimind.stages.rollouts)
+    for home in homes:
+        home.make_optimizers = descent
+    yield
+    for home in homes:
+        home.make_optimizers = groups.make_optimizers
+
+
+def run(start, case, kind, out, **more):
+    """What a run ends in: weights, and the figures of each step; or why it is refused."""
+    import importlib
+
+    recipe = recipe_of(start, case, kind, **more)
+    stage = importlib.import_module(f"minimind.stages.{STAGES[case[0]][0]}")
+    try:
+        with plain_descent():
+            model = stage.run(recipe, out)
+    except UserError as error:
+        return str(error), None
+    ranks.anywhere(False)
+    lines = metrics.read(out / "metrics.jsonl")
+    figures = [{name: line[name] for name in ("step", "loss", "grad_norm") if name in line} for line in lines]
+    file = model / ("adapter_model.safetensors" if recipe.lora.rank else "model.safetensors")
+    return load_file(file), figures
+
+
+def run_all(start, cases, kinds, folder, cache):
+    runtime.cache_dir = lambda: cache
+    return {
+        (case, kind): run(start, case, kind, folder / f"{n}-{kind}") for n, case in enumerate(cases) for kind in kinds
+    }
+
+
+def assert_same(case, kind, several, alone):
+    assert isinstance(alone[0], dict), alone[0]
+    assert isinstance(several[0], dict), f"{case} {kind}: {several[0]}"
+    for line, expected in zip(several[1], alone[1], strict=True):
+        for name, value in expected.items():
+            assert line[name] == pytest.approx(value, rel=2e-4, abs=1e-6), (case, kind, name, line["step"])
+    for name, weight in alone[0].items():
+        torch.testing.assert_close(
+            several[0][name], weight, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{case} {kind} {n} {m}"
+        )
+
+
+@pytest.mark.parametrize(
+    "cases",
+    [
+        pytest.param(QUICK, id="some"),
+        pytest.param([c for c in CASES if c not in QUICK], id="rest", marks=pytest.mark.slow),
+    ],
+)
+def test_two_ranks_give_the_update_of_one(start, tmp_path, cases, monkeypatch):
+    monkeypatch.setattr(runtime, "peak_flops", lambda *_: 1e11)
+    monkeypatch.setattr(runtime, "cache_dir", lambda: tmp_path / "cache")
+    alone = {case: run(start, case, "ddp", tmp_path / "alone" / str(n)) for n, case in enumerate(cases)}
+    before = {shape: load_file(start / shape / "model.safetensors") for shape in ("dense", "moe")}
+    for case, (weights, _) in alone.items():
+        moved = [
+            w for name, w in weights.items() if name in before[case[1]] and not torch.equal(w, before[case[1]][name])
+        ]
+        assert moved or case[2] or case[0] == "pretrain", f"{case}: nothing was learned"
+    several = in_ranks(2, run_all, start, cases, KINDS, tmp_path / "two", tmp_path / "cache2", seconds=600)[0]
+    for (case, kind), ended in several.items():
+        assert_same(case, kind, ended, alone[case])
+
+
+def continued(start, cases, folder, cache):
+    """Two ranks go on with runs that one rank began, and begin runs that one rank goes on with."""
+    runtime.cache_dir = lambda: cache
+    for n, (case, kind) in enumerate(cases):
+        run(start, case, kind, folder / f"two-one-{n}", **{"train.max_steps": 2, "train.max_minutes": 1e-9})
+    return [run(start, case, kind, folder / f"one-two-{n}") for n, (case, kind) in enumerate(cases)]
+
+
+def test_another_number_of_ranks_goes_on_with_it(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(runtime, "peak_flops", lambda *_: 1e11)
+    monkeypatch.setattr(runtime, "cache_dir", lambda: tmp_path / "cache")
+    cases = [
+        (("grpo", "dense", 0), "fsdp"), (("ppo", "dense", 0), "fsdp"), (("grpo", "dense", 4), "fsdp"),
+        (("dpo", "moe", 0), "fsdp"),
+    ]  # fmt: skip
+    stopped = {"train.max_steps": 2, "train.max_minutes": 1e-9}
+    straight = [run(start, case, kind, tmp_path / f"straight-{n}") for n, (case, kind) in enumerate(cases)]
+    for n, (case, kind) in enumerate(cases):
+        run(start, case, kind, tmp_path / f"one-two-{n}", **stopped)
+    ends = in_ranks(2, continued, start, cases, tmp_path, tmp_path / "cache2", seconds=300)[0]
+    for n, (case, kind) in enumerate(cases):
+        shutil.rmtree(tmp_path / f"two-one-{n}" / "model", ignore_errors=True)
+        assert_same(case, f"{kind} after one rank", ends[n], straight[n])
+        assert_same(case, f"one rank after {kind}", run(start, case, kind, tmp_path / f"two-one-{n}"), straight[n])
