@@ -184,11 +184,26 @@ def _filtered(p_BV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
     top_k_B1 = torch.tensor([[s.top_k or vocabulary] for s in samplings]).to(p_BV.device)
     p_BV = p_BV.masked_fill(torch.arange(vocabulary, device=p_BV.device) >= top_k_B1, 0)
     p_BV = p_BV / p_BV.sum(-1, keepdim=True)
-    likelier_BV = p_BV.cumsum(-1) - p_BV  # probability of all tokens before this one
+    likelier_BV = _cumulative(p_BV, p_BV.dtype) - p_BV  # probability of all tokens before this one
     nucleus_BV = likelier_BV < _column(samplings, "top_p", p_BV)
     keep_BV = nucleus_BV & (p_BV >= _column(samplings, "min_p", p_BV) * p_BV[:, :1])
     keep_BV[:, 0] = True
     return p_BV * keep_BV
+
+
+def _cumulative(p_BV: Tensor, dtype: torch.dtype) -> Tensor:
+    """Sums of probabilities up to each token.
+
+    CUDA adds floats up in any order and refuses to where results must repeat; whole numbers give the same sum in all.
+    """
+    if p_BV.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return _in_whole_numbers(p_BV).to(dtype)
+    return p_BV.cumsum(-1, dtype=dtype)
+
+
+def _in_whole_numbers(p_BV: Tensor) -> Tensor:
+    """Cumulative sums in units of 2⁻⁵², float64."""
+    return (p_BV.double() * 2.0**52).long().cumsum(-1).double() * 2.0**-52
 
 
 def _draw(p_BV: Tensor, samplings: Sequence[Sampling], uniform_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,7 +213,7 @@ def _draw(p_BV: Tensor, samplings: Sequence[Sampling], uniform_B: Tensor) -> tup
         p_BV, order_BV = p_BV.sort(-1, descending=True)
         p_BV = _filtered(p_BV, samplings)
     double = torch.float32 if p_BV.device.type == "mps" else torch.float64
-    cumulative_BV = p_BV.cumsum(-1, dtype=double)
+    cumulative_BV = _cumulative(p_BV, double)
     target_B1 = uniform_B[:, None].to(p_BV.device, double) * cumulative_BV[:, -1:]
     index_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True).clamp(max=p_BV.shape[-1] - 1)
     policy_B1 = p_BV.gather(1, index_B1).log() - cumulative_BV[:, -1:].float().log()

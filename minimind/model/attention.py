@@ -4,7 +4,8 @@ Shape letters: B rows, T query positions, S key positions, H query heads, K key/
 """
 
 import math
-from typing import NamedTuple
+from inspect import signature
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +102,10 @@ def attend(q_BTHD: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, layout: Layout) -> Te
     if q_BTHD.device.type == "cpu" and q_BTHD.requires_grad and q_BTHD.shape[1] <= PRODUCTS_UP_TO:
         assert layout.mask is not None
         return _attend_products(q_BHTD, k_BKSD, v_BKSD, layout.mask).transpose(1, 2)
+    if q_BTHD.is_cuda and layout.mask is not None:
+        # With a mask and grouped heads CUDA has only the kernel that holds all scores; a copy of the keys is small.
+        group = q_BHTD.shape[1] // k_BKSD.shape[1]
+        k_BKSD, v_BKSD = (x.repeat_interleave(group, 1) for x in (k_BKSD, v_BKSD))
     out = F.scaled_dot_product_attention(q_BHTD, k_BKSD, v_BKSD, attn_mask=layout.mask, enable_gqa=True)
     return out.transpose(1, 2)
 
@@ -124,7 +129,9 @@ def _attend_varlen(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, starts: Tenso
 
     longest = q_BTHD.shape[1]  # a document never crosses a row; the exact maximum would cost a synchronisation
     q, k, v = (x.flatten(0, 1) for x in (q_BTHD, k_BTKD, v_BTKD))
-    out = varlen_attn(q, k, v, starts, starts, longest, longest, window_size=(-1, 0), enable_gqa=True)
+    # Torch 2.11's kernel takes grouped heads as they are; later ones want to be told.
+    grouped: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
+    out = varlen_attn(q, k, v, starts, starts, longest, longest, window_size=(-1, 0), **grouped)
     assert isinstance(out, Tensor)  # a pair only where the log-sum-exp is asked for too
     return out.view_as(q_BTHD)
 

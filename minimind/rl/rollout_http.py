@@ -142,7 +142,7 @@ class HttpRollout:
 
     def _generate(self, prompt_ids: list[int], sampling: Sampling) -> Completion:
         try:
-            return self._retried(lambda: self._completion(self._ask(prompt_ids, sampling)))
+            return self._retried(lambda: self._completion(self._ask(prompt_ids, sampling), sampling))
         except Refused as error:  # of this prompt: it is too long for the server, say
             if not self._refused:
                 warn(f"{error}; such answers are left out (said once)")
@@ -167,12 +167,19 @@ class HttpRollout:
             raise Unusable("it answers /generate with something else than SGLang's reply")
         return reply
 
-    def _completion(self, reply: dict[str, Any]) -> Completion:
+    def _completion(self, reply: dict[str, Any], sampling: Sampling) -> Completion:
         """Ids and log-probabilities from one list, so that they cannot disagree."""
         meta = reply["meta_info"]
         tokens = meta.get("output_token_logprobs")
         if not isinstance(tokens, list) or not isinstance(meta.get("finish_reason"), dict):
             raise Unusable("its reply has no meta_info.output_token_logprobs or no finish_reason")
+        filtered = sampling.top_p < 1 or sampling.top_k or sampling.min_p
+        if filtered and not meta.get("output_policy_logprobs"):
+            raise UserError(
+                f"rl.server {self.url} gives log-probabilities of the distribution before top_p, top_k and min_p, and "
+                f"would have every answer weighed wrongly; set rl.top_p = 1, rl.top_k = 0, rl.min_p = 0, or use "
+                f"minimind serve"
+            )
         ids = [int(token[1]) for token in tokens]
         # Ours says what the sampler's own distribution gave; SGLang's are scaled by temperature, but not filtered.
         log_probs = [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from minimind.engine.sampling import GREEDY, Sampling, sample, uniforms
+from minimind.engine.sampling import GREEDY, Sampling, _in_whole_numbers, sample, uniforms
 from minimind.errors import UsageError
 
 P = torch.tensor([0.05, 0.4, 0.3, 0.15, 0.1])
@@ -90,3 +90,12 @@ def test_random_numbers_depend_on_seed_and_place_only_and_are_uniform():
 def test_values_out_of_range_are_named(field):
     with pytest.raises(UsageError, match=next(iter(field))):
         Sampling(**field)
+
+
+def test_sums_in_whole_numbers_are_the_sums():
+    """What CUDA computes where every result must repeat: there sums of floats are refused."""
+    p_BV = torch.randn(4, 6400, generator=torch.Generator().manual_seed(0)).mul(3).softmax(-1)
+    whole = _in_whole_numbers(p_BV)
+    torch.testing.assert_close(whole, p_BV.cumsum(-1, dtype=torch.float64), rtol=0, atol=1e-12)
+    assert (whole.diff(dim=-1) >= 0).all()
+    assert torch.equal(whole[:, -1], _in_whole_numbers(p_BV.flip(-1))[:, -1]), "in whatever order"

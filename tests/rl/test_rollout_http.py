@@ -74,14 +74,14 @@ def client(server, tokenizer, folder, timeout=5.0, pause=0.01):
 
 
 def test_requests_and_replies_are_sglangs(server, tokenizer, folder):
-    sampling = Sampling(temperature=0.8, top_p=0.9, top_k=0, max_new_tokens=5, stop_ids=(2,), seed=11)
+    sampling = Sampling(temperature=0.8, top_p=1.0, top_k=0, max_new_tokens=5, stop_ids=(2,), seed=11)
     found = generate(client(server, tokenizer, folder), [[5, 6]], sampling)
     path, body = server.seen[0]
     assert path == "/generate"
     assert body == {
         "input_ids": [5, 6],
         "sampling_params": {
-            **{"temperature": 0.8, "top_p": 0.9, "top_k": -1, "min_p": 0.0, "max_new_tokens": 5},
+            **{"temperature": 0.8, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "max_new_tokens": 5},
             **{"stop_token_ids": [2], "skip_special_tokens": False, "sampling_seed": 11},
         },
         "return_logprob": True,
@@ -187,6 +187,17 @@ def test_a_refusal_is_not_repeated_and_nobody_there_is_said(server, tokenizer, f
     rl = RlConfig(server="http://127.0.0.1:9", server_folder=str(folder))
     with pytest.raises(UserError, match="could not be used in 5 tries"):
         generate(HttpRollout(rl, tokenizer, pause=0.001), [[5]], Sampling())
+
+
+def test_log_probabilities_before_the_filters_are_refused(server, tokenizer, folder):
+    """SGLang's are of the distribution before top_p; ours says those after it too."""
+    for filters in ({"top_p": 0.9}, {"top_k": 5}, {"min_p": 0.1}):
+        with pytest.raises(UserError, match=r"before top_p.*set rl\.top_p = 1"):
+            generate(client(server, tokenizer, folder), [[5]], Sampling(**filters))
+    both = reply()
+    both["meta_info"]["output_policy_logprobs"] = [-0.25, -0.125]
+    server.say = lambda *_: (200, both)
+    assert generate(client(server, tokenizer, folder), [[5]], Sampling(top_p=0.9))[0].log_probs == [-0.25, -0.125]
 
 
 def test_a_prompt_that_the_server_refuses_is_left_out(server, tokenizer, folder, capsys):
