@@ -135,8 +135,7 @@ class RolloutStream:
         thinking = begins_with_thinking(prompt, self.recipe, place)
         ids = prompt_ids(prompt, self.tokenizer, thinking)
         samples = [Sample(prompt, ids, group=place, thinking=thinking) for _ in range(rl.samples)]
-        # 30 bits: some servers keep a seed in 32, and the turns of an episode count on from it.
-        seeds = [_hash(self.recipe.train.seed, place, nth) >> 26 for nth in range(rl.samples)]
+        seeds = [_hash(self.recipe.train.seed, place, nth) for nth in range(rl.samples)]
         return samples, [replace(self.sampling, seed=seed) for seed in seeds]
 
     def _fill(self, rank: int, world: int) -> None:
