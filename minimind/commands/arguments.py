@@ -139,13 +139,9 @@ def _joined(argv: Sequence[str], lists: set[str]) -> list[str]:
         if flag not in lists:
             parts.append([item])
             continue
-        values = [value] if equals else []
-        if flag in first:
-            first[flag] += values
-            parts.append(first[flag])
-        else:
-            first[flag] = [flag, *values]
-            parts.append(first[flag])
+        part = first.setdefault(flag, [flag])
+        part += [value] if equals else []
+        parts.append(part)
     kept = {id(part): part for part in parts}  # each at its first place
     return [item for part in kept.values() for item in part]
 

@@ -69,7 +69,9 @@ def start(job: "Job", recipe: Recipe, checkpoints: Path, precision: Precision, r
     if recipe.train.compile != "auto":
         at.compiled = ranks.from_main(_compiles(job, recipe, precision))
     elif at.compiled:
-        at.compiled = ranks.from_main(can_compile(precision.device.type))  # the run may have been moved
+        at.compiled = ranks.from_main(
+            runtime.is_main() and can_compile(precision.device.type)
+        )  # it may have been moved
     if at.step >= job.steps:
         say(f"{source}: finished before, step {at.step:,} of {job.steps:,}; --resume never starts anew.")
     else:
