@@ -1,13 +1,14 @@
 """From samples to rows that the training loop takes: packed, with what the policy loss needs at each token."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from minimind import ranks, runtime
 from minimind.data.packing import best_fit
 from minimind.losses.lm import IGNORE
 from minimind.losses.policy import Normalise, token_weights
@@ -65,6 +66,11 @@ class PolicyBatch(NamedTuple):
         rows, length = self.labels.shape
         return torch.arange(rows, device=self.labels.device)[:, None] * length + self.answers
 
+    def pieces(self, rows: int, device: torch.device) -> Iterator["PolicyBatch"]:
+        """Cut into micro-batches of `rows` rows, each brought to the device."""
+        for first in range(0, len(self.labels), rows):
+            yield PolicyBatch(*(column[first : first + rows].to(device) for column in self))
+
     @property
     def segments(self) -> Segments:
         """Who sees whom. Without branches the attention may take a faster way."""
@@ -72,26 +78,44 @@ class PolicyBatch(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """A batch and where in it each sample is: its row, the place of its first token (if another has computed its
-    prompt, the place where it would be)."""
+    """Samples and the batch that they are in."""
 
     batch: PolicyBatch
+    samples: Sequence[Sample]
     rows: list[int]
+    """Which row each sample is in."""
     starts: list[int]
+    """Where its first token is (if another has computed its prompt, where it would be)."""
 
-    def gather(self, column: Tensor, samples: Sequence[Sample]) -> list[Tensor]:
+    def gather(self, column: Tensor) -> list[Tensor]:
         """What a column `[rows, time]` holds for each id of each sample."""
         return [
             column[row, start + len(sample.prompt_ids) - 1 :][: len(sample.ids)]
-            for row, start, sample in zip(self.rows, self.starts, samples, strict=True)
+            for row, start, sample in zip(self.rows, self.starts, self.samples, strict=True)
         ]
 
-    def scatter(self, values: Sequence[Any], samples: Sequence[Sample]) -> Tensor:
+    def scatter(self, values: Sequence[Any] | Tensor) -> Tensor:
         """A column from what belongs to each id of each sample: a tensor, a list, or one number for all."""
         column = torch.zeros(self.batch.labels.shape)
-        for place, value in zip(self.gather(column, samples), values, strict=True):
+        for place, value in zip(self.gather(column), values, strict=True):
             place[:] = torch.as_tensor(value, dtype=column.dtype)
         return column.where(self.batch.mask, 0)
+
+    def with_columns(self, **columns: Tensor) -> "Packed":
+        """The same with some columns of the batch replaced."""
+        return self._replace(batch=self.batch._replace(**columns))
+
+
+def minibatches(count: int, parts: int, seed: Sequence[int]) -> list[list[int]]:
+    """Shuffle a rollout's samples and cut them into `parts` minibatches of nearly equal size: indices of each part.
+
+    It is the samples of all ranks that are shuffled and cut, of which this rank, with `count` of them, gets its own: so
+    a minibatch holds the same samples however many ranks there are.
+    """
+    counts = ranks.gathered(count)
+    before = sum(counts[: runtime.rank()])
+    order = np.random.default_rng(seed).permutation(sum(counts))
+    return [[int(i) - before for i in part if 0 <= i - before < count] for part in np.array_split(order, parts)]
 
 
 def pack(
@@ -131,12 +155,20 @@ def pack(
     shares = torch.zeros(shape[0])
     if samples:
         shares.index_add_(0, torch.tensor(rows), share[: len(samples)])
-    tensors = [torch.from_numpy(array) for array in (ids, labels, positions, document_ids, branches, answers)]
-    columns = [torch.zeros(shape) for _ in range(6)]
-    batch = PolicyBatch(*tensors, *columns, weights, shares[:, None])  # type: ignore[call-arg]  # it counts no stars
-    packed = Packed(batch, rows, starts)
-    engine = packed.scatter([sample.log_probs for sample in samples], samples)
-    return packed._replace(batch=batch._replace(engine=engine))
+    empty = torch.zeros(shape)
+    batch = PolicyBatch(
+        input_ids=torch.from_numpy(ids),
+        labels=torch.from_numpy(labels),
+        positions=torch.from_numpy(positions),
+        document_ids=torch.from_numpy(document_ids),
+        branches=torch.from_numpy(branches),
+        answers=torch.from_numpy(answers),
+        **dict.fromkeys(("engine", "old", "reference", "values", "returns", "advantages"), empty),
+        weights=weights,
+        shares=shares[:, None],
+    )
+    packed = Packed(batch, samples, rows, starts)
+    return packed.with_columns(engine=packed.scatter([sample.log_probs for sample in samples]))
 
 
 def _documents(samples: Sequence[Sample], length: int, share_prompts: bool) -> list[list[int]]:

@@ -15,14 +15,14 @@ from urllib.request import urlopen
 
 import pytest
 import torch
-from toys import toy
+from toys import generate, toy
 
 from minimind import runtime
 from minimind.engine.sampling import Sampling
 from minimind.errors import UserError
 from minimind.model.store import load_model, save_model
 from minimind.recipe import RlConfig
-from minimind.rl.rollout import LocalRollout, generate
+from minimind.rl.rollout import LocalRollout
 from minimind.rl.rollout_http import HttpRollout
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import metrics

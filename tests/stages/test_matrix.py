@@ -47,11 +47,9 @@ def descent(model, config):
 @contextlib.contextmanager
 def plain_descent():
     """Gradient descent in all stages."""
-    import minimind.stages.common
-    import minimind.stages.ppo
-    import minimind.stages.rollouts
+    from minimind.stages import distill, dpo, grpo, ppo, pretrain, reward, sft
 
-    homes = (minimind.stages.common, minimind.stages.ppo, minimind.stages.rollouts)
+    homes = (distill, dpo, grpo, ppo, pretrain, reward, sft)
     for home in homes:
         home.make_optimizers = descent
     yield
@@ -70,7 +68,7 @@ def run(start, case, kind, out, **more):
             model = stage.run(recipe, out)
     except UserError as error:
         return str(error), None
-    ranks.anywhere(False)
+    ranks.barrier()
     lines = metrics.read(out / "metrics.jsonl")
     figures = [{name: line[name] for name in ("step", "loss", "grad_norm") if name in line} for line in lines]
     file = model / ("adapter_model.safetensors" if recipe.lora.rank else "model.safetensors")

@@ -14,7 +14,7 @@ import torch
 
 import minimind as package
 from minimind.recipe import Recipe, load
-from minimind.stages import common
+from minimind.stages import setup
 from minimind.train import metrics
 
 WALL_CLOCK = {"tokens_per_second", "rollout_tokens_per_second", "mfu"}
@@ -45,7 +45,7 @@ def no_batches(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("it trains again")
 
-    monkeypatch.setattr(common.PackedStream, "next_batch", refuse)
+    monkeypatch.setattr(setup.PackedStream, "next_batch", refuse)
 
 
 def test_a_pretraining_leaves_a_whole_run(pretrained):
