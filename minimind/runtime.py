@@ -165,6 +165,11 @@ def peak_flops(on: "torch.device", dtype: "torch.dtype") -> float:
     return best
 
 
+def sent(tensor: "torch.Tensor", to: "torch.device") -> "torch.Tensor":
+    """A tensor of the host on device `to`. CUDA copies it from pinned memory while the host goes on."""
+    return tensor.pin_memory().to(to, non_blocking=True) if to.type == "cuda" else tensor.to(to)
+
+
 def synchronize(on: "torch.device") -> None:
     """Wait until the device has done what it was asked."""
     import torch

@@ -19,7 +19,7 @@ from minimind.recipe import Recipe
 from minimind.rl.batch import Packed, PolicyBatch, pack, pad_rows
 from minimind.rl.objective import Algorithm, score
 from minimind.rl.rollout import Sample
-from minimind.train.loop import rows_of_a_step
+from minimind.train.loop import moved, rows_of_a_step, split
 from minimind.train.precision import Precision
 
 
@@ -46,10 +46,9 @@ class Scorer:
         device = self.precision.device
         columns = []
         with evaluating(model), self.precision.autocast():
-            for first in range(0, len(batch.labels), self.rows):
-                piece = PolicyBatch(*(column[first : first + self.rows].to(device) for column in batch))
-                columns.append(function(piece).detach().float().cpu())
-        return torch.cat(columns)
+            for piece in split(batch, self.rows):
+                columns.append(function(moved(piece, device)).detach().float())
+        return torch.cat(columns).cpu()
 
 
 @contextmanager

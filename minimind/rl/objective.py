@@ -14,7 +14,7 @@ from minimind.losses.log_probs import LogProbs, token_log_probs
 from minimind.model.transformer import Hidden, Transformer
 from minimind.recipe import RlConfig
 from minimind.rl.batch import PolicyBatch
-from minimind.rl.meter import Meter
+from minimind.rl.meter import Meter, Number, added
 
 
 @dataclass(frozen=True)
@@ -71,24 +71,25 @@ def score(model: Transformer, batch: Any, sampling: Sampling) -> tuple[LogProbs,
     filters = sampling.top_k or sampling.top_p < 1 or sampling.min_p
     keep = partial(kept, sampling=sampling) if filters else None
     weight, temperature = model.output_weight, sampling.temperature
-    return token_log_probs(hidden.states, weight, batch.labels, temperature, keep=keep), hidden
+    return token_log_probs(hidden.states, weight, batch.on_host.labels, temperature, keep=keep), hidden
 
 
 class Moved:
     """How far the last step's policy was from the one that sampled, and how undecided: sums over its tokens."""
 
     def __init__(self) -> None:
-        self.sums = [0.0, 0.0, 0.0]
-        """KL, entropy, tokens."""
+        self.parts: list[tuple[Number, Number, Number]] = []
+        """KL, entropy and tokens of each micro-batch."""
 
-    def add(self, kl: float, entropy: float, tokens: int) -> None:
-        """Add a micro-batch."""
-        self.sums = [a + b for a, b in zip(self.sums, (kl, entropy, tokens), strict=True)]
+    @property
+    def sums(self) -> list[float]:
+        """Of KL, entropy and tokens."""
+        return added([(0.0, 0.0, 0.0), *self.parts])
 
     def take(self) -> tuple[float, float] | None:
         """Mean KL and entropy over all ranks, which all call this, then begin anew; None: there was no step."""
         kl, entropy, tokens = ranks.summed(torch.tensor(self.sums, dtype=torch.float64)).tolist()
-        self.sums = [0.0, 0.0, 0.0]
+        self.parts = []
         return (kl / tokens, entropy / tokens) if tokens else None
 
 
@@ -134,14 +135,14 @@ class PolicyLoss:
     @torch.no_grad()
     def _measure(self, scored: LogProbs, old: Tensor, terms: policy.Terms, batch: PolicyBatch) -> None:
         mask, log_probs = batch.mask, scored.log_probs
-        tokens = int(mask.sum())
+        tokens = int(batch.on_host.mask.sum())
         if not tokens:
             return
         moved = policy.kl_estimate(old, log_probs, mask, "k3")  # of the old policy from the new: it sampled
         mismatch = policy.kl_estimate(batch.engine, old, mask, "k3")
         self.meter.over(mask, kl=moved, entropy=scored.entropy, clipped=terms.clipped.float(), mismatch_kl=mismatch)
-        self.meter.most("ratio_max", float(policy.ratios(log_probs, old, mask).max()))
-        self.meter.most("mismatch_ratio_max", float(policy.ratios(old, batch.engine, mask).max()))
+        self.meter.most("ratio_max", policy.ratios(log_probs, old, mask).max())
+        self.meter.most("mismatch_ratio_max", policy.ratios(old, batch.engine, mask).max())
         if self.rl.kl_coef:
             self.meter.over(mask, reference_kl=policy.kl_estimate(log_probs, batch.reference, mask, "k3"))
-        self.moved.add(float(moved.sum()), float(scored.entropy.where(mask, 0).sum()), tokens)
+        self.moved.parts.append((moved.sum(), scored.entropy.where(mask, 0).sum(), tokens))

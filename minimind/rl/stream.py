@@ -28,7 +28,7 @@ from minimind.rl.rollout import Rollout, Sample
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
 from minimind.tokenizer.parse import parse
-from minimind.train.loop import Halt
+from minimind.train.loop import Halt, split
 
 Play = Callable[[Sequence[Sample], Sequence[Sampling]], None]
 """Fills samples with what the policy (and in trajectories its tools) said, each by rules of its own seed."""
@@ -107,7 +107,7 @@ class RolloutStream:
     def state_dict(self) -> dict[str, Any]:
         """The place in the prompts, and what is left of the last rollout, of all ranks."""
         parts = ranks.gathered(self.queue)
-        queue = [PolicyBatch(*map(torch.cat, zip(*same, strict=True))) for same in zip(*parts, strict=True)]
+        queue = [batches.joined(same) for same in zip(*parts, strict=True)]
         return {
             "place": self.places.position,
             "number": self.number,
@@ -119,14 +119,14 @@ class RolloutStream:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there; each rank takes its share of the rows."""
         self.places.position, self.number = state["place"], state["number"]
-        self.rollout.version, self.moved.sums = state["version"], list(state["moved"])
+        self.rollout.version, self.moved.parts = state["version"], [tuple(state["moved"])]
         rank, world = runtime.rank(), runtime.world_size()
         self.queue = []
         for columns in state["queue"]:
             batch = batches.decode(columns)
             batch = batches.pad_rows(batch, -(-len(batch.labels) // world) * world)
             share = len(batch.labels) // world
-            self.queue.append(PolicyBatch(*(column[rank * share : (rank + 1) * share] for column in batch)))
+            self.queue.append(list(split(batch, share))[rank])
         self.meter.clear()
 
     def samples_of(self, place: int, index: int) -> tuple[list[Sample], list[Sampling]]:

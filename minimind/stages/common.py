@@ -167,7 +167,8 @@ class LanguageModelLoss:
     def __call__(self, model: Transformer, batch: Batch) -> loop.Loss:
         """Sum the loss over the supervised tokens of `batch` (labels [B, T], -100 = not supervised)."""
         hidden = model(batch.input_ids, batch.segments)
-        nll = linear_cross_entropy(hidden.states, model.output_weight, batch.labels, **self.options)
+        labels = (batch.on_host if self.options["sparse"] else batch).labels
+        nll = linear_cross_entropy(hidden.states, model.output_weight, labels, **self.options)
         return balanced(loop.Loss(nll, {"loss": nll}), model, hidden, batch)
 
 

@@ -94,10 +94,9 @@ class DistillationLoss:
         hidden = model(batch.input_ids, batch.segments)
         with torch.no_grad():
             seen_BTC = self.teacher(batch.input_ids, batch.segments).states
-        labels_N = batch.labels.flatten()
-        rows_M = labelled_rows(labels_N, CHUNK)
+        rows_M, labels_M = labelled_rows(batch.on_host.labels.flatten(), CHUNK, seen_BTC.device)
         teacher = TeacherStates(seen_BTC.flatten(0, 1)[rows_M], self.teacher.output_weight)
-        states_MC, labels_M = hidden.states.flatten(0, 1)[rows_M], labels_N[rows_M]
+        states_MC = hidden.states.flatten(0, 1)[rows_M]
         found = distillation_loss(states_MC, model.output_weight, labels_M, teacher, self.rule, compiled=self.compiled)
         figures = {"loss": found.total, "cross_entropy": found.cross_entropy, "divergence": found.divergence}
         return common.balanced(loop.Loss(found.total, figures), model, hidden, batch)

@@ -93,7 +93,8 @@ class PreferenceLoss:
 def score(model: Transformer, batch: PairBatch, compiled: bool = False) -> tuple[Tensor, Hidden]:
     """Log-probability [B, T] of each label, 0 where there is none, and the states that it comes from."""
     hidden = model(batch.input_ids, batch.segments)
-    found = token_log_probs(hidden.states, model.output_weight, batch.labels, entropy=False, compiled=compiled)
+    weight, labels = model.output_weight, batch.on_host.labels
+    found = token_log_probs(hidden.states, weight, labels, entropy=False, compiled=compiled)
     return found.log_probs, hidden
 
 
@@ -158,7 +159,7 @@ def score_all(recipe: Recipe, model: Transformer, stream: PairStream) -> np.ndar
         for turn, (places, batch) in enumerate(stream.epoch(common.rows_at_a_time(recipe))):
             if turn % runtime.world_size() == runtime.rank():
                 with precision.autocast():
-                    log_probs_BT, _ = score(model, PairBatch(*(tensor.to(precision.device) for tensor in batch)))
+                    log_probs_BT, _ = score(model, loop.moved(batch, precision.device))
                 for row_T, (pair_starts, pair_lengths) in zip(log_probs_BT.cpu().numpy(), places, strict=True):
                     begin = 0
                     for start, length in zip(pair_starts, pair_lengths, strict=True):

@@ -55,7 +55,8 @@ class Stream(Protocol):
     def next_batch(self, rows: int, rank: int = 0, world: int = 1) -> Any:
         """The next `rows` rows (this rank's share of them): a named tuple of tensors [rows, time].
 
-        It has `document_ids` (-1 on padding), and a property `weight`: what the sums of its loss are divided by.
+        It has `document_ids` (-1 on padding), a property `weight`: what the sums of its loss are divided by, and as its
+        last field `host` (see `moved`).
         """
 
     def rehearsal_batch(self, rows: int, rank: int = 0, world: int = 1) -> Any:
@@ -215,25 +216,30 @@ def _backward(replica: nn.Module, batch: Any, micro_rows: int, weight: int, prec
     """Accumulate the gradient of one step over micro-batches and ranks; return this rank's summed figures."""
     factor = precision.scale * runtime.world_size()  # ranks' gradients are averaged, the step's is their sum
     sums: dict[str, Tensor] = {}
-    micro_batches = list(_split(batch, micro_rows))
+    micro_batches = list(split(batch, micro_rows))
     for number, micro in enumerate(micro_batches, 1):
         with parallel.accumulating(replica, more_to_come=number < len(micro_batches)):
             with precision.autocast():
-                loss = replica(_to(micro, precision.device))
+                loss = replica(moved(micro, precision.device))
             (loss.total * factor / max(1, weight)).backward()
         for name, value in loss.figures.items():
             sums[name] = sums.get(name, torch.zeros((), device=precision.device)) + value.detach()
     return sums
 
 
-def _split(batch: Any, rows: int) -> Iterator[Any]:
+def split(batch: Any, rows: int) -> Iterator[Any]:
     """Cut a batch (a named tuple of tensors [rows, time]) into micro-batches."""
     for first in range(0, len(batch[0]), rows):
-        yield type(batch)(*(tensor[first : first + rows] for tensor in batch))
+        yield type(batch)(*(tensor[first : first + rows] for tensor in batch if tensor is not None))
 
 
-def _to(batch: Any, device: torch.device) -> Any:
-    return type(batch)(*(tensor.to(device, non_blocking=True) for tensor in batch))
+def moved(batch: Any, device: torch.device) -> Any:
+    """A batch of the host on `device`.
+
+    It keeps the host's as `host`: what the host must know, such as how much is labelled, is asked there, because the
+    device would have to be waited for.
+    """
+    return type(batch)(*(runtime.sent(tensor, device) for tensor in batch if tensor is not None), host=batch)
 
 
 def _update(optimizers: list[torch.optim.Optimizer], rate: float) -> None:

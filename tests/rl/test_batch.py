@@ -13,6 +13,7 @@ from minimind.rl.learner import CriticLearner, GroupLearner, Scorer, compared
 from minimind.rl.meter import Meter
 from minimind.rl.objective import ALGORITHMS, PolicyLoss, chosen, sampling_of, score
 from minimind.rl.rollout import Sample
+from minimind.train.loop import split
 
 
 def sample(prompt, *turns, group=0, reward=0.0):
@@ -125,7 +126,7 @@ def test_the_first_steps_ratio_is_exactly_one(model, tokenizer, recipe, algorith
     meter = Meter()
     loss = PolicyLoss(recipe.rl, chosen(recipe.rl), sampling_of(recipe.rl, [2]), meter, first_step_only=False)
     rows = 2  # as many at a time as the scorer took
-    parts = [batches.PolicyBatch(*(c[i : i + rows] for c in first)) for i in range(0, len(first.labels), rows)]
+    parts = list(split(first, rows))
     for part in parts:
         scored, _ = score(model, part, loss.sampling)
         assert torch.equal(scored.log_probs.detach()[part.mask], part.old[part.mask])
@@ -144,8 +145,7 @@ def test_micro_batches_and_order_leave_the_gradient_unchanged(model, tokenizer, 
     def gradient(order, rows):
         (batch,) = learner(recipe, model, tokenizer)([samples[i] for i in order], 0)
         model.zero_grad()
-        for i in range(0, len(batch.labels), rows):
-            part = batches.PolicyBatch(*(column[i : i + rows] for column in batch))
+        for part in split(batch, rows):
             (total_of(loss, model, part) / batch.weight).backward()
         return torch.cat([p.grad.flatten() for p in model.parameters()])
 
