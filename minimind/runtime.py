@@ -166,8 +166,10 @@ def peak_flops(on: "torch.device", dtype: "torch.dtype") -> float:
 
 
 def sent(tensor: "torch.Tensor", to: "torch.device") -> "torch.Tensor":
-    """A tensor of the host on device `to`. CUDA copies it from pinned memory while the host goes on."""
-    return tensor.pin_memory().to(to, non_blocking=True) if to.type == "cuda" else tensor.to(to)
+    """A tensor on device `to`. From the host to CUDA it is copied from pinned memory while the host goes on."""
+    if to.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(to, non_blocking=True)
+    return tensor.to(to)
 
 
 def synchronize(on: "torch.device") -> None:
