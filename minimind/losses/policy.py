@@ -168,7 +168,7 @@ def token_weights(
         step is the denominator, whatever micro-batches and ranks they are in.
     """
     ones = mask.to(dtype)
-    tokens = _sums(ones, sequences)
+    tokens = _sums(ones, sequences, int(sequences.max()) + 1 if sequences.numel() else 0)
     some = (tokens > 0).to(dtype)
     if normalise == "sequence":
         return ones / tokens.clamp(min=1)[sequences], some
@@ -178,14 +178,15 @@ def token_weights(
 
 
 def sequence_mean(values: Tensor, mask: Tensor, sequences: Tensor) -> Tensor:
-    """The mean of each token's answer, over the mask; shaped like `values`."""
-    sums = _sums(values.where(mask, 0), sequences)
-    return (sums / _sums(mask.to(values.dtype), sequences).clamp(min=1))[sequences]
+    """The mean of each token's answer, over the mask; shaped like `values`. Their numbers are below that of tokens."""
+    most = sequences.numel()
+    sums = _sums(values.where(mask, 0), sequences, most)
+    return (sums / _sums(mask.to(values.dtype), sequences, most).clamp(min=1))[sequences]
 
 
-def _sums(values: Tensor, sequences: Tensor) -> Tensor:
+def _sums(values: Tensor, sequences: Tensor, answers: int) -> Tensor:
     """Sum over each answer: `[answers]`."""
-    sums = values.new_zeros(int(sequences.max()) + 1 if sequences.numel() else 0)
+    sums = values.new_zeros(answers)
     return sums.index_add(0, sequences.flatten(), values.flatten())
 
 

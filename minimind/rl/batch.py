@@ -1,7 +1,7 @@
 """From samples to rows that the training loop takes: packed, with what the policy loss needs at each token."""
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,11 +49,18 @@ class PolicyBatch(NamedTuple):
     """What each token counts (`losses.policy.token_weights`)."""
     shares: Tensor
     """[rows, 1]: each row's share of what the step's sum is divided by."""
+    host: Any = None
+    """Of a batch on a device, the one that it was copied from (`train.loop.moved`)."""
+
+    @property
+    def on_host(self) -> "PolicyBatch":
+        """The same in the host's memory."""
+        return self.host or self
 
     @property
     def weight(self) -> int:
         """What the sum of the losses is divided by: answers or tokens, as the algorithm says."""
-        return round(float(self.shares.sum()))
+        return round(float(self.on_host.shares.sum()))
 
     @property
     def mask(self) -> Tensor:
@@ -66,15 +73,11 @@ class PolicyBatch(NamedTuple):
         rows, length = self.labels.shape
         return torch.arange(rows, device=self.labels.device)[:, None] * length + self.answers
 
-    def pieces(self, rows: int, device: torch.device) -> Iterator["PolicyBatch"]:
-        """Cut into micro-batches of `rows` rows, each brought to the device."""
-        for first in range(0, len(self.labels), rows):
-            yield PolicyBatch(*(column[first : first + rows].to(device) for column in self))
-
     @property
     def segments(self) -> Segments:
         """Who sees whom. Without branches the attention may take a faster way."""
-        return Segments(self.document_ids, self.positions, self.branches if bool(self.branches.any()) else None)
+        branches = self.branches if bool(self.on_host.branches.any()) else None
+        return Segments(self.document_ids, self.positions, branches, self.on_host.document_ids)
 
 
 class Packed(NamedTuple):
@@ -201,15 +204,21 @@ def pad_rows(batch: PolicyBatch, rows: int) -> PolicyBatch:
     columns = {
         name: torch.cat([column, column.new_full((more, *column.shape[1:]), fill.get(name, 0))])
         for name, column in batch._asdict().items()
+        if column is not None
     }
     return PolicyBatch(**columns)
+
+
+def joined(parts: Sequence[PolicyBatch]) -> PolicyBatch:
+    """One batch of all rows."""
+    return PolicyBatch(*(torch.cat(columns) for columns in zip(*parts, strict=True) if columns[0] is not None))
 
 
 def encode(batch: PolicyBatch) -> list[Any]:
     """A batch as JSON can hold it, to the bit."""
     return [
         [str(array.dtype), list(array.shape), base64.b64encode(array.tobytes()).decode("ascii")]
-        for array in (column.numpy() for column in batch)
+        for array in (column.numpy() for column in batch if column is not None)
     ]
 
 

@@ -14,6 +14,7 @@ from minimind.losses.log_probs import LogProbs, token_log_probs
 from minimind.model import lora
 from minimind.model.transformer import Hidden, Transformer
 from minimind.rl.batch import Packed, PolicyBatch, pad_rows
+from minimind.train.job import moved, split
 from minimind.train.precision import Precision
 
 
@@ -23,7 +24,7 @@ def score(model: Transformer, batch: Any, sampling: Sampling) -> tuple[LogProbs,
     filters = sampling.top_k or sampling.top_p < 1 or sampling.min_p
     keep = partial(kept, sampling=sampling) if filters else None
     weight, temperature = model.output_weight, sampling.temperature
-    return token_log_probs(hidden.states, weight, batch.labels, temperature, keep=keep), hidden
+    return token_log_probs(hidden.states, weight, batch.on_host.labels, temperature, keep=keep), hidden
 
 
 class LogProbRunner:
@@ -77,8 +78,8 @@ class LogProbRunner:
         model.eval()
         try:
             with self.precision.autocast():
-                for piece in batch.pieces(self.rows, self.precision.device):
-                    columns.append(function(piece).detach().float().cpu())
+                for piece in split(batch, self.rows):
+                    columns.append(function(moved(piece, self.precision.device)).detach().float())
         finally:
             model.train(training)
-        return torch.cat(columns)
+        return torch.cat(columns).cpu()

@@ -1,7 +1,7 @@
 """What reinforcement learning logs: means, maxima, rates and histograms over all ranks, and the policy's drift."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from minimind.losses.log_probs import LogProbs
 from minimind.rl.batch import PolicyBatch
 
 BINS = 10
+Number = Tensor | float
+"""A tensor of one number stays where it is until the figures are taken, so that nobody waits for its device before."""
 
 
 class Meter:
@@ -23,24 +25,23 @@ class Meter:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-        self._largest: dict[str, float] = {}
+        self._sums: dict[str, list[tuple[Number, Number]]] = defaultdict(list)
+        self._largest: dict[str, list[Number]] = defaultdict(list)
         self._values: dict[str, list[float]] = defaultdict(list)
 
-    def add(self, name: str, total: float, count: float) -> None:
+    def add(self, name: str, total: Number, count: Number) -> None:
         """Add to a mean: a sum over `count` things. With seconds for `count` it is a rate."""
-        self._sums[name][0] += total
-        self._sums[name][1] += count
+        self._sums[name].append((total, count))
 
     def masked(self, mask: Tensor, **columns: Tensor) -> None:
         """Add each column's values where the mask is True."""
-        count = int(mask.sum())
+        count = mask.sum()
         for name, column in columns.items():
-            self.add(name, float(column.detach().where(mask, 0).sum()), count)
+            self.add(name, column.detach().where(mask, 0).sum(), count)
 
-    def maximum(self, name: str, value: float) -> None:
+    def maximum(self, name: str, value: Number) -> None:
         """The largest of what it is told."""
-        self._largest[name] = max(value, self._largest.get(name, value))
+        self._largest[name].append(value)
 
     def histogram(self, name: str, values: Iterable[float]) -> None:
         """Add values of which the mean and a histogram are shown."""
@@ -48,7 +49,9 @@ class Meter:
 
     def take(self) -> dict[str, Any]:
         """The figures of all ranks, which all call this; then forget them."""
-        everything = ranks.gathered((dict(self._sums), self._largest, dict(self._values)))
+        sums = {name: added(parts) for name, parts in self._sums.items()}
+        largest = {name: max(map(float, values)) for name, values in self._largest.items()}
+        everything = ranks.gathered((sums, largest, dict(self._values)))
         self.clear()
         figures: dict[str, Any] = {}
         for name in _names(part[0] for part in everything):
@@ -66,6 +69,11 @@ class Meter:
         return figures
 
 
+def added(parts: Iterable[Sequence[Number]]) -> list[float]:
+    """Sums of the first numbers, of the second ones, and so on."""
+    return [sum(map(float, numbers)) for numbers in zip(*parts, strict=True)]
+
+
 def _names(parts: Iterable[dict[str, Any]]) -> list[str]:
     return sorted({name for part in parts for name in part})
 
@@ -74,17 +82,18 @@ class PolicyDrift:
     """How far the last step's policy was from the one that sampled, and how undecided: sums over its tokens."""
 
     def __init__(self) -> None:
-        self.sums = [0.0, 0.0, 0.0]
-        """KL divergence, entropy, tokens."""
+        self.parts: list[tuple[Number, Number, Number]] = []
+        """KL divergence, entropy and tokens of each micro-batch."""
 
-    def add(self, kl: float, entropy: float, tokens: int) -> None:
-        """Add a micro-batch."""
-        self.sums = [a + b for a, b in zip(self.sums, (kl, entropy, tokens), strict=True)]
+    @property
+    def sums(self) -> list[float]:
+        """Of KL divergence, entropy and tokens."""
+        return added([(0.0, 0.0, 0.0), *self.parts])
 
     def take(self) -> tuple[float, float] | None:
         """Mean KL divergence and entropy over all ranks, which all call this, then begin anew; None: no step yet."""
         kl, entropy, tokens = ranks.summed(torch.tensor(self.sums, dtype=torch.float64)).tolist()
-        self.sums = [0.0, 0.0, 0.0]
+        self.parts = []
         return (kl / tokens, entropy / tokens) if tokens else None
 
 
@@ -100,14 +109,14 @@ def measure_policy(
         clipped: True where the clip stopped the gradient.
     """
     mask, log_probs = batch.mask, scored.log_probs
-    tokens = int(mask.sum())
+    tokens = int(batch.on_host.mask.sum())
     if not tokens:
         return
     moved = policy.kl_estimate(old, log_probs, mask, "k3")  # of the old policy from the new: it sampled
     mismatch = policy.kl_estimate(batch.engine, old, mask, "k3")
     meter.masked(mask, kl=moved, entropy=scored.entropy, clipped=clipped.float(), mismatch_kl=mismatch)
-    meter.maximum("ratio_max", float(policy.ratios(log_probs, old, mask).max()))
-    meter.maximum("mismatch_ratio_max", float(policy.ratios(old, batch.engine, mask).max()))
-    if bool(batch.reference.any()):
+    meter.maximum("ratio_max", policy.ratios(log_probs, old, mask).max())
+    meter.maximum("mismatch_ratio_max", policy.ratios(old, batch.engine, mask).max())
+    if bool(batch.on_host.reference.any()):
         meter.masked(mask, reference_kl=policy.kl_estimate(log_probs, batch.reference, mask, "k3"))
-    drift.add(float(moved.sum()), float(scored.entropy.where(mask, 0).sum()), tokens)
+    drift.parts.append((moved.sum(), scored.entropy.where(mask, 0).sum(), tokens))

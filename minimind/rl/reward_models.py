@@ -109,11 +109,11 @@ def score_texts(scorer: Scorer, tokenizer: Tokenizer, texts: Texts) -> list[floa
     at_once = max(1, BATCH_TOKENS // max(map(len, rows), default=1))
     for first in range(0, len(rows), at_once):
         some = rows[first : first + at_once]
-        lengths_B = torch.tensor([len(row) for row in some], device=device)
+        lengths_B = torch.tensor([len(row) for row in some])
         longest = max(map(len, some))
         ids_BT = torch.tensor([row + [0] * (longest - len(row)) for row in some], device=device)
-        states = scorer(ids_BT, Segments.right_padded(lengths_B, longest)).states
-        last = states[torch.arange(len(some), device=device), lengths_B - 1]
+        states = scorer(ids_BT, Segments.right_padded(lengths_B, longest, device)).states
+        last = states[torch.arange(len(some), device=device), (lengths_B - 1).to(device)]
         scores += scorer.scores(last).tolist()
     return scores
 

@@ -8,8 +8,6 @@ batches. All that decides what comes next is in `state_dict`.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-
 from minimind import ranks, runtime
 from minimind.errors import UserError
 from minimind.model.transformer import Transformer
@@ -18,7 +16,7 @@ from minimind.rl.batch import PolicyBatch
 from minimind.rl.collector import Collector
 from minimind.rl.metrics import PolicyDrift
 from minimind.rl.rollout import Sample
-from minimind.train.loop import Halt
+from minimind.train.job import Halt, split
 
 MakeBatches = Callable[[Sequence[Sample], int], list[PolicyBatch]]
 """Makes the judged samples of rollout number N into the batches of its optimizer steps: as many, with as many rows, on
@@ -77,7 +75,7 @@ class RolloutStream:
     def state_dict(self) -> dict[str, Any]:
         """The place in the prompts, and what is left of the last rollout, of all ranks."""
         parts = ranks.gathered(self.queue)
-        queue = [PolicyBatch(*map(torch.cat, zip(*same, strict=True))) for same in zip(*parts, strict=True)]
+        queue = [batches.joined(same) for same in zip(*parts, strict=True)]
         return {
             "place": self.collector.places.position,
             "number": self.number,
@@ -89,14 +87,14 @@ class RolloutStream:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there; each rank takes its share of the rows."""
         self.collector.places.position, self.number = state["place"], state["number"]
-        self.collector.rollout.version, self.drift.sums = state["version"], list(state["moved"])
+        self.collector.rollout.version, self.drift.parts = state["version"], [tuple(state["moved"])]
         rank, world = runtime.rank(), runtime.world_size()
         self.queue = []
         for columns in state["queue"]:
             batch = batches.decode(columns)
             share = -(-len(batch.labels) // world)
             batch = batches.pad_rows(batch, share * world)
-            self.queue.append(PolicyBatch(*(column[rank * share : (rank + 1) * share] for column in batch)))
+            self.queue.append(list(split(batch, share))[rank])
         self.collector.meter.clear()
 
     def _fill(self, rank: int, world: int) -> None:

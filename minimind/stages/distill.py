@@ -135,10 +135,9 @@ def teacher_loss(model: Transformer, batch: Any, compiled: bool = False, *, teac
     hidden = model(batch.input_ids, batch.segments)
     with torch.no_grad():
         seen_BTC = teacher(batch.input_ids, batch.segments).states
-    labels_N = batch.labels.flatten()
-    rows_M = labelled_rows(labels_N, CHUNK)
+    rows_M, labels_M = labelled_rows(batch.on_host.labels.flatten(), CHUNK, seen_BTC.device)
     seen = TeacherStates(seen_BTC.flatten(0, 1)[rows_M], teacher.output_weight)
-    states_MC, labels_M = hidden.states.flatten(0, 1)[rows_M], labels_N[rows_M]
+    states_MC = hidden.states.flatten(0, 1)[rows_M]
     found = distillation_loss(states_MC, model.output_weight, labels_M, seen, rule, compiled=compiled)
     figures = {"loss": found.total, "cross_entropy": found.cross_entropy, "divergence": found.divergence}
     return Loss(found.total, figures, hidden.router)

@@ -37,7 +37,7 @@ from minimind.stages import setup
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import parallel
 from minimind.train.folder import check_writable
-from minimind.train.job import Job, Loss
+from minimind.train.job import Job, Loss, moved
 from minimind.train.precision import Precision
 
 
@@ -109,7 +109,8 @@ def pair_loss(model: Transformer, batch: PairBatch, compiled: bool = False, *, c
 def score(model: Transformer, batch: PairBatch, compiled: bool = False) -> tuple[Tensor, Hidden]:
     """Log-probability [B, T] of each label, 0 where there is none, and the states that it comes from."""
     hidden = model(batch.input_ids, batch.segments)
-    found = token_log_probs(hidden.states, model.output_weight, batch.labels, entropy=False, compiled=compiled)
+    weight, labels = model.output_weight, batch.on_host.labels
+    found = token_log_probs(hidden.states, weight, labels, entropy=False, compiled=compiled)
     return found.log_probs, hidden
 
 
@@ -165,7 +166,7 @@ def score_all(recipe: Recipe, model: Transformer, stream: PairStream) -> np.ndar
         for turn, (places, batch) in enumerate(stream.epoch(setup.rows_at_a_time(recipe))):
             if turn % runtime.world_size() == runtime.rank():
                 with precision.autocast():
-                    log_probs_BT, _ = score(model, PairBatch(*(tensor.to(precision.device) for tensor in batch)))
+                    log_probs_BT, _ = score(model, moved(batch, precision.device))
                 for row_T, (pair_starts, pair_lengths) in zip(log_probs_BT.cpu().numpy(), places, strict=True):
                     begin = 0
                     for start, length in zip(pair_starts, pair_lengths, strict=True):

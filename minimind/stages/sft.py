@@ -66,5 +66,5 @@ def make_job(
 def answer_loss(model: Transformer, batch: Batch, compiled: bool = False) -> Loss:
     """- Σ log p(label) over the assistant's tokens: ids `[B, T]`, labels -100 on everything else."""
     hidden = model(batch.input_ids, batch.segments)
-    nll = linear_cross_entropy(hidden.states, model.output_weight, batch.labels, sparse=True, compiled=compiled)
+    nll = linear_cross_entropy(hidden.states, model.output_weight, batch.on_host.labels, sparse=True, compiled=compiled)
     return Loss(nll, {"loss": nll}, hidden.router)

@@ -1,14 +1,16 @@
 """What a stage brings to the training loop."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from minimind import runtime
 from minimind.errors import UserError
 from minimind.model.moe import RouterStatistics
 
@@ -48,7 +50,8 @@ class Stream(Protocol):
     def next_batch(self, rows: int, rank: int = 0, world: int = 1) -> Any:
         """The next `rows` rows (this rank's share of them): a named tuple of tensors [rows, time].
 
-        It has `document_ids` (-1 on padding), and a property `weight`: what the sums of its loss are divided by.
+        It has `document_ids` (-1 on padding), a property `weight`: what the sums of its loss are divided by, and as its
+        last field `host` (see `moved`).
         """
 
     def rehearsal_batch(self, rows: int, rank: int = 0, world: int = 1) -> Any:
@@ -100,3 +103,18 @@ class Progress:
     compiled: bool = False
     init: int = 0
     """Checksum of the weights that the run started from; 0: drawn from the seed."""
+
+
+def split(batch: Any, rows: int) -> Iterator[Any]:
+    """Cut a batch (a named tuple of tensors [rows, time]) into micro-batches."""
+    for first in range(0, len(batch[0]), rows):
+        yield type(batch)(*(tensor[first : first + rows] for tensor in batch if tensor is not None))
+
+
+def moved(batch: Any, device: torch.device) -> Any:
+    """A batch of the host on `device`.
+
+    It keeps the host's as `host`: what the host must know, such as how much is labelled, is asked there, because the
+    device would have to be waited for.
+    """
+    return type(batch)(*(runtime.sent(tensor, device) for tensor in batch if tensor is not None), host=batch)

@@ -14,7 +14,6 @@ over all micro-batches and ranks before the first backward pass: never a mean of
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,7 @@ from minimind.errors import UsageError, UserError
 from minimind.optim.schedule import learning_rate
 from minimind.recipe import Recipe
 from minimind.train import checkpoint, folder, parallel, tracker
-from minimind.train.job import Halt, Job, Progress, balanced
+from minimind.train.job import Halt, Job, Progress, balanced, moved, split
 from minimind.train.metrics import Metrics, Window
 from minimind.train.precision import Precision
 from minimind.train.resume import start
@@ -166,25 +165,15 @@ def _backward(replica: nn.Module, batch: Any, micro_rows: int, weight: int, prec
     """Accumulate the gradient of one step over micro-batches and ranks; return this rank's summed figures."""
     factor = precision.scale * runtime.world_size()  # ranks' gradients are averaged, the step's is their sum
     sums: dict[str, Tensor] = {}
-    micro_batches = list(_split(batch, micro_rows))
+    micro_batches = list(split(batch, micro_rows))
     for number, micro in enumerate(micro_batches, 1):
         with parallel.accumulating(replica, more_to_come=number < len(micro_batches)):
             with precision.autocast():
-                loss = balanced(replica(_to(micro, precision.device)), micro.weight)
+                loss = balanced(replica(moved(micro, precision.device)), micro.weight)
             (loss.total * factor / max(1, weight)).backward()
         for name, value in loss.figures.items():
             sums[name] = sums.get(name, torch.zeros((), device=precision.device)) + value.detach()
     return sums
-
-
-def _split(batch: Any, rows: int) -> Iterator[Any]:
-    """Cut a batch (a named tuple of tensors [rows, time]) into micro-batches."""
-    for first in range(0, len(batch[0]), rows):
-        yield type(batch)(*(tensor[first : first + rows] for tensor in batch))
-
-
-def _to(batch: Any, device: torch.device) -> Any:
-    return type(batch)(*(tensor.to(device, non_blocking=True) for tensor in batch))
 
 
 def _update(optimizers: list[torch.optim.Optimizer], rate: float) -> None:

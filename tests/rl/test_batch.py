@@ -14,6 +14,7 @@ from minimind.rl.advantages import gae
 from minimind.rl.batch import minibatches, pack
 from minimind.rl.rollout import Sample
 from minimind.stages import grpo, ppo
+from minimind.train.job import split
 
 
 def sample(prompt, *turns, group=0, reward=0.0):
@@ -126,7 +127,7 @@ def test_the_first_steps_ratio_is_exactly_one(model, tokenizer, recipe, algorith
     job = grpo.make_job(recipe, model, tokenizer)
     first, second = batches_of(job, samples)
     assert first is second
-    for part in first.pieces(2, torch.device("cpu")):  # as many rows at a time as were scored before
+    for part in split(first, 2):  # as many rows at a time as were scored before
         job.loss(model, part)
     figures = job.figures()
     assert (figures["ratio_max"], figures["kl"], figures["clipped"]) == (1, 0, 0)
@@ -142,7 +143,7 @@ def test_micro_batches_and_order_leave_the_gradient_unchanged(model, tokenizer, 
     def gradient(order, rows):
         (batch,) = batches_of(job, [samples[i] for i in order])
         model.zero_grad()
-        for part in batch.pieces(rows, torch.device("cpu")):
+        for part in split(batch, rows):
             (job.loss(model, part).total / batch.weight).backward()
         return torch.cat([p.grad.flatten() for p in model.parameters()])
 

@@ -89,6 +89,11 @@ def test_requests_and_replies_are_sglangs(server, tokenizer, folder):
     assert found == [([7, 2], [-0.5, -0.25], [0, 0], "completed")], "ids come with their log-probabilities"
 
 
+def test_a_seed_fits_into_32_bits(server, tokenizer, folder):
+    generate(client(server, tokenizer, folder), [[5]], Sampling(seed=2**55 + 7))
+    assert server.seen[0][1]["sampling_params"]["sampling_seed"] == 7
+
+
 @pytest.mark.parametrize(("reason", "status"), [("length", "truncated"), ("abort", "aborted"), ("odd", "failed")])
 def test_how_an_answer_ended(server, tokenizer, folder, reason, status):
     server.say = lambda *_: (200, reply(reason=reason))
