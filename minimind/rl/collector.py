@@ -126,7 +126,8 @@ class Collector:
     def group(self, place: int, index: int) -> tuple[list[Sample], list[Sampling]]:
         """The empty samples of prompt `index` at this place of the run, and the rules by which each is filled."""
         samples = [self._sample(self.prompts[index], place, group=place) for _ in range(self.config.samples)]
-        seeds = [_hash(self.seed, place, nth) for nth in range(self.config.samples)]
+        # of 31 bits: a server may keep no more
+        seeds = [_hash(self.seed, place, nth) % 2**31 for nth in range(self.config.samples)]
         return samples, [replace(self.sampling, seed=seed) for seed in seeds]
 
     def transcripts(self) -> list[str]:

@@ -82,13 +82,18 @@ def figures(run):
     return [{k: v for k, v in line.items() if not k.endswith("per_second") and k != "mfu"} for line in lines]
 
 
+MANY = ("--set.rl.groups", "16")
+"""For methods whose gradient is noisier."""
 LEARNING = {
     "grpo": ("grpo", []),
     "cispo": ("grpo", ["--set.rl.algorithm", "cispo"]),
     "gspo": ("grpo", ["--set.rl.algorithm", "gspo", "--set.rl.clip_low", "0.1", "--set.rl.clip_high", "0.1"]),
     "reference": ("grpo", ["--set.rl.kl_coef", "0.01", "--set.rl.epochs", "1"]),
-    "adapter": ("grpo", ["--set.lora.rank", "4", "--set.rl.kl_coef", "0.01", "--set.optim.lr", "1e-2"]),
-    "ppo": ("ppo", ["--set.ppo.critic_lr", "1e-2", "--set.ppo.warmup_rollouts", "1"]),
+    "adapter": (
+        "grpo",
+        [*("--set.lora.rank", "4", "--set.rl.kl_coef", "0.01", "--set.optim.lr", "1e-2"), *MANY, "--seed", "1"],
+    ),
+    "ppo": ("ppo", ["--set.ppo.critic_lr", "1e-2", "--set.ppo.warmup_rollouts", "1", *MANY]),
 }
 
 
