@@ -139,8 +139,7 @@ def compute_dtype(on: "torch.device") -> "torch.dtype":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if on.type == "mps":
         return torch.float32
-    probe = getattr(torch.cpu, "get_capabilities", None)  # torch >= 2.12
-    flags = probe() if probe else {}
+    flags = torch.cpu.get_capabilities()
     return torch.bfloat16 if flags.get("avx512_bf16") or flags.get("amx_bf16") else torch.float32
 
 

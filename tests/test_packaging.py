@@ -1,5 +1,6 @@
 """What leaves the repository: the wheel, the image, compose, the continuous integration, the Slurm script."""
 
+import itertools
 import json
 import os
 import re
@@ -13,10 +14,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "minimind"
-EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 
 
 def read(*parts: str) -> str:
@@ -81,6 +86,19 @@ def test_the_wheel_works_far_from_the_repository(wheel, tmp_path):
     fixed = ["--tokens", "1e6", "--tokens-per-second", "1000", "--json"]
     assert json.loads(run("minimind", "plan", "laptop", *fixed))["parameters"] == 6_066_176
     assert "laptop" in run("minimind", "completion", "words", "plan", "lap")
+
+
+def test_the_pinned_versions_lie_within_the_claimed_ranges():
+    """And a package that several extras ask for is asked for in the same words."""
+    pinned = dict(line.split("==") for line in read("constraints.txt").splitlines())
+    versions = {canonicalize_name(name): version for name, version in pinned.items()}
+    lists = [PYPROJECT["build-system"]["requires"], PYPROJECT["project"]["dependencies"], *EXTRAS.values()]
+    ranges: dict[str, SpecifierSet] = {}
+    for claim in map(Requirement, itertools.chain.from_iterable(lists)):
+        name = canonicalize_name(claim.name)
+        assert any(part.operator == ">=" for part in claim.specifier), f"{claim} has no oldest version"
+        assert versions[name] in claim.specifier, f"{claim}, but constraints.txt has {versions[name]}"
+        assert ranges.setdefault(name, claim.specifier) == claim.specifier, f"two ranges for {name}"
 
 
 def test_the_image_asks_for_what_there_is():

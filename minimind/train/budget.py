@@ -37,6 +37,9 @@ ITERATION = 3
 """Matrices of the products' format that Muon's iteration holds beside gradient and update, which are float32."""
 PROCESS_BYTES = {False: 300e6, True: 545e6}
 """The interpreter with torch and a tokenizer, eager and with the compiler loaded (Linux, measured)."""
+CUDA_LIBRARIES = 380e6
+"""Bytes more in a process whose torch is built for CUDA, which loads those libraries on a machine without a GPU, too:
+measured 340e6 with torch 2.11, 420e6 with 2.15."""
 FRAGMENTATION = {False: 1.75, True: 1.14}
 """Memory that a process has from the system for each byte of tensors on a CPU: the C library's heap has holes. They are
 kept on purpose (`runtime.keep_memory`: giving them back costs a tenth of the time); fused kernels leave fewer. Measured
@@ -203,13 +206,18 @@ def _width(config: ModelConfig, layer: int) -> int:
     return config.intermediate_size
 
 
+def program_memory(compiled: bool) -> float:
+    """Resident bytes of a training process before there is a model."""
+    return PROCESS_BYTES[compiled] + (CUDA_LIBRARIES if torch.version.cuda else 0)
+
+
 def process_memory(config: ModelConfig, memory: Memory, compiled: bool) -> int:
     """Resident bytes of a training process on a CPU: its tensors, the holes between them, and the program itself."""
     sparse = sum(config.is_sparse(layer) for layer in range(config.num_hidden_layers))
     experts = sparse * config.num_experts * 3 * config.hidden_size * config.moe_intermediate_size
     holes = EXPERT_HOLES * experts * memory.gradients / memory.weights  # frozen ones have no gradients
     holes += max(0, WIDE * config.parameters() - memory.weights)  # frozen ones were read as float32, too
-    return round(PROCESS_BYTES[compiled] + FRAGMENTATION[compiled] * memory.total + holes)
+    return round(program_memory(compiled) + FRAGMENTATION[compiled] * memory.total + holes)
 
 
 def usual_mfu(config: ModelConfig, device: str) -> float:

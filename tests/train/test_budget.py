@@ -34,7 +34,7 @@ def test_prediction_is_within_a_tenth_of_measured_rss(checkpointing, flags):
         "train.activation_checkpointing": checkpointing,
     }
     found = measured("tiny", changes, "--exact", "--steps", "1", *flags)
-    assert found["tensors"] > 0.6 * found["before"], "not only the process itself is compared"
+    assert found["tensors"] > 0.5 * found["before"], "not only the process itself is compared"
     assert found["predicted"] == pytest.approx(found["peak"], rel=0.1), found
 
 
