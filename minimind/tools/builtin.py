@@ -32,11 +32,11 @@ def _power(base: Number, exponent: Number) -> Any:
     return Fraction(base) ** exponent
 
 
-def _divide(left: Number, right: Number) -> Number:
+def _divide(left: Number, right: Number) -> Any:
     return left / right if isinstance(left, float) or isinstance(right, float) else Fraction(left) / right
 
 
-def _round(value: Number, places: Number = 0) -> Number:
+def _round(value: Number, places: Number = 0) -> Any:
     if not isinstance(places, int) or abs(places) > MAX_PLACES:
         raise ValueError(f"round counts at most {MAX_PLACES} places")
     return round(value, places)
