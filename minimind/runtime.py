@@ -31,6 +31,12 @@ def cache_dir() -> Path:
         return Path(tempfile.gettempdir()) / f"minimind-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
 
 
+def bare_environment() -> dict[str, str]:
+    """What a process apart is given: what Python and its libraries need to be found, and nobody's keys."""
+    needed = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "LANG", "LC_ALL", "TZ")
+    return {name: os.environ[name] for name in needed if name in os.environ}
+
+
 def api_key() -> str:
     """The key that clients of `minimind serve` must bring: `$MINIMIND_API_KEY`, empty if there is none."""
     return os.environ.get("MINIMIND_API_KEY", "")

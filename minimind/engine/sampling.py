@@ -5,7 +5,7 @@ Letters: B rows of a batch, V vocabulary.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -52,8 +52,8 @@ class Sampling:
     """Go on after the tokenizer's end of text (but not after `stop_ids`)."""
     top_logprobs: int = 0
     """How many of the likeliest tokens to report with each token."""
-    grammar: str | None = None
-    """What the answer must look like, from `engine.grammar`."""
+    grammar: Any = None
+    """What the answer must look like, from `engine.grammar`: its text, or `Compiled`."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
