@@ -108,7 +108,7 @@ def turn(engine: str, work: Work) -> float:
     prompts, lengths = work.prompts(vocabulary), work.lengths()
     run: Callable[[list[list[int]], list[int]], None]
     if engine == ENGINES[0]:
-        run = _ours(work)
+        run = ours(work)
     else:
         from minimind.bench.rivals import sampler
 
@@ -119,7 +119,8 @@ def turn(engine: str, work: Work) -> float:
     return time.perf_counter() - start
 
 
-def _ours(work: Work) -> Callable[[list[list[int]], list[int]], None]:
+def ours(work: Work) -> Callable[[list[list[int]], list[int]], None]:
+    """Our engine, as a run of reinforcement learning uses it."""
     model = load_model(work.directory, device=runtime.device(work.device))
     context = work.prompt + work.new + 1
     rollout = LocalRollout(model, work.groups * work.samples, context, getattr(torch, work.dtype))
