@@ -16,6 +16,8 @@ from minimind.files import write_json, write_text
 
 WIDEST = 100
 """Characters of a cell."""
+ASIDE = ("planned_memory_bytes", "planned_tokens_per_second", "warm_up_seconds", "padding", "turns")
+"""In the JSON only."""
 
 
 @dataclass
@@ -47,7 +49,7 @@ class Report:
 
     def show(self, title: str, rows: Sequence[Row]) -> None:
         """Print a table, and keep it for `report.txt`."""
-        columns = list(dict.fromkeys(column for row in rows for column in row if not isinstance(row[column], list)))
+        columns = list(dict.fromkeys(column for row in rows for column in row if column not in ASIDE))
         cells = [[shortened(row.get(column)) for column in columns] for row in rows]
         lines = StringIO()
         with redirect_stdout(lines):

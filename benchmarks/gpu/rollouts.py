@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from benchmarks.gpu.work import Tell, Work, timed
+from benchmarks.gpu.work import Tell, Work, message, timed
 from minimind import runtime
 from minimind.bench import rollout
 from minimind.bench.rivals import sampler
@@ -20,13 +20,17 @@ def rollouts(work: Work, tell: Tell) -> None:
         "transformers": lambda: sampler(Path(directory), dtype, on, at_once=True),
     }
     for name, make in engines.items():
-        run = make()
-        first, second = (timed(lambda run=run: run(prompts, lengths), on) for _ in range(2))
+        try:
+            run = make()
+            first, second = (timed(lambda run=run: run(prompts, lengths), on) for _ in range(2))
+        except Exception as error:
+            tell({"engine": name, "error": message(error)})
+            continue
+        speeds = {"samples_per_second": len(prompts) / second, "tokens_per_second": sum(lengths) / second}
         tell(
             {
                 "engine": name,
-                "samples_per_second": round(len(prompts) / second, 2),
-                "tokens_per_second": round(sum(lengths) / second, 1),
+                **{key: round(speed, 2) for key, speed in speeds.items()},
                 "first_seconds": round(first, 2),
             }
         )

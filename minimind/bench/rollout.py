@@ -113,9 +113,13 @@ def turn(engine: str, work: Work) -> float:
         from minimind.bench.rivals import sampler
 
         run = sampler(directory, work.dtype, runtime.device(work.device), at_once=engine == ENGINES[1])
-    run(prompts[:2], [4, 4])  # a compiler runs, memory is touched
+    on = runtime.device(work.device)
+    # A compiler runs, memory is touched; on a GPU graphs are recorded, others for more and longer sequences.
+    run(*((prompts, lengths) if on.type == "cuda" else (prompts[:2], [4, 4])))
+    runtime.synchronize(on)
     start = time.perf_counter()
     run(prompts, lengths)
+    runtime.synchronize(on)
     return time.perf_counter() - start
 
 
