@@ -143,7 +143,8 @@ def turn(engine: str, work: Work, folder: Path) -> list[tuple[str, int, float, f
                 generator = Transformers(directory, dtype, on)
             else:
                 continue
-            generator.run(prompts, 4)  # a compiler runs, memory is touched
+            # A compiler runs, memory is touched; on a GPU graphs are recorded, others for longer sequences.
+            generator.run(prompts, work.new if on.type == "cuda" else 4)
             done.append((dtype, batch, *generator.run(prompts, work.new)))
             del generator
     return done

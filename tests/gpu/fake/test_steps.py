@@ -14,7 +14,7 @@ from minimind.config import PRESETS
 from minimind.model.store import save_model
 from minimind.model.transformer import Transformer
 from minimind.recipe import Recipe, find, load
-from minimind.stages import common
+from minimind.stages import setup
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import loop, parallel
 from minimind.train.metrics import Window
@@ -89,7 +89,7 @@ def job_of(case, shape, start, out, monkeypatch):
         own["distill.teacher"] = str(start / "dense")
     recipe = load(Recipe, find("tiny", stage), CHANGES | own)
     jobs = []
-    monkeypatch.setattr(common, "finish", lambda job, *_: jobs.append(job))
+    monkeypatch.setattr(setup, "train", lambda job, *_: jobs.append(job))
     importlib.import_module(f"minimind.stages.{stage}").run(recipe, out)
     return jobs[0], recipe
 
