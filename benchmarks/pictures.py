@@ -1,4 +1,4 @@
-"""The pictures of README of a `minimind demo`: the chat page with the glass box open, the report, a loss.
+"""The pictures of README of a `minimind demo`: the chat page with the glass box open, the report, a loss curve.
 
     python benchmarks/pictures.py --demo runs/demo
 
