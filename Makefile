@@ -1,25 +1,25 @@
-# Two commands matter: `make demo` and `make test`. Both set everything up first.
-PYTHON ?= python3
+# Two commands matter: `make demo` and `make test`. Both install what they need first.
 VENV := .venv
 ifeq ($(OS),Windows_NT)
+PYTHON ?= python
 BIN := $(VENV)/Scripts
 else
+PYTHON ?= python3
 BIN := $(VENV)/bin
 endif
-STAMP := $(VENV)/installed
 
-.PHONY: setup demo test test-full gpu lint format clean
+.PHONY: setup setup-demo demo test test-full gpu lint format clean
 
-setup: $(STAMP)
+setup: $(VENV)/installed
+setup-demo: $(VENV)/installed-demo
 
-# torch goes first and pinned: any other package that asks for "torch" would fetch its largest build.
-$(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch numpy
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[data,serve,dev]"
-	$(BIN)/python -c "open('$(STAMP)', 'w').close()"
+$(VENV)/installed: install.py pyproject.toml constraints.txt
+	$(PYTHON) install.py
 
-demo: setup
+$(VENV)/installed-demo: install.py pyproject.toml constraints.txt
+	$(PYTHON) install.py demo
+
+demo: setup-demo
 	$(BIN)/minimind demo
 	@echo "So that the command is found without its folder:  source $(BIN)/activate"
 

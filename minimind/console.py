@@ -6,13 +6,15 @@ a terminal does that itself, and in a pipe a path must stay whole.
 """
 
 import logging
+import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     Progress,
@@ -21,7 +23,6 @@ from rich.progress import (
     Task,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
@@ -34,6 +35,7 @@ console = Console(stderr=True, quiet=not runtime.is_main(), **PLAIN)
 T = TypeVar("T")
 UNLIMITED = 100_000
 """Columns of a table that goes to a file or a pipe."""
+BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def say(*parts: str | Text) -> None:
@@ -103,45 +105,136 @@ def format_figure(value: object) -> str:
     return str(value)
 
 
-class _Note(ProgressColumn):
-    """The text at the end of a bar: loss, tokens/s, whatever the worker says."""
+def duration(seconds: float) -> str:
+    """Write a time as a clock does: 0:01:05."""
+    return str(timedelta(seconds=round(seconds)))
+
+
+def sparkline(values: Sequence[float], width: int = 24) -> str:
+    """A curve of at most `width` characters: its lowest point is the lowest block, its highest the full one.
+
+    What is not finite is left out.
+    """
+    values = [value for value in values if math.isfinite(value)]
+    count = min(width, len(values))
+    parts = [values[len(values) * i // count : len(values) * (i + 1) // count] for i in range(count)]
+    means = [sum(part) / len(part) for part in parts]
+    low, high = min(means, default=0.0), max(means, default=0.0)
+    return "".join(BLOCKS[round((mean - low) / ((high - low) or 1) * (len(BLOCKS) - 1))] for mean in means)
+
+
+class _Left(ProgressColumn):
+    """The time that a bar still needs."""
 
     def render(self, task: Task) -> Text:
-        return Text(task.fields.get("note", ""), style="cyan")
+        left = task.fields["bar"].seconds_left()
+        return Text("-:--:--" if left is None else duration(left), style="progress.remaining")
+
+
+class _Bars(Progress):
+    """A bar with lines under it, each cut where the terminal ends."""
+
+    bar: "Bar"
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.tasks:
+            yield from (Text(f"  {line}", "cyan", no_wrap=True, overflow="ellipsis") for line in self.bar.lines())
 
 
 class Bar:
     """One progress bar. Where stderr is no terminal it prints a plain line every ten seconds instead."""
 
-    def __init__(self, progress: Progress, title: str, total: float | None, done: int) -> None:
-        self._progress = progress
-        self._title = title
-        self._done_before = done
-        self._task = progress.add_task(title, total=total, completed=done, note="")
+    def __init__(self, bars: _Bars, title: str, total: float | None, done: int, at_once: int) -> None:
+        self._bars, self._title, self._total, self._at_once = bars, title, total, at_once
+        self._note, self._ends = "", 0.0
+        self._shown: list[str] = []
+        self._done_before, self._first, self._warm = done, 0.0, 0.0
         self._start = self._last_line = time.monotonic()
+        bars.bar = self
+        self._task = bars.add_task(title, total=total, completed=done, bar=self)
 
     def advance(self, amount: float = 1, note: str | None = None) -> None:
-        """Move the bar by `amount` and, if given, replace the text at its end."""
-        self._progress.update(self._task, advance=amount)
+        """Move the bar by `amount` and, if given, replace the text under it."""
+        self._bars.update(self._task, advance=amount)
         if note is not None:
-            self._progress.update(self._task, note=note)
+            self._note = note
         now = time.monotonic()
+        if amount:
+            self._estimate(now)
         if not console.is_terminal and now - self._last_line > 10:
             self._last_line = now
-            say(self._plain_line(now))
+            say(self._plain_line())
 
-    def _plain_line(self, now: float) -> str:
-        task = self._progress.tasks[self._task]
-        done = task.completed - self._done_before  # the pace is that of this process, not of a resumed run's first part
-        if not task.total or not done:
-            return f"{self._title}: {task.completed:,.0f} done  {task.fields['note']}"
-        left = (now - self._start) / done * (task.total - task.completed)
-        return f"{self._title}: {task.completed / task.total:.0%}, {left:.0f} s left  {task.fields['note']}"
+    def show(self, lines: Sequence[str]) -> None:
+        """Replace the lines under the text; where stderr is no terminal, print them."""
+        self._shown = list(lines)
+        if not console.is_terminal:
+            for line in lines:
+                say(dim(line))
+
+    def lines(self) -> list[str]:
+        """What stands under the bar."""
+        return [line for line in (self._note, *self._shown, _in_all(self)) if line]
+
+    @property
+    def part_left(self) -> float:
+        """Share of the work that is still to be done, in [0, 1]."""
+        return 1 - self._bars.tasks[self._task].completed / self._total if self._total else 1.0
+
+    def seconds_left(self) -> float | None:
+        """How long the rest will take; None while nothing is known."""
+        return max(0.0, self._ends - time.monotonic()) if self._ends else None
+
+    def _estimate(self, now: float) -> None:
+        """When the bar will be full, at the pace so far of this process, not of a resumed run's first part.
+
+        The first step warms up (it may compile), so the pace is that of the later ones. Where many are worked on
+        `at_once`, they end late, too: until so many have ended, those that run count as half done.
+        """
+        if not self._total:
+            return
+        completed = self._bars.tasks[self._task].completed
+        done, since = completed - self._done_before, self._start
+        if self._at_once:
+            rows = min(self._at_once, self._total)
+            done += max(0.0, 1 - done / rows) * min(rows, self._total - completed) / 2
+        elif not self._first:
+            self._first, self._warm = now, done
+        else:
+            done, since = done - self._warm, self._first
+        self._ends = now + (now - since) / done * (self._total - completed)
+
+    def _plain_line(self) -> str:
+        completed, left = self._bars.tasks[self._task].completed, self.seconds_left()
+        known = f"{completed:,.0f} done" if left is None else f"{1 - self.part_left:.0%}, {left:.0f} s left"
+        return "  ".join([f"{self._title}: {known}", *filter(None, [self._note, _in_all(self)])])
+
+
+def _nothing(bar: Bar) -> str:
+    return ""
+
+
+_in_all: Callable[[Bar], str] = _nothing
 
 
 @contextmanager
-def progress(title: str, total: float | None = None, done: int = 0) -> Iterator[Bar]:
-    """Show a progress bar with elapsed and remaining time while the block runs; `done` was finished before."""
+def in_all(line: Callable[[Bar], str]) -> Iterator[None]:
+    """While the block runs, every bar shows last what `line` says of the whole work that it is a part of."""
+    global _in_all
+    _in_all = line
+    try:
+        yield
+    finally:
+        _in_all = _nothing
+
+
+@contextmanager
+def progress(title: str, total: float | None = None, done: int = 0, at_once: int = 0) -> Iterator[Bar]:
+    """Show a progress bar with elapsed and remaining time while the block runs.
+
+    `done` was finished before; `at_once` are worked on at the same time, where it is more than one.
+    """
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
@@ -149,18 +242,17 @@ def progress(title: str, total: float | None = None, done: int = 0) -> Iterator[
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),
         TextColumn("eta"),
-        TimeRemainingColumn(),
-        _Note(),
+        _Left(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        yield Bar(bars, title, total, done)
+    with _Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        yield Bar(bars, title, total, done, at_once)
 
 
-def track(items: Iterable[T], title: str, total: int | None = None) -> Iterator[T]:
-    """Yield `items` one by one under a progress bar."""
+def track(items: Iterable[T], title: str, total: int | None = None, at_once: int = 0) -> Iterator[T]:
+    """Yield `items` one by one under a progress bar; `at_once` of them are worked on at the same time."""
     if total is None and isinstance(items, Sequence):
         total = len(items)
-    with progress(title, total) as bar:
+    with progress(title, total, at_once=at_once) as bar:
         for item in items:
             yield item
             bar.advance()

@@ -89,6 +89,8 @@ class TrainConfig:
     valid_every: int = 200
     sample_every: int = 0
     """Steps between sample texts in the log; 0 writes none."""
+    sample_seconds: float = 0.0
+    """Seconds between sample texts under the progress bar, each in the place of the last; 0 shows none."""
     save_every: int = 200
     keep: int = 2
     """Newest checkpoints to keep, besides the one with the best validation BPB."""
@@ -122,7 +124,7 @@ class Recipe:
     init: str = ""
     """Model directory to start from; stages after pretraining need one."""
     prompts: list[str] = field(default_factory=list)
-    """Beginnings that `sample_every` completes."""
+    """Beginnings that `sample_every` and `sample_seconds` complete."""
     model: dict[str, Any] = field(default_factory=dict)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -315,6 +317,7 @@ def _check(recipe: Recipe) -> None:
     fractions = ["data.random_system_prompt", "data.drop_empty_think", "optim.decay", "optim.final_lr"]
     shares = ["data.valid_fraction", "optim.warmup", "optim.beta1", "optim.beta2", "optim.momentum", "lora.dropout"]
     counts = [f"train.{name}" for name in ("max_steps", "max_minutes", "valid_every", "sample_every", "save_every")]
+    counts += ["train.sample_seconds"]
     rules: list[tuple[list[str], Callable[[Any], bool], str]] = [
         (["data.sequence_length"], lambda x: x >= 8, "at least 8"),
         (fractions, lambda x: 0 <= x <= 1, "in [0, 1]"),

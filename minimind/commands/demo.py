@@ -6,7 +6,7 @@ from typing import Any
 from minimind import console
 from minimind.commands.arguments import call
 from minimind.commands.pipeline import STAGES, Pipeline, write_json
-from minimind.errors import UsageError
+from minimind.errors import UsageError, did_you_mean
 
 SHOWN = ("facts_en", "facts_zh", "arithmetic")
 
@@ -16,7 +16,14 @@ def main(argv: list[str]) -> int:
     return call(demo, argv, "minimind demo")
 
 
-def demo(out: str = "runs/demo", quick: bool = False, fresh: bool = False, device: str = "auto", seeds: int = 1) -> int:
+def demo(
+    out: str = "runs/demo",
+    quick: bool = False,
+    fresh: bool = False,
+    device: str = "auto",
+    seeds: int = 1,
+    until: str = STAGES[-1],
+) -> int:
     """Make a bilingual assistant from nothing: data, tokenizer, every stage of training, evaluation, report.
 
     It takes about 14 minutes on two CPU cores with bfloat16 instructions (AVX512-BF16) and nothing else running, and
@@ -26,6 +33,7 @@ def demo(out: str = "runs/demo", quick: bool = False, fresh: bool = False, devic
     Examples:
         minimind demo
         minimind demo --quick --out runs/quick
+        minimind demo --until sft
         minimind demo --seeds 3
 
     Args:
@@ -34,26 +42,29 @@ def demo(out: str = "runs/demo", quick: bool = False, fresh: bool = False, devic
         fresh: delete OUT's demo and start over.
         device: auto, cpu, cuda or mps.
         seeds: train every stage after pretraining so many times, and show between which scores the runs lie.
+        until: last stage to run: random, pretrain, sft, distill, lora, dpo, grpo or agent. Without it, a later demo
+            goes on from there.
     """
     from minimind import runtime
     from minimind.report.html import write_report
 
     if seeds < 1:
         raise UsageError(f"--seeds {seeds}: every stage is trained at least once")
+    if until not in STAGES:
+        raise UsageError(f"--until {until}: no such stage{did_you_mean(until, STAGES)}")
     runtime.device(device)  # a wrong name is said now, not after the data
     folder = Path(out)
-    pipeline = Pipeline(folder, quick, device, seeds)
+    pipeline = Pipeline(folder, quick, device, seeds, until)
     if fresh:
         pipeline.forget()
     pipeline.check_size()
     console.say("MiniMind demo in ", console.bold(folder), " (quick: its scores mean nothing)" if quick else "")
     pipeline.data()
-    tokenizer = pipeline.tokenizer()
-    results = {stage: pipeline.stage(stage, tokenizer) for stage in STAGES}
+    results = pipeline.run(pipeline.tokenizer())
     report = {
         "stages": {stage: {k: v for k, v in result.items() if k != "answers"} for stage, result in results.items()},
-        "model": results[STAGES[-1]]["model"],
-        "parameters": results[STAGES[-1]]["parameters"],
+        "model": results[until]["model"],
+        "parameters": results[until]["parameters"],
         "quick": quick,
     }
     write_json(folder / "report.json", report)
@@ -62,11 +73,11 @@ def demo(out: str = "runs/demo", quick: bool = False, fresh: bool = False, devic
         f"The small figures say between which scores the runs of a stage with {seeds} seeds lie.",
         f"小字是同一阶段用 {seeds} 个随机种子训练所得分数的范围。",
     ]
-    runs = {stage: folder / stage for stage in STAGES}
+    runs = {stage: folder / stage for stage in results}
     page = write_report(folder, report, runs, samples, notes if seeds > 1 else ())
 
     _show(results, samples)
-    console.say(f"\nReport:      {page}\nTalk to it:  ", console.bold(f"minimind chat {report['model']}"))
+    console.say(f"\nReport:      {page}\nTalk to it:  ", console.bold(pipeline.talk(until)))
     served = console.bold(f"minimind serve {report['model']}")
     console.say("In a page:   ", served, ", then open http://127.0.0.1:8000/")
     return 0
@@ -95,8 +106,9 @@ def _show(results: dict[str, dict[str, Any]], samples: list[dict[str, Any]]) -> 
         ("M tokens", *(f"{result['tokens'] / 1e6:.1f}" for result in results.values())),
         ("bits per byte", *(f"{result['bpb']:.3f}" for result in results.values())),
     ]
-    for ability in results[STAGES[-1]]["scores"]:
+    last = list(results)[-1]
+    for ability in results[last]["scores"]:
         rows.append((ability, *(f"{result['scores'][ability]:.0%}" for result in results.values())))
     console.table("Held-out scores", ("", *results), rows)
     for sample in samples:
-        print(f"\n> {sample['question']}\n{sample['answers'][STAGES[-1]][:200]}")
+        print(f"\n> {sample['question']}\n{sample['answers'][last][:200]}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minimind import console, files
+from minimind.commands.outlook import Outlook
 from minimind.errors import UserError
 
 CALCULATIONS = 60
@@ -42,6 +43,8 @@ COURSE = {
     "agent": Lesson("agent", "grpo", "agent_math"),
 }
 STAGES = ("random", *COURSE)
+TALKS = "sft"
+"""The first stage whose model answers."""
 QUICK: dict[str, dict[str, Any]] = {
     "pretrain": {"train.max_steps": 12, "train.tokens_per_step": 1024, "train.micro_batch_tokens": 1024},
     "sft": {"train.max_steps": 4, "train.tokens_per_step": 2048, "train.micro_batch_tokens": 2048},
@@ -56,9 +59,12 @@ QUICK: dict[str, dict[str, Any]] = {
 class Pipeline:
     """What is made in `folder`: data, tokenizer, and of each stage a run with its scores."""
 
-    def __init__(self, folder: Path, quick: bool, device: str, seeds: int = 1) -> None:
+    def __init__(self, folder: Path, quick: bool, device: str, seeds: int = 1, until: str = STAGES[-1]) -> None:
         self.folder, self.quick, self.device, self.seeds = folder, quick, device, seeds
         self.corpus = folder / "data"
+        self.stages = STAGES[: STAGES.index(until) + 1]
+        self.results: dict[str, dict[str, Any]] = {}
+        self.outlook = Outlook(self.stages, seeds, self.results)
 
     def forget(self) -> None:
         """Delete what an earlier demo made here, and nothing else."""
@@ -105,6 +111,20 @@ class Pipeline:
         self._once("tokenizer", make, where / "finished.json")
         return where
 
+    def run(self, tokenizer: Path) -> dict[str, dict[str, Any]]:
+        """All stages in order; the first model that answers is announced."""
+        with console.in_all(self.outlook.line):
+            for name in self.stages:
+                self.results[name] = self.stage(name, tokenizer)
+                if name == TALKS and name != self.stages[-1]:
+                    console.say("You can talk to it now, in another terminal:  ", console.bold(self.talk(name)))
+                    console.say("The later stages go on here. Ctrl-C stops them; the same command continues.")
+        return self.results
+
+    def talk(self, stage: str) -> str:
+        """The command that talks to the model of a stage."""
+        return f"minimind chat {self.results[stage]['model']}"
+
     def stage(self, name: str, tokenizer: Path) -> dict[str, Any]:
         """Train one stage and measure its model; `again` are the scores of the same stage with other seeds.
 
@@ -114,9 +134,13 @@ class Pipeline:
         def once(title: str, run: Path, seed: int) -> dict[str, Any]:
             def make() -> dict[str, Any]:
                 start = time.monotonic()
+                self.outlook.enter(name)
                 model = self._random(tokenizer) if name == "random" else self._train(name, tokenizer, run, seed)
-                seconds = round(time.monotonic() - start, 1)
-                return {"seconds": seconds, "tokens": _tokens(run), **self._measure(model)}
+                trained = time.monotonic()
+                self.outlook.enter(name, asking=True)
+                figures = self._measure(model)
+                seconds = round(max(trained - start, _seconds(run)), 1)
+                return {"seconds": seconds, "asking": time.monotonic() - trained, "tokens": _tokens(run), **figures}
 
             return self._once(title, make, run / "finished.json")
 
@@ -229,6 +253,15 @@ class Pipeline:
         scores["calculator"] = toolcall.figures(toolcall.run(model, words, cases, dtype))["score"]
         figures = {"bpb": round(bpb, 4), "scores": scores, "parameters": model.config.parameters()}
         return {**figures, "model": str(directory), "answers": answers}
+
+
+def _seconds(run: Path) -> float:
+    """How long a run has trained, in all processes that continued it."""
+    from minimind.train.metrics import read
+
+    lines = [line for line in read(run / "metrics.jsonl") if "tokens_per_second" in line]
+    before = [0, *(line["tokens"] for line in lines)]
+    return sum((line["tokens"] - at) / line["tokens_per_second"] for at, line in zip(before, lines, strict=False))
 
 
 def _tokens(run: Path) -> int:

@@ -46,7 +46,7 @@ def score(
         for number, prompt in enumerate(prompts)
     ]
     ended = (output for output in engine.run() if output.finish_reason)
-    deque(track(ended, "asking held-out questions", len(requests)), maxlen=0)
+    deque(track(ended, "asking held-out questions", len(requests), ROWS), maxlen=0)
     answers: dict[str, list[dict[str, Any]]] = {ability: [] for ability in questions}
     for (ability, question), request in zip(asked, requests, strict=True):
         message = parse(request.ids, tokenizer, question.open_thinking)

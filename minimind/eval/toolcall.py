@@ -113,7 +113,7 @@ def run(
     ]
     longest = max((len(dialogue.ids) for dialogue in dialogues), default=1)
     engine = Engine(model, tokenizer, rows=min(ROWS, len(cases)), context=longest + MOST_TOKENS, dtype=dtype)
-    for _ in track(converse(engine, dialogues, sampling, MOST_TOKENS), "asking for tools", len(cases)):
+    for _ in track(converse(engine, dialogues, sampling, MOST_TOKENS), "asking for tools", len(cases), ROWS):
         pass
     return [_judge(case, dialogue) for case, dialogue in zip(cases, dialogues, strict=True)]
 

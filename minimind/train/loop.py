@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from minimind import ranks, runtime
-from minimind.console import Bar, dim, progress, say
+from minimind.console import Bar, dim, progress, say, sparkline
 from minimind.errors import UsageError, UserError
 from minimind.optim.schedule import learning_rate
 from minimind.recipe import Recipe
@@ -34,6 +34,9 @@ from minimind.train.precision import Precision
 from minimind.train.resume import start
 from minimind.train.stop import stop_signals
 from minimind.train.trouble import Patience, explained
+
+SAMPLE_PAUSE = 50
+"""Samples by the clock wait so many times as long as the last one took, so that they cost under 2 %."""
 
 
 def run(job: Job, recipe: Recipe, out: Path, resume: bool = True) -> Progress:
@@ -58,6 +61,7 @@ def run(job: Job, recipe: Recipe, out: Path, resume: bool = True) -> Progress:
             _rehearse(job, replica, recipe, precision)
         peak = runtime.peak_flops(precision.device, precision.dtype) * runtime.world_size()
         began, saved_at, stop = time.monotonic(), at.step, False
+        sample_at = began + train.sample_seconds
         window, patience = Window(job.figures), Patience()
         with (
             progress(recipe.stage, job.steps, at.step) as bar,
@@ -81,7 +85,7 @@ def run(job: Job, recipe: Recipe, out: Path, resume: bool = True) -> Progress:
                 if at.step % train.log_every == 0 or at.step == 1 or last:
                     line = window.close(peak, job.flops_per_token)
                     metrics.write(at.step, tokens=at.tokens, lr=rate, grad_norm=norm, **line)
-                    _show(bar, line)
+                    _show(bar, line, metrics)
                 bar.advance(1)
                 if last or (train.valid_every and at.step % train.valid_every == 0):
                     _validate(job, at, metrics)
@@ -97,6 +101,12 @@ def run(job: Job, recipe: Recipe, out: Path, resume: bool = True) -> Progress:
                     for text in job.sample():
                         say(dim(f"step {at.step:,}: "), repr(text))
                     window.restart()
+                elif train.sample_seconds and not stop and ranks.anywhere(time.monotonic() > sample_at):
+                    since = time.monotonic()
+                    bar.show([f"step {at.step:,}: {text!r}" for text in job.sample()])
+                    took = time.monotonic() - since
+                    window.since += took  # the clock's moment must not change what is logged of the steps around it
+                    sample_at = time.monotonic() + max(train.sample_seconds, SAMPLE_PAUSE * took)
     if at.step < job.steps:
         say(f"Stopped after step {at.step:,} of {job.steps:,}, saved at {saved_at:,}; the same command continues it.")
     return at
@@ -216,6 +226,6 @@ def save(job: Job, recipe: Recipe, at: Progress, checkpoints: Path, precision: P
         checkpoint.prune(checkpoints, recipe.train.keep, at.best_step)
 
 
-def _show(bar: Bar, line: dict[str, float]) -> None:
-    text = f"loss {line['loss']:.3f} · {line['tokens_per_second']:,.0f} tokens/s"
+def _show(bar: Bar, line: dict[str, float], metrics: Metrics) -> None:
+    text = f"loss {line['loss']:.3f} {sparkline(metrics.losses)} · {line['tokens_per_second']:,.0f} tokens/s"
     bar.advance(0, text + (f" · mfu {line['mfu']:.0%}" if line.get("mfu") else ""))

@@ -25,9 +25,11 @@ class Metrics:
 
     def __init__(self, path: Path, step: int = 0, tracker: Tracker | None = None) -> None:
         self.path, self.tracker = path, tracker
+        self.losses: list[float] = []
         if not runtime.is_main():
             return
         kept = [line for line in read(path) if line["step"] <= step]
+        self.losses = [line["loss"] for line in kept if "loss" in line]
         with self._complaining():  # whole or not at all: a crash here must not lose the lines of the whole run
             write_text(path, "".join(write_json(line) + "\n" for line in kept))
 
@@ -35,6 +37,8 @@ class Metrics:
         """Append the figures of `step`, and show them to the tracker."""
         if not runtime.is_main():
             return
+        if "loss" in figures:
+            self.losses.append(figures["loss"])
         line = write_json({"step": step, **figures})
         with self._complaining(), self.path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(line + "\n")

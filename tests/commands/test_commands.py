@@ -137,6 +137,24 @@ def test_a_second_demo_reuses_everything(quick, minimind, monkeypatch):
     assert changed <= {"demo.json", "report.json", "report.html"}
 
 
+def test_a_demo_until_a_stage_ends_there_and_a_later_one_goes_on(quick, minimind, tmp_path):
+    folder = shutil.copytree(quick[0], tmp_path / "demo")
+    ended = minimind("demo", "--quick", "--out", folder, "--device", "cpu", "--until", "sft")
+    assert ended.code == 0, ended.err
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert list(report["stages"]) == ["random", "pretrain", "sft"]
+    assert report["model"] == report["stages"]["sft"]["model"]
+    assert "You can talk to it now" not in ended.err, "that is said at the end anyway"
+    ended = minimind("demo", "--quick", "--out", folder, "--device", "cpu", "--until", "stf")
+    assert ended.code == 2
+    assert "did you mean 'sft'" in ended.err
+
+
+def test_the_first_model_that_answers_is_announced(quick):
+    words = " ".join(quick[1].err.split())
+    assert words.index("You can talk to it now") < words.index("distill:")
+
+
 def test_a_damaged_marker_is_one_sentence(minimind, tmp_path):
     (tmp_path / "demo.json").write_text("{", encoding="utf-8")
     ended = minimind("demo", "--quick", "--out", tmp_path, "--device", "cpu")
