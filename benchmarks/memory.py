@@ -23,8 +23,8 @@ runtime.share_cores()  # as the command line does, before torch is imported
 from minimind.bench.memory import peak_memory
 from minimind.bench.ours import Ours
 from minimind.data.shards import build
+from minimind.model.qwen3 import Transformer
 from minimind.model.store import save_model
-from minimind.model.transformer import Transformer
 from minimind.recipe import Recipe
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train.budget import process_memory, program_memory, training_memory

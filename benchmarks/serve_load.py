@@ -144,8 +144,8 @@ def random_model(preset: str, folder: Path) -> None:
     import torch
 
     from minimind.config import PRESETS
+    from minimind.model.qwen3 import Transformer
     from minimind.model.store import save_model
-    from minimind.model.transformer import Transformer
     from minimind.tokenizer.bpe import Tokenizer
 
     torch.manual_seed(0)

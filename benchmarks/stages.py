@@ -37,7 +37,7 @@ from minimind.bench.ours import Ours
 from minimind.console import print_json, say, table
 from minimind.data.pairs import PairStream
 from minimind.data.shard_reader import Shards
-from minimind.model.transformer import Transformer
+from minimind.model.qwen3 import Transformer
 from minimind.recipe import Recipe
 from minimind.stages import distill, dpo, setup, sft
 from minimind.tokenizer.bpe import Tokenizer

@@ -21,7 +21,7 @@ from minimind.console import progress, say
 from minimind.data.corpus import read_documents
 from minimind.data.shards import Shards, ensure
 from minimind.eval.bpb import Document, bits_per_byte, text_document
-from minimind.model.transformer import Transformer
+from minimind.model.qwen3 import Transformer
 from minimind.optim.schedule import learning_rate
 from minimind.recipe import OptimConfig, Recipe
 from minimind.tokenizer.bpe import Tokenizer

@@ -12,8 +12,9 @@ from minimind.engine.engine import Engine
 from minimind.engine.request import Output
 from minimind.engine.sampling import GREEDY, Sampling
 from minimind.errors import UserError
+from minimind.model.attend import Segments
+from minimind.model.qwen3 import Transformer
 from minimind.model.store import load_model
-from minimind.model.transformer import Segments, Transformer
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import normalize_tool, render
 from minimind.tokenizer.parse import Delta, MessageParser, parse

@@ -21,8 +21,8 @@ from minimind.console import progress
 from minimind.engine.engine import Engine
 from minimind.engine.sampling import GREEDY
 from minimind.errors import UsageError, UserError, did_you_mean
+from minimind.model.qwen3 import Transformer
 from minimind.model.store import load_config, load_model, save_model
-from minimind.model.transformer import Transformer
 from minimind.tokenizer.bpe import Tokenizer
 
 DTYPES = ("float32", "bfloat16", "int8")

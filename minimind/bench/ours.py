@@ -9,7 +9,7 @@ from typing import Any
 from minimind import runtime
 from minimind.compiler import can_compile
 from minimind.data.shard_reader import Shards
-from minimind.model.transformer import Transformer
+from minimind.model.qwen3 import Transformer
 from minimind.recipe import Recipe
 from minimind.stages import pretrain, setup
 from minimind.tokenizer.bpe import Tokenizer

@@ -16,7 +16,7 @@ from minimind.data.shard_reader import Shards
 from minimind.errors import UserError
 from minimind.losses.lm import IGNORE
 from minimind.model.hf_config import config_to_hf
-from minimind.model.transformer import Transformer
+from minimind.model.qwen3 import Transformer
 
 ROWS, LENGTH = 8, 340
 

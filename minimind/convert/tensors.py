@@ -22,8 +22,8 @@ from minimind.config import ModelConfig
 from minimind.errors import UsageError, UserError
 from minimind.files import write_json, writing_to
 from minimind.model.files import open_safetensors
+from minimind.model.qwen3 import Transformer
 from minimind.model.store import INDEX, WEIGHTS, disk_names, weight_files
-from minimind.model.transformer import Transformer
 
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}

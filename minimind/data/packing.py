@@ -17,7 +17,7 @@ import torch
 from minimind.data.shards import Shards
 from minimind.errors import UserError
 from minimind.losses.lm import IGNORE
-from minimind.model.attention import Segments
+from minimind.model.attend import Segments
 
 WINDOW = 8192
 """Documents packed together."""

@@ -1,6 +1,6 @@
 """Preference pairs in packed rows: of each pair the prompt once, then both answers, which do not see each other.
 
-A pair is a document of the row, its answers are branches of it (`model.attention.Segments`), so what is computed is
+A pair is a document of the row, its answers are branches of it (`model.attend.Segments`), so what is computed is
 exactly what two separate conversations would give, for less.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from minimind.data.packing import WINDOW, PackedStream
 from minimind.data.shards import Shards
 from minimind.losses.lm import IGNORE
-from minimind.model.attention import Segments
+from minimind.model.attend import Segments
 
 
 class PairBatch(NamedTuple):

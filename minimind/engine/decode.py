@@ -20,7 +20,7 @@ from minimind import runtime
 from minimind.compiler import what_is_missing
 from minimind.console import dim, say, warn
 from minimind.model.cache import KVCache, Span
-from minimind.model.transformer import Transformer
+from minimind.model.qwen3 import Transformer
 
 SOURCES = [Path(__file__).with_name(name) for name in ("decode.cpp", "products.h")]
 FLAGS: tuple[str, ...] = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-std=c++17")

@@ -24,8 +24,8 @@ from minimind.engine.text import Detokenizer
 from minimind.errors import UsageError, did_you_mean
 from minimind.model import lora
 from minimind.model.cache import KVCache, Span
+from minimind.model.qwen3 import Transformer
 from minimind.model.rope import context_length
-from minimind.model.transformer import Transformer
 from minimind.tokenizer.bpe import Tokenizer
 
 NEAR_TIE = {torch.float32: 1e-3, torch.bfloat16: 0.25}

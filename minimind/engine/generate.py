@@ -8,7 +8,7 @@ import torch
 
 from minimind.engine.engine import Engine
 from minimind.engine.sampling import Sampling
-from minimind.model.transformer import Transformer
+from minimind.model.qwen3 import Transformer
 
 
 class Token(NamedTuple):

@@ -14,9 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from minimind.model.attention import Segments
-from minimind.model.cache import FixedCache, KVCache, Span
-from minimind.model.transformer import Transformer
+from minimind.model.cache import CachePass, FixedCache, KVCache, Span
+from minimind.model.qwen3 import Transformer
 
 LEAST_SLOTS = 256
 """A graph sees at least so many slots of each row: more graphs would gain nothing."""
@@ -88,8 +87,8 @@ class GraphStep:
         visible_NS = torch.arange(extent, device=inputs_3N.device) <= slots_N[:, None]
         layers = zip(self._cache.keys, self._cache.values, strict=True)
         caches = [FixedCache(keys, values, rows_N, slots_N, visible_NS[:, None, None]) for keys, values in layers]
-        segments = Segments(torch.zeros_like(ids_N, dtype=torch.int32)[None], slots_N[None])
-        return self._model.logits(self._model(ids_N[None], segments, caches).states[0])
+        tokens = CachePass(slots_N[None], torch.zeros_like(ids_N, dtype=torch.bool)[None], caches)
+        return self._model.logits(self._model(ids_N[None], tokens).states[0])
 
 
 class Recorder:

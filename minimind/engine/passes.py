@@ -11,9 +11,8 @@ from torch import Tensor
 from minimind.engine import decode, graphs
 from minimind.engine.graphs import GraphStep
 from minimind.model import lora
-from minimind.model.attention import Segments
 from minimind.model.cache import KVCache, Span
-from minimind.model.transformer import Transformer
+from minimind.model.qwen3 import Transformer
 
 PADDING = 16
 """In reference mode the number of rows of a product is a multiple of this: all of them go through the same kernel."""
@@ -67,12 +66,8 @@ class Passes:
     def _states(self, spans: Sequence[Span], ids: Sequence[list[int]]) -> Tensor:
         """States `[N, hidden]` of the tokens in `spans`; in reference mode of some padding behind them."""
         flat = [id for some in ids for id in some]
-        positions = [position for span in spans for position in range(span.start, span.end)]
         padding = 0
         if self._batch_invariant:
             padding = (self._width if len(flat) <= len(spans) else self._chunk) - len(flat)
-        documents = torch.tensor([[0] * len(flat) + [-1] * padding], dtype=torch.int32)
-        ids_1N, positions_1N = (torch.tensor([values + [0] * padding]) for values in (flat, positions))
-        segments = Segments(documents.to(self._device), positions_1N.to(self._device))
-        caches = self._cache.layers(spans, self._batch_invariant)
-        return self.model(ids_1N.to(self._device), segments, caches).states[0]
+        ids_1N = torch.tensor([flat + [0] * padding], device=self._device)
+        return self.model(ids_1N, self._cache.read(spans, padding, self._batch_invariant)).states[0]

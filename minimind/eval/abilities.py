@@ -13,7 +13,7 @@ from minimind.console import track
 from minimind.data.smallworld import Question
 from minimind.engine.engine import Engine
 from minimind.engine.sampling import GREEDY, Sampling
-from minimind.model.transformer import Transformer
+from minimind.model.qwen3 import Transformer
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
 from minimind.tokenizer.parse import parse

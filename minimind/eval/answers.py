@@ -23,7 +23,7 @@ from minimind.engine.request import PromptTooLong, Request
 from minimind.engine.sampling import Sampling
 from minimind.errors import UserError
 from minimind.eval.endpoint import Endpoint, Failures, RequestFailed
-from minimind.model.transformer import Transformer
+from minimind.model.qwen3 import Transformer
 from minimind.text import read_json, write_json
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import normalize, render

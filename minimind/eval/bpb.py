@@ -14,7 +14,8 @@ import torch
 
 from minimind import runtime
 from minimind.losses.lm import IGNORE, token_nll
-from minimind.model.transformer import Segments, Transformer
+from minimind.model.attend import Segments
+from minimind.model.qwen3 import Transformer
 from minimind.tokenizer.bpe import Tokenizer
 
 

@@ -22,8 +22,8 @@ from minimind.compiler import can_compile
 from minimind.console import progress
 from minimind.errors import UserError
 from minimind.eval.tasks import Question
-from minimind.model.attention import Layout, Segments
-from minimind.model.transformer import Transformer
+from minimind.model.attend import Segments
+from minimind.model.qwen3 import Transformer
 from minimind.text import utf8
 from minimind.tokenizer.bpe import Tokenizer
 
@@ -165,8 +165,9 @@ def _score(model: Transformer, rows: list[_Row]) -> tuple[list[float], list[bool
 
     ids_BT = padded([row.ids for row in rows], 0)
     branches_BT = padded([row.branches for row in rows], -1)
-    segments = Segments(branches_BT.clamp(max=0).int(), padded([row.positions for row in rows], 0))
-    states_BTC = model(ids_BT, segments, layout=Layout(may_see(branches_BT)[:, None])).states
+    positions_BT = padded([row.positions for row in rows], 0)
+    segments = Segments(branches_BT.clamp(max=0).int(), positions_BT, branches_BT.clamp(min=0))
+    states_BTC = model(ids_BT, segments).states
     places = [(i, column, token) for i, row in enumerate(rows) for scored in row.scored for column, token in scored]
     row_N, column_N, label_N = torch.tensor(places, device=device).unbind(1)
     logprobs, greedy = [], []
@@ -178,15 +179,6 @@ def _score(model: Transformer, rows: list[_Row]) -> tuple[list[float], list[bool
         logprobs += (label_logit_N - logits_NV.logsumexp(-1)).tolist()
         greedy += (logits_NV.argmax(-1) == labels_N).tolist()
     return logprobs, greedy
-
-
-def may_see(branches_BT: Tensor) -> Tensor:
-    """Whether a token sees another, bool `[B, T, T]`: one before it, of its own branch or of the trunk.
-
-    `branches_BT` is 0 in the trunk, 1, 2, ... in the branches and -1 on padding, which sees only padding.
-    """
-    seer_BT1, seen_B1T = branches_BT[:, :, None], branches_BT[:, None, :]
-    return ((seer_BT1 == seen_B1T) | ((seen_B1T == 0) & (seer_BT1 > 0))).tril()
 
 
 def evaluate(

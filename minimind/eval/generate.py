@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from minimind.engine.generate import complete
 from minimind.engine.sampling import GREEDY, Sampling
-from minimind.model.transformer import Transformer
+from minimind.model.qwen3 import Transformer
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
 from minimind.tokenizer.parse import parse

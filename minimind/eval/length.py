@@ -18,7 +18,7 @@ from minimind.errors import UserError
 from minimind.files import read_text as read_file
 from minimind.losses.lm import IGNORE, token_nll
 from minimind.model.cache import KVCache, Span
-from minimind.model.transformer import Segments, Transformer
+from minimind.model.qwen3 import Transformer
 from minimind.tokenizer.bpe import Tokenizer
 
 CHUNK = 256
@@ -93,11 +93,9 @@ def long_nll(model: Transformer, ids: np.ndarray, labels: np.ndarray, cache: KVC
     for first in range(0, len(ids), CHUNK):
         chunk = slice(first, first + CHUNK)
         ids_1T = torch.from_numpy(ids[None, chunk]).to(device)
-        positions_1T = start + first + torch.arange(ids_1T.shape[1], device=device)[None]
-        segments = Segments(torch.zeros_like(positions_1T, dtype=torch.int32), positions_1T)
         span = Span(0, start + first, start + first + ids_1T.shape[1])
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            states = model(ids_1T, segments, cache.layers([span])).states
+            states = model(ids_1T, cache.read([span])).states
             found.append(token_nll(states, model.output_weight, torch.from_numpy(labels[chunk]).to(device)).cpu())
     return torch.cat(found).double().numpy()
 

@@ -21,7 +21,7 @@ from minimind.errors import UserError
 from minimind.eval.length import long_nll
 from minimind.losses.lm import IGNORE
 from minimind.model.cache import KVCache
-from minimind.model.transformer import Transformer
+from minimind.model.qwen3 import Transformer
 from minimind.tokenizer.bpe import Tokenizer
 
 STRANGERS = (

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from minimind.data.pairs import PairBatch
-from minimind.model.transformer import Transformer
+from minimind.model.qwen3 import Transformer
 from minimind.train.job import moved
 from minimind.train.precision import Precision
 

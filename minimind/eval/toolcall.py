@@ -19,7 +19,7 @@ from minimind.engine.dialogue import Dialogue, converse
 from minimind.engine.engine import Engine
 from minimind.engine.sampling import GREEDY, Sampling
 from minimind.errors import UsageError
-from minimind.model.transformer import Transformer
+from minimind.model.qwen3 import Transformer
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tools.answers import hits
 

@@ -23,7 +23,7 @@ from minimind.fields import Fields
 from minimind.files import atomic_write, read_json, write_json
 from minimind.model import lora
 from minimind.model.files import open_safetensors, weights_checksum
-from minimind.model.transformer import Transformer
+from minimind.model.qwen3 import Transformer
 from minimind.recipe_sections import LoraConfig
 
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "base.json"

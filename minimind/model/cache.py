@@ -43,8 +43,9 @@ class LayerCache(NamedTuple):
     """Row and slot of each token that is not padding."""
     groups: list[Group]
 
-    def attend(self, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor) -> Tensor:
-        """Write keys and values of the pass, then attend to all of each sequence: `[N, H, D]`, 0 for padding."""
+    def attend(self, q_1NHD: Tensor, k_1NKD: Tensor, v_1NKD: Tensor) -> Tensor:
+        """Write keys and values of the pass, then attend to all of each sequence: `[1, N, H, D]`, 0 for padding."""
+        q_NHD, k_NKD, v_NKD = q_1NHD[0], k_1NKD[0], v_1NKD[0]
         rows, slots = self.cells
         self.keys[rows, :, slots] = k_NKD[: len(rows)].to(self.keys.dtype)
         self.values[rows, :, slots] = v_NKD[: len(rows)].to(self.values.dtype)
@@ -64,7 +65,7 @@ class LayerCache(NamedTuple):
                     q_1HTD, k_BKSD, v_BKSD, attn_mask=group.mask, is_causal=causal, enable_gqa=True
                 )
                 out_NHD[group.tokens] = out_1HTD[0].transpose(0, 1)
-        return out_NHD
+        return out_NHD[None]
 
 
 class FixedCache(NamedTuple):
@@ -82,15 +83,31 @@ class FixedCache(NamedTuple):
     visible_N11S: Tensor
     """True = the token may see the slot."""
 
-    def attend(self, q_NHD: Tensor, k_NKD: Tensor, v_NKD: Tensor) -> Tensor:
-        """Write keys and values of the tokens, then attend to what each may see: `[N, H, D]`."""
+    def attend(self, q_1NHD: Tensor, k_1NKD: Tensor, v_1NKD: Tensor) -> Tensor:
+        """Write keys and values of the tokens, then attend to what each may see: `[1, N, H, D]`."""
+        q_NHD, k_NKD, v_NKD = q_1NHD[0], k_1NKD[0], v_1NKD[0]
         self.keys[self.rows_N, :, self.slots_N] = k_NKD.to(self.keys.dtype)
         self.values[self.rows_N, :, self.slots_N] = v_NKD.to(self.values.dtype)
         extent = self.visible_N11S.shape[-1]
         k_NKSD, v_NKSD = (x[:, :, :extent].index_select(0, self.rows_N) for x in (self.keys, self.values))
         q_NKGD = q_NHD.unflatten(1, (k_NKSD.shape[1], -1))
         out_NKGD = F.scaled_dot_product_attention(q_NKGD, k_NKSD, v_NKSD, attn_mask=self.visible_N11S)
-        return out_NKGD.flatten(1, 2)
+        return out_NKGD.flatten(1, 2)[None]
+
+
+class CachePass(NamedTuple):
+    """One pass over the tokens of sequences in a cache, a flat row of them (B = 1); padding may only be at its end."""
+
+    positions: Tensor
+    """int64 `[1, N]`."""
+    padding: Tensor
+    """bool `[1, N]`."""
+    layers: Sequence[LayerCache | FixedCache]
+    repeats: bool = False
+
+    def of_layers(self, layers: int, dtype: torch.dtype) -> Sequence[LayerCache | FixedCache]:
+        """Each layer's share of the cache."""
+        return self.layers
 
 
 class KVCache:
@@ -106,17 +123,19 @@ class KVCache:
         for store in (self.keys, self.values):
             store[:, target, :, :length] = store[:, source, :, :length]
 
-    def layers(self, spans: Sequence[Span], alone: bool = False) -> list[LayerCache]:
-        """Return what each layer reads and writes in a pass over the tokens of `spans`, in this order.
+    def read(self, spans: Sequence[Span], padding: int = 0, alone: bool = False) -> CachePass:
+        """A pass over the tokens of `spans`, in this order, and `padding` behind them.
 
         Newest tokens of sequences in consecutive rows attend together, unless each shall be computed `alone` (so that
         its bits do not depend on its neighbours).
         """
+        device = self.keys.device
         cells = [(span.row, position) for span in spans for position in range(span.start, span.end)]
-        rows, slots = torch.tensor(cells).to(self.keys.device).unbind(1)
-        groups = self._groups(spans, alone)
-        pairs = zip(self.keys, self.values, strict=True)
-        return [LayerCache(keys, values, (rows, slots), groups) for keys, values in pairs]
+        rows_N, slots_N = torch.tensor(cells).to(device).unbind(1)
+        groups, pairs = self._groups(spans, alone), zip(self.keys, self.values, strict=True)
+        layers = [LayerCache(keys, values, (rows_N, slots_N), groups) for keys, values in pairs]
+        none_1N = torch.arange(len(cells) + padding, device=device)[None] >= len(cells)
+        return CachePass(F.pad(slots_N, (0, padding))[None], none_1N, layers)
 
     def _groups(self, spans: Sequence[Span], alone: bool) -> list[Group]:
         groups, token, i = [], 0, 0

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from minimind.errors import UsageError
 from minimind.model.linear import Linear, linear
 from minimind.model.moe import Experts, grouped_linear
-from minimind.model.transformer import Transformer
+from minimind.model.qwen3 import Transformer
 from minimind.recipe_sections import LoraConfig
 
 

@@ -17,10 +17,9 @@ from minimind.errors import UserError
 from minimind.files import atomic_write, read_json, write_json
 from minimind.model.adapter import attach_adapter, base_of, is_adapter
 from minimind.model.files import open_safetensors
-from minimind.model.heads import Scorer
 from minimind.model.hf_config import config_from_hf, config_to_hf, scores_texts
 from minimind.model.lora import merged
-from minimind.model.transformer import Transformer
+from minimind.model.qwen3 import Scorer, Transformer
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

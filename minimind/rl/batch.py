@@ -12,7 +12,7 @@ from minimind import ranks, runtime
 from minimind.data.packing import best_fit
 from minimind.losses.lm import IGNORE
 from minimind.losses.policy import Normalise, token_weights
-from minimind.model.attention import Segments
+from minimind.model.attend import Segments
 from minimind.rl.rollout import Sample
 
 MOST_BRANCHES = 255
@@ -31,7 +31,7 @@ class PolicyBatch(NamedTuple):
     positions: Tensor
     document_ids: Tensor
     branches: Tensor
-    """0 but where answers share their prompt: each is a branch of one document (`model.attention.Segments`)."""
+    """0 but where answers share their prompt: each is a branch of one document (`model.attend.Segments`)."""
     answers: Tensor
     """Which of its row's samples a token belongs to; 0 on padding."""
     engine: Tensor

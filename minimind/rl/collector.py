@@ -21,7 +21,7 @@ from minimind.data.prompts import Prompt, PromptStream
 from minimind.engine.dialogue import ends_of_turn
 from minimind.engine.sampling import Sampling
 from minimind.errors import UserError
-from minimind.model.transformer import Transformer
+from minimind.model.qwen3 import Transformer
 from minimind.recipe import RlConfig
 from minimind.rl.judge import Rewards
 from minimind.rl.metrics import Meter

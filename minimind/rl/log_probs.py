@@ -12,7 +12,7 @@ from minimind import ranks
 from minimind.engine.sampling import Sampling, kept
 from minimind.losses.log_probs import LogProbs, token_log_probs
 from minimind.model import lora
-from minimind.model.transformer import Hidden, Transformer
+from minimind.model.qwen3 import Hidden, Transformer
 from minimind.rl.batch import Packed, PolicyBatch, pad_rows
 from minimind.train.job import moved, split
 from minimind.train.precision import Precision

@@ -15,9 +15,9 @@ from minimind.errors import UsageError
 from minimind.eval.endpoint import RequestFailed
 from minimind.eval.judge import BEST, PARALLEL, Judge
 from minimind.files import read_json as read_file
-from minimind.model.attention import Segments
-from minimind.model.heads import Scorer
+from minimind.model.attend import Segments
 from minimind.model.hf_config import scores_texts
+from minimind.model.qwen3 import Scorer
 from minimind.model.store import load_scorer
 from minimind.rl.rewards import Reward, RewardContext, built
 from minimind.rl.rollout import Sample

@@ -16,7 +16,7 @@ from minimind.engine.engine import Engine
 from minimind.engine.request import Request
 from minimind.engine.sampling import Sampling
 from minimind.model import lora
-from minimind.model.transformer import Transformer
+from minimind.model.qwen3 import Transformer
 from minimind.train import parallel
 
 Status = Literal["completed", "truncated", "aborted", "failed"]

@@ -25,8 +25,8 @@ from minimind import ranks, runtime
 from minimind.console import warn
 from minimind.engine.sampling import Sampling
 from minimind.errors import UserError
+from minimind.model.qwen3 import Transformer
 from minimind.model.store import save_model
-from minimind.model.transformer import Transformer
 from minimind.recipe import RlConfig
 from minimind.rl.rollout import Completion, Status
 from minimind.tokenizer.bpe import Tokenizer

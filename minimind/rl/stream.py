@@ -10,7 +10,7 @@ from typing import Any
 
 from minimind import ranks, runtime
 from minimind.errors import UserError
-from minimind.model.transformer import Transformer
+from minimind.model.qwen3 import Transformer
 from minimind.rl import batch as batches
 from minimind.rl.batch import PolicyBatch
 from minimind.rl.collector import Collector

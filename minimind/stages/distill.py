@@ -30,8 +30,8 @@ from minimind.data.shard_reader import Shards
 from minimind.errors import UsageError, UserError
 from minimind.losses.distill import CHUNK, Rule, TeacherStates, distillation_loss
 from minimind.losses.lm import labelled_rows
+from minimind.model.qwen3 import Transformer
 from minimind.model.store import load_model
-from minimind.model.transformer import Transformer
 from minimind.optim.groups import make_optimizers
 from minimind.recipe import Recipe
 from minimind.rl.batch import PolicyBatch, minibatches, pack, pad_rows

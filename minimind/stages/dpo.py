@@ -30,7 +30,7 @@ from minimind.losses.lm import IGNORE
 from minimind.losses.log_probs import token_log_probs
 from minimind.losses.preference import Answers, preference_loss, rewards
 from minimind.model.files import weights_checksum
-from minimind.model.transformer import Hidden, Transformer
+from minimind.model.qwen3 import Hidden, Transformer
 from minimind.optim.groups import make_optimizers
 from minimind.recipe import DpoConfig, Recipe
 from minimind.stages import setup

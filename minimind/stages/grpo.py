@@ -21,7 +21,7 @@ import torch
 
 from minimind.errors import UsageError
 from minimind.losses.policy import kl_estimate, policy_loss
-from minimind.model.transformer import Transformer
+from minimind.model.qwen3 import Transformer
 from minimind.optim.groups import make_optimizers
 from minimind.recipe import Recipe
 from minimind.rl.advantages import group_advantages

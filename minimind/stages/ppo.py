@@ -7,7 +7,7 @@
 
 An answer is compared with what the critic expected, not with other answers; so one answer to a prompt is enough, and
 each token has an advantage of its own. The price is a second network. It starts from the same model, with a head of
-zeros (`minimind/model/heads.py`), and has its own learning rate. Collecting and packing are those of `stages/grpo.py`.
+zeros (`minimind/model/qwen3.py`), and has its own learning rate. Collecting and packing are those of `stages/grpo.py`.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,8 @@ from torch import Tensor, nn
 from minimind import ranks
 from minimind.errors import UsageError, UserError
 from minimind.losses.policy import kl_estimate, policy_loss, value_loss
-from minimind.model.heads import Scorer
+from minimind.model.qwen3 import Scorer, Transformer
 from minimind.model.store import load_scorer
-from minimind.model.transformer import Transformer
 from minimind.optim.groups import make_optimizers
 from minimind.recipe import Recipe
 from minimind.rl.advantages import gae_of_answers, whiten, whiten_answers

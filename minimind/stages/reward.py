@@ -14,7 +14,7 @@ from pathlib import Path
 from minimind.data.pairs import PairBatch, PairStream
 from minimind.errors import UsageError
 from minimind.losses.preference import bradley_terry
-from minimind.model.heads import Scorer
+from minimind.model.qwen3 import Scorer
 from minimind.model.store import load_scorer
 from minimind.optim.groups import make_optimizers
 from minimind.recipe import Recipe

@@ -26,9 +26,9 @@ from minimind.losses.policy import ALGORITHMS, Algorithm
 from minimind.model import lora
 from minimind.model.adapter import is_adapter, peft_trouble, save_adapter
 from minimind.model.files import weights_checksum
+from minimind.model.qwen3 import Transformer
 from minimind.model.rope import context_length
 from minimind.model.store import load_model, save_model
-from minimind.model.transformer import Transformer
 from minimind.recipe import Recipe, RlConfig
 from minimind.rl.collector import Collector, Play, answer_once, fitting
 from minimind.rl.judge import Rewards

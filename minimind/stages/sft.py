@@ -14,7 +14,7 @@ from minimind.data.packing import Batch, PackedStream
 from minimind.data.shard_reader import Shards
 from minimind.errors import UsageError
 from minimind.losses.lm import linear_cross_entropy
-from minimind.model.transformer import Transformer
+from minimind.model.qwen3 import Transformer
 from minimind.optim.groups import make_optimizers
 from minimind.recipe import Recipe
 from minimind.stages import setup

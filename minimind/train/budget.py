@@ -20,8 +20,8 @@ import torch
 from minimind.config import ModelConfig
 from minimind.losses.lm import CHUNK
 from minimind.model import lora
-from minimind.model.attention import BLOCK, PRODUCTS_UP_TO
-from minimind.model.transformer import Transformer
+from minimind.model.attend import BLOCK, PRODUCTS_UP_TO
+from minimind.model.qwen3 import Transformer
 from minimind.optim.muon import STACK
 from minimind.recipe import Recipe
 

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from minimind import runtime
 from minimind.model import lora
-from minimind.model.transformer import Transformer
+from minimind.model.qwen3 import Transformer
 from minimind.recipe import TrainConfig
 
 

@@ -5,8 +5,8 @@ import torch
 from small_models import ASKED, CALL, DENSE, GREETED, SHAPES, THOUGHT, TOKENIZER, TOOL, random_model, write
 from torch.nn import functional as F
 
-from minimind.model.attention import Segments
-from minimind.model.transformer import Transformer
+from minimind.model.attend import Segments
+from minimind.model.qwen3 import Transformer
 from minimind.tokenizer.chat import render
 
 

@@ -6,8 +6,8 @@ import urllib.request
 import torch
 
 from minimind.config import ModelConfig
+from minimind.model.qwen3 import Transformer
 from minimind.model.store import save_model
-from minimind.model.transformer import Transformer
 from minimind.tokenizer.bpe import Tokenizer
 
 TOKENIZER = Tokenizer.load("default")

@@ -11,7 +11,8 @@ from minimind.data.pairs import PairStream
 from minimind.data.preferences import read_pair
 from minimind.data.shards import ensure
 from minimind.losses.log_probs import token_log_probs
-from minimind.model.transformer import Segments, Transformer
+from minimind.model.attend import Segments
+from minimind.model.qwen3 import Transformer
 from minimind.tokenizer.chat import render
 from minimind.train.loop import split
 

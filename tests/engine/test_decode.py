@@ -8,9 +8,9 @@ from minimind.config import PRESETS
 from minimind.engine import decode
 from minimind.engine.engine import Engine
 from minimind.engine.sampling import Sampling
-from minimind.model.attention import Segments
+from minimind.model.attend import Segments
 from minimind.model.cache import KVCache, Span
-from minimind.model.transformer import Transformer
+from minimind.model.qwen3 import Transformer
 
 SMALL = {"num_hidden_layers": 2, "vocab_size": 512, "initializer_range": 0.05}
 SHAPES = {

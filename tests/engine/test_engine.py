@@ -18,9 +18,9 @@ from minimind.engine.engine import NEAR_TIE, Engine
 from minimind.engine.request import PromptTooLong
 from minimind.engine.sampling import GREEDY, Sampling
 from minimind.errors import UsageError
-from minimind.model.attention import Segments
+from minimind.model.attend import Segments
+from minimind.model.qwen3 import Transformer
 from minimind.model.store import save_model
-from minimind.model.transformer import Transformer
 from minimind.tokenizer.bpe import Tokenizer
 
 TOKENIZER = Tokenizer.load("default")

@@ -8,9 +8,9 @@ from minimind.config import PRESETS, ModelConfig
 from minimind.engine.generate import complete, generate
 from minimind.engine.sampling import GREEDY, Sampling
 from minimind.errors import UserError
-from minimind.model.attention import Segments
+from minimind.model.attend import Segments
+from minimind.model.qwen3 import Transformer
 from minimind.model.store import save_model
-from minimind.model.transformer import Transformer
 
 SMALL = {"num_hidden_layers": 2, "vocab_size": 61, "initializer_range": 0.3, "max_position_embeddings": 64}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}

@@ -8,9 +8,9 @@ from minimind.engine import graphs
 from minimind.engine.engine import Engine
 from minimind.engine.graphs import GraphStep, power_of_two
 from minimind.engine.sampling import Sampling
-from minimind.model.attention import Segments
+from minimind.model.attend import Segments
 from minimind.model.cache import KVCache, Span
-from minimind.model.transformer import Transformer
+from minimind.model.qwen3 import Transformer
 
 SMALL = {"num_hidden_layers": 2, "vocab_size": 512, "initializer_range": 0.05, "max_position_embeddings": 512}
 

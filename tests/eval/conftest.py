@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from minimind.config import PRESETS
+from minimind.model.qwen3 import Transformer
 from minimind.model.store import save_model
-from minimind.model.transformer import Transformer
 from minimind.tokenizer.bpe import Tokenizer
 
 

@@ -9,7 +9,8 @@ from minimind import runtime
 from minimind.config import ModelConfig
 from minimind.data.shards import ensure
 from minimind.eval.bpb import Document, _windows, bits_per_byte, text_document
-from minimind.model.transformer import Segments, Transformer
+from minimind.model.attend import Segments
+from minimind.model.qwen3 import Transformer
 from minimind.recipe import Recipe
 from minimind.stages.setup import valid_bpb
 from minimind.tokenizer.bpe import Tokenizer

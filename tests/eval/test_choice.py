@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from minimind.config import ModelConfig
 from minimind.errors import UserError
 from minimind.eval import choice
-from minimind.eval.choice import Tree, accuracy, evaluate, log_likelihoods, may_see, plant
+from minimind.eval.choice import Tree, accuracy, evaluate, log_likelihoods, plant
 from minimind.eval.tasks import Question
-from minimind.model.transformer import Segments, Transformer
+from minimind.model.attend import Segments
+from minimind.model.qwen3 import Transformer
 from minimind.tokenizer.bpe import Tokenizer
 
 SHAPE = ModelConfig(
@@ -106,19 +107,6 @@ def test_the_greedy_continuation_is_recognised():
     ((first, second),) = log_likelihoods(DENSE, [Tree(context, [best, [best[0] ^ 1, *best[1:]]])])
     assert first.greedy
     assert not second.greedy
-
-
-def test_a_branch_never_sees_another():
-    branches = torch.tensor([[0, 0, 1, 1, 2, -1]])
-    expected = [
-        [1, 0, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0, 0],
-        [1, 1, 1, 0, 0, 0],
-        [1, 1, 1, 1, 0, 0],
-        [1, 1, 0, 0, 1, 0],
-        [0, 0, 0, 0, 0, 1],
-    ]
-    assert may_see(branches)[0].int().tolist() == expected
 
 
 def test_too_long_is_cut_at_the_left():

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 import minimind as package
 from minimind.eval import length as lengthy
+from minimind.model.attend import Segments
 from minimind.model.cache import KVCache
-from minimind.model.transformer import Segments
 
 BOOK = "从前有座山，山里有座庙。 Once upon a time there was a mountain. " * 40
 

@@ -11,8 +11,8 @@ from minimind.config import PRESETS
 from minimind.data.smallworld import tooltasks
 from minimind.engine import decode
 from minimind.eval import toolcall
+from minimind.model.qwen3 import Transformer
 from minimind.model.store import save_model
-from minimind.model.transformer import Transformer
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 import torch
 
 from minimind.config import PRESETS
-from minimind.model.attention import Segments
+from minimind.model.attend import Segments
+from minimind.model.qwen3 import Transformer
 from minimind.model.rope import yarn
-from minimind.model.transformer import Transformer
 
 REHEARSED = os.environ.get("MINIMIND_GPU_TESTS") == "cpu"
 LESS = {"hidden_size": 64, "intermediate_size": 128, "moe_intermediate_size": 128, "head_dim": 32, "vocab_size": 512}

@@ -11,8 +11,8 @@ from gpu_models import REHEARSED
 from processes import CONTEXT, die_at
 
 from minimind.config import PRESETS
+from minimind.model.qwen3 import Transformer
 from minimind.model.store import save_model
-from minimind.model.transformer import Transformer
 from minimind.recipe import Recipe, find, load
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import metrics

@@ -13,7 +13,7 @@ from minimind.engine import decode, graphs
 from minimind.engine.engine import NEAR_TIE, Engine
 from minimind.engine.graphs import GraphStep
 from minimind.engine.sampling import GREEDY, Sampling
-from minimind.model.attention import Segments
+from minimind.model.attend import Segments
 from minimind.model.store import save_model
 
 pytestmark = pytest.mark.gpu

@@ -6,7 +6,7 @@ from gpu_models import apart, build, masked, moved, rows
 
 from minimind.compiler import can_compile
 from minimind.losses.lm import IGNORE, linear_cross_entropy
-from minimind.model.attention import Segments
+from minimind.model.attend import Segments
 
 pytestmark = pytest.mark.gpu
 

@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from minimind.config import PRESETS
 from minimind.model import attention
-from minimind.model.attention import Segments
+from minimind.model.attend import Segments
 from minimind.model.document_attention import BLOCK, attend_documents, attend_documents_backward, blocks
-from minimind.model.transformer import Transformer
+from minimind.model.qwen3 import Transformer
 
 
 def rows(*lengths):

@@ -9,8 +9,9 @@ from torch.nn import functional as F
 from minimind.config import ModelConfig
 from minimind.errors import UsageError
 from minimind.model import lora
+from minimind.model.attend import Segments
 from minimind.model.linear import Linear
-from minimind.model.transformer import Segments, Transformer
+from minimind.model.qwen3 import Transformer
 from minimind.recipe_sections import LoraConfig
 
 DENSE = ModelConfig(

@@ -7,8 +7,8 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss
 from minimind.config import PRESETS
 from minimind.losses.lm import linear_cross_entropy
 from minimind.model import moe
-from minimind.model.attention import Segments
-from minimind.model.transformer import Transformer
+from minimind.model.attend import Segments
+from minimind.model.qwen3 import Transformer
 
 CONFIG = PRESETS["tiny-moe"].with_(num_hidden_layers=2, vocab_size=100, initializer_range=0.1)
 

@@ -9,10 +9,10 @@ from transformers import GenerationConfig
 
 from minimind.config import PRESETS
 from minimind.errors import UserError
-from minimind.model.attention import Segments
+from minimind.model.attend import Segments
 from minimind.model.hf_config import config_from_hf, config_to_hf
+from minimind.model.qwen3 import Transformer
 from minimind.model.store import load_config, load_model, save_model
-from minimind.model.transformer import Transformer
 
 CONFIG = PRESETS["tiny-moe"].with_(num_hidden_layers=1, vocab_size=50)
 

@@ -8,7 +8,7 @@ from toys import sampled
 
 from minimind.losses.lm import IGNORE
 from minimind.losses.policy import ALGORITHMS
-from minimind.model.heads import Scorer
+from minimind.model.qwen3 import Scorer
 from minimind.rl import batch as batches
 from minimind.rl.advantages import gae
 from minimind.rl.batch import minibatches, pack

@@ -11,7 +11,7 @@ from toys import said
 
 from minimind.data.conversations import read_turns
 from minimind.errors import UsageError
-from minimind.model.heads import Scorer
+from minimind.model.qwen3 import Scorer
 from minimind.model.store import save_model
 from minimind.rl import rewards
 from minimind.rl.judge import Rewards

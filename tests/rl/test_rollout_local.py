@@ -92,7 +92,7 @@ def test_copied_weights_follow_the_trainer(model, tokenizer, way):
     assert [one.ids for one in before] != [one.ids for one in after]
     for prompt, one in zip(prompts, after, strict=True):
         ids_BT = torch.tensor([prompt + one.ids])
-        from minimind.model.transformer import Segments
+        from minimind.model.attend import Segments
 
         with torch.no_grad():
             logits = model.logits(model(ids_BT, Segments.whole(ids_BT)).states)[0].float().log_softmax(-1)

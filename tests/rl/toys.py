@@ -7,7 +7,7 @@ import torch
 from minimind.config import PRESETS
 from minimind.data.prompts import Prompt
 from minimind.engine.sampling import Sampling
-from minimind.model.transformer import Transformer
+from minimind.model.qwen3 import Transformer
 from minimind.rl.collector import answer_once, prompt_ids, sampling_of
 from minimind.rl.rollout import Completion, LocalRollout, Rollout, Sample
 from minimind.tokenizer.parse import parse

@@ -13,7 +13,7 @@ import uvicorn
 from minimind.config import PRESETS
 from minimind.engine.background import EngineThread
 from minimind.engine.engine import Engine
-from minimind.model.transformer import Transformer
+from minimind.model.qwen3 import Transformer
 from minimind.serve.server import configure
 from minimind.serve.service import Service
 from minimind.serve.settings import Settings

@@ -12,8 +12,9 @@ from conftest import random_model, serving
 from minimind.engine.engine import Engine
 from minimind.engine.generate import complete
 from minimind.engine.sampling import GREEDY
+from minimind.model.attend import Segments
+from minimind.model.qwen3 import Transformer
 from minimind.model.store import save_model
-from minimind.model.transformer import Segments, Transformer
 
 GREEDILY = {"temperature": 0, "max_new_tokens": 6, "ignore_eos": True}
 PROMPT = [1, 40, 41, 42]

@@ -5,8 +5,8 @@ import json
 import torch
 
 from minimind.config import PRESETS
+from minimind.model.qwen3 import Transformer
 from minimind.model.store import save_model
-from minimind.model.transformer import Transformer
 from minimind.recipe import Recipe, find, load
 from minimind.tokenizer.bpe import Tokenizer
 

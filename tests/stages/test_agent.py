@@ -10,9 +10,9 @@ from test_stages import figures, weights
 from minimind import tools
 from minimind.config import PRESETS
 from minimind.losses.lm import linear_cross_entropy
-from minimind.model.attention import Segments
+from minimind.model.attend import Segments
+from minimind.model.qwen3 import Transformer
 from minimind.model.store import save_model
-from minimind.model.transformer import Transformer
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
 

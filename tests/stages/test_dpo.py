@@ -17,8 +17,9 @@ from minimind.config import ModelConfig
 from minimind.data.corpus import read_documents
 from minimind.data.pairs import PairStream
 from minimind.data.shards import ensure
+from minimind.model.attend import Segments
+from minimind.model.qwen3 import Transformer
 from minimind.model.store import load_model, load_scorer, save_model
-from minimind.model.transformer import Segments, Transformer
 from minimind.recipe import DataConfig, DpoConfig, OptimConfig, Recipe, TrainConfig
 from minimind.stages import dpo
 from minimind.tokenizer.bpe import Tokenizer

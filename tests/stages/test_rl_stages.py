@@ -12,8 +12,8 @@ from test_stages import weights
 from minimind import recipe as recipes
 from minimind import runtime
 from minimind.config import PRESETS
+from minimind.model.qwen3 import Transformer
 from minimind.model.store import load_model, save_model
-from minimind.model.transformer import Transformer
 from minimind.recipe import Recipe
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import metrics

@@ -10,7 +10,8 @@ from minimind.config import ModelConfig
 from minimind.data.packing import Batch
 from minimind.errors import UserError
 from minimind.losses.lm import linear_cross_entropy
-from minimind.model.transformer import Segments, Transformer
+from minimind.model.attend import Segments
+from minimind.model.qwen3 import Transformer
 from minimind.optim.groups import make_optimizers
 from minimind.recipe import DataConfig, OptimConfig, Recipe, TrainConfig
 from minimind.train import checkpoint, metrics, parallel

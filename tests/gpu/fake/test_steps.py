@@ -11,8 +11,8 @@ import pytest
 from fake_cuda import DEVICE, Synchronisation, fake_cuda
 
 from minimind.config import PRESETS
+from minimind.model.qwen3 import Transformer
 from minimind.model.store import save_model
-from minimind.model.transformer import Transformer
 from minimind.recipe import Recipe, find, load
 from minimind.stages import setup
 from minimind.tokenizer.bpe import Tokenizer

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from minimind.model import attention
-from minimind.model.attention import Segments, attend, make_layout
+from minimind.model.attend import Segments, attend, make_layout
 
 
 @pytest.mark.parametrize("time", [16, 256, 300])  # below, at and beyond one block of queries

@@ -6,10 +6,10 @@ from transformers import AutoModelForCausalLM
 
 from minimind.config import PRESETS
 from minimind.losses.lm import linear_cross_entropy
-from minimind.model.attention import Segments
+from minimind.model.attend import Segments
 from minimind.model.cache import KVCache, Span
+from minimind.model.qwen3 import Transformer
 from minimind.model.store import load_model, save_model
-from minimind.model.transformer import Transformer
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 SMALL = {"num_hidden_layers": 2, "vocab_size": 100, "initializer_range": 0.1}
@@ -93,18 +93,11 @@ def test_the_cache_continues_what_a_whole_pass_computes(preset):
     for spans in passes:
         tokens = [(sequence, t) for _, sequence, start, end in spans for t in range(start, end)]
         sequences, positions = torch.tensor([*tokens, (0, 0)]).unbind(1)
-        documents = torch.zeros_like(positions).int()
-        documents[-1] = -1
-        caches = cache.layers([Span(row, start, end) for row, _, start, end in spans])
-        segments = Segments(documents[None], positions[None])
-        states = model(ids[sequences, positions][None], segments, caches).states[0]
+        reading = cache.read([Span(row, start, end) for row, _, start, end in spans], padding=1)
+        states = model(ids[sequences, positions][None], reading).states[0]
         assert relative(states[:-1], whole[sequences, positions][:-1]) < 1e-5
     cache.copy(3, 2, 8)
-    again = model(
-        ids[1:2, 8:10],
-        Segments.whole(ids[1:2, 8:10])._replace(positions=torch.tensor([[8, 9]])),
-        cache.layers([Span(2, 8, 10)]),
-    ).states
+    again = model(ids[1:2, 8:10], cache.read([Span(2, 8, 10)])).states
     assert relative(again[0], whole[1, 8:10]) < 1e-5
 
 

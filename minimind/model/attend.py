@@ -1,28 +1,54 @@
-"""Grouped-query attention (Ainslie et al. 2023) with QK-norm, over packed documents.
+"""Who sees whom, and the kernel that computes it: attention over packed documents.
 
-Shape letters: B rows, T query positions, S key positions, H query heads, K key/value heads, G = H / K, D head_dim.
+    Segments      a batch of documents, one after the other in rows; some may branch
+    Layout        the same, made ready for one of four kernels: products, torch's own, document by document, varlen
+
+Sequences that grow token by token are in `model/cache.py`. Shape letters: B rows, T query positions, S key positions, H
+query heads, K key/value heads, G = H / K, D head_dim.
 """
 
 import math
+from collections.abc import Sequence
 from inspect import signature
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from minimind import runtime
-from minimind.config import ModelConfig
-from minimind.model.cache import FixedCache, LayerCache
 from minimind.model.document_attention import attend_documents
-from minimind.model.linear import Linear
-from minimind.model.norm import RMSNorm
-from minimind.model.rope import Rotation, rotate
 
 PRODUCTS_UP_TO, BLOCK = 1024, 256
 """Rows of up to so many tokens are trained on a CPU by plain products, so many queries at a time: the backward pass
 of the CPU's flash kernel takes up to twice as long. Longer rows are computed document by document."""
+
+
+class LayerAttention(Protocol):
+    """What a layer computes with: it knows who sees whom."""
+
+    def attend(self, q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor) -> Tensor:
+        """Softmax(q · kᵀ / √D) · v over what each token may see; returns `[B, T, H, D]`."""
+
+
+class AttentionOf(Protocol):
+    """What a forward pass is given beside its token ids `[B, T]`."""
+
+    @property
+    def positions(self) -> Tensor:
+        """Where each token stands in its sequence, int64 `[B, T]`."""
+
+    @property
+    def padding(self) -> Tensor:
+        """True where there is no token, `[B, T]`."""
+
+    @property
+    def repeats(self) -> bool:
+        """Whether other passes have these shapes, so that compiling is worth it."""
+
+    def of_layers(self, layers: int, dtype: torch.dtype) -> Sequence[LayerAttention]:
+        """Each layer's, for queries and keys of `dtype`."""
 
 
 class Segments(NamedTuple):
@@ -40,6 +66,20 @@ class Segments(NamedTuple):
     branches: Tensor | None = None
     host_ids: Tensor | None = None
 
+    @property
+    def padding(self) -> Tensor:
+        """True where there is no token, `[B, T]`."""
+        return self.document_ids < 0
+
+    @property
+    def repeats(self) -> bool:
+        """Batches have the same shape again and again."""
+        return True
+
+    def of_layers(self, layers: int, dtype: torch.dtype) -> Sequence["Layout"]:
+        """The layout of the documents, made once and shared by all layers."""
+        return [make_layout(self, dtype)] * layers
+
     @classmethod
     def whole(cls, input_ids_BT: Tensor) -> "Segments":
         """One document a row, no padding."""
@@ -55,7 +95,7 @@ class Segments(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What `attend` needs to know of the documents, made once a forward pass and shared by all layers.
+    """Documents made ready for a kernel.
 
     One of `mask` `[B, 1, T, S]` (boolean: True = may see; or a bias: 0 = may see, -inf = may not), `documents` for
     CUDA's variable-length kernel, and `document_ids` `[B, T]` for long rows on a CPU (`document_attention`).
@@ -64,6 +104,10 @@ class Layout(NamedTuple):
     mask: Tensor | None
     documents: "Documents | None" = None
     document_ids: Tensor | None = None
+
+    def attend(self, q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor) -> Tensor:
+        """Softmax(q · kᵀ / √D) · v over what each token may see; returns `[B, T, H, D]`."""
+        return attend(q_BTHD, k_BTKD, v_BTKD, self)
 
 
 class Documents(NamedTuple):
@@ -159,41 +203,3 @@ def _attend_varlen(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, starts: Tenso
     out = varlen_attn(q, k, v, starts, starts, longest, longest, window_size=(-1, 0), **grouped)
     assert isinstance(out, Tensor)  # a pair only where the log-sum-exp is asked for too
     return out.view_as(q_BTHD)
-
-
-class Attention(nn.Module):
-    """Project to queries, keys and values, norm and rotate the first two, attend, project back."""
-
-    def __init__(self, config: ModelConfig):
-        super().__init__()
-        self.head_dim = config.head_dim
-        hidden, bias = config.hidden_size, config.attention_bias
-        queries = config.num_attention_heads * config.head_dim
-        keys = config.num_key_value_heads * config.head_dim
-        self.q_proj = Linear(hidden, queries, bias=bias)
-        self.k_proj = Linear(hidden, keys, bias=bias)
-        self.v_proj = Linear(hidden, keys, bias=bias)
-        self.o_proj = Linear(queries, hidden, bias=bias)
-        # QK-norm (Henry et al. 2020), one weight for all heads: bounds the attention logits.
-        self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
-        self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
-
-    def forward(
-        self,
-        x_BTC: Tensor,
-        rotation: Rotation,
-        layout: Layout | None,
-        cache: LayerCache | FixedCache | None = None,
-    ) -> Tensor:
-        """Return `[B, T, hidden]`; with a cache (and B = 1), keys and values of earlier passes are seen too."""
-        rows, time, _ = x_BTC.shape
-        heads = (rows, time, -1, self.head_dim)
-        q = rotate(self.q_norm(self.q_proj(x_BTC).view(heads)), rotation)
-        k = rotate(self.k_norm(self.k_proj(x_BTC).view(heads)), rotation)
-        v = self.v_proj(x_BTC).view(heads)
-        if cache is not None:
-            out = cache.attend(q[0], k[0], v[0])
-        else:
-            assert layout is not None
-            out = attend(q, k, v, layout)
-        return self.o_proj(out.reshape(rows, time, -1))
