@@ -27,6 +27,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_drafts(folder: Path) -> None:
+    """Delete what a process that was killed in `atomic_write` left here; nobody else may be writing to `folder`."""
+    for draft in folder.glob(".*.tmp"):
+        draft.unlink()
+
+
 def write_text(path: Path, content: str) -> None:
     """Write a text file in UTF-8, with the same line ends everywhere."""
     with atomic_write(path) as temporary:

@@ -38,3 +38,10 @@ def test_what_cannot_be_read_is_said_with_its_name(tmp_path):
         files.read_json(tmp_path / "none.json")
     (tmp_path / "bom.json").write_bytes(b'\xef\xbb\xbf{"a": "\\ud83d"}')
     assert files.read_json(tmp_path / "bom.json") == {"a": "\ufffd"}
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path):
+    (tmp_path / ".model.json.4711.tmp").write_text("half")
+    (tmp_path / "model.json").write_text("{}")
+    files.remove_drafts(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.json"]

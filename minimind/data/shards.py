@@ -34,7 +34,7 @@ from minimind.data.shard_files import (
 )
 from minimind.data.shard_reader import Shards
 from minimind.errors import UserError
-from minimind.files import sha256_of, writing_to
+from minimind.files import remove_drafts, sha256_of, writing_to
 from minimind.tokenizer.bpe import Tokenizer
 
 __all__ = ["Options", "Shards", "build", "ensure"]
@@ -150,6 +150,7 @@ class _Build:
         self.names, self.tokenizer, self.out, self.options = names, tokenizer, out, options
         self.shard_tokens = shard_tokens
         self.identity = {"format": FORMAT, "key": key, "shard_tokens": shard_tokens}
+        remove_drafts(out)
         done = read_json(out / PROGRESS) or {}
         if any(done.get(name) != value for name, value in self.identity.items()):
             remove_unfinished_build(out)

@@ -22,6 +22,7 @@ from minimind.engine.sampling import GREEDY, Sampling
 from minimind.errors import UsageError, UserError
 from minimind.eval.bpb import Document, bits_per_byte
 from minimind.eval.pairs import pair_figures
+from minimind.files import remove_drafts
 from minimind.losses.policy import ALGORITHMS, Algorithm
 from minimind.model import lora
 from minimind.model.adapter import is_adapter, peft_trouble, save_adapter
@@ -135,8 +136,7 @@ def write_model(model: Transformer, tokenizer: Tokenizer, directory: Path, dtype
     weights = parallel.whole_weights(model, trained_only=model.adaptation is not None)
     if not runtime.is_main():
         return
-    for left in directory.glob(".*.tmp"):  # by a run that was killed while it wrote
-        left.unlink()
+    remove_drafts(directory)
     if model.adaptation:
         save_adapter(model, weights, directory)
     else:

@@ -33,6 +33,8 @@ def _power(base: Number, exponent: Number) -> Any:
 
 
 def _divide(left: Number, right: Number) -> Any:
+    if right == 0:
+        raise ZeroDivisionError("division by zero")  # a fraction's own words are "Fraction(1, 0)"
     return left / right if isinstance(left, float) or isinstance(right, float) else Fraction(left) / right
 
 

@@ -101,7 +101,7 @@ def run(job: Job, recipe: Recipe, out: Path, resume: bool = True) -> Progress:
                     for text in job.sample():
                         say(dim(f"step {at.step:,}: "), repr(text))
                     window.restart()
-                elif train.sample_seconds and not stop and ranks.anywhere(time.monotonic() > sample_at):
+                elif train.sample_seconds and not stop and ranks.any_rank(time.monotonic() > sample_at):
                     since = time.monotonic()
                     bar.show([f"step {at.step:,}: {text!r}" for text in job.sample()])
                     took = time.monotonic() - since

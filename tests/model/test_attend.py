@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from minimind.model import attention
+from minimind.model import attend as attention
 from minimind.model.attend import Segments, attend, make_layout
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from minimind.config import PRESETS
-from minimind.model import attention
+from minimind.model import attend as attention
 from minimind.model.attend import Segments
 from minimind.model.document_attention import BLOCK, attend_documents, attend_documents_backward, blocks
 from minimind.model.qwen3 import Transformer
