@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 endif
 STAMP := $(VENV)/installed
 
-.PHONY: setup demo test test-full lint format clean
+.PHONY: setup demo test test-full test-fake-cuda lint format clean
 
 setup: $(STAMP)
 
@@ -34,9 +34,18 @@ test: lint
 test-full: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+# What a GPU would be asked, without one: needs a CUDA build of torch (3 GB), which must not come into $(VENV).
+FAKE_TORCH ?= 2.11.0
+FAKE_VENV := .venv-cuda/$(FAKE_TORCH)
+
+test-fake-cuda:
+	test -d $(FAKE_VENV) || $(PYTHON) -m venv $(FAKE_VENV)
+	$(FAKE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "torch==$(FAKE_TORCH)" pytest -e .
+	$(FAKE_VENV)/bin/python -m pytest tests/gpu/fake
+
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info
+	rm -rf $(VENV) .venv-cuda runs build dist *.egg-info

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minimind import runtime
 from minimind.engine import decode, graphs
 from minimind.engine.graphs import GraphStep
 from minimind.model import lora
@@ -61,7 +62,7 @@ class Passes:
             states_NC = self._states(spans, ids)
         last = np.cumsum(lengths) - 1
         padding = self._width - len(last) if self._batch_invariant else 0
-        index = torch.tensor([*last, *[0] * padding], device=self._device)
+        index = runtime.sent(torch.tensor([*last, *[0] * padding]), self._device)
         return self.model.logits(states_NC[index])[: len(last)]
 
     def _states(self, spans: Sequence[Span], ids: Sequence[list[int]]) -> Tensor:
@@ -73,6 +74,6 @@ class Passes:
             padding = (self._width if len(flat) <= len(spans) else self._chunk) - len(flat)
         documents = torch.tensor([[0] * len(flat) + [-1] * padding], dtype=torch.int32)
         ids_1N, positions_1N = (torch.tensor([values + [0] * padding]) for values in (flat, positions))
-        segments = Segments(documents.to(self._device), positions_1N.to(self._device))
+        segments = Segments(runtime.sent(documents, self._device), runtime.sent(positions_1N, self._device))
         caches = self._cache.layers(spans, self._batch_invariant)
-        return self.model(ids_1N.to(self._device), segments, caches).states[0]
+        return self.model(runtime.sent(ids_1N, self._device), segments, caches).states[0]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from minimind import runtime
 from minimind.config import ModelConfig
 
 
@@ -113,7 +114,7 @@ class KVCache:
         its bits do not depend on its neighbours).
         """
         cells = [(span.row, position) for span in spans for position in range(span.start, span.end)]
-        rows, slots = torch.tensor(cells).to(self.keys.device).unbind(1)
+        rows, slots = runtime.sent(torch.tensor(cells), self.keys.device).unbind(1)
         groups = self._groups(spans, alone)
         pairs = zip(self.keys, self.values, strict=True)
         return [LayerCache(keys, values, (rows, slots), groups) for keys, values in pairs]
@@ -142,7 +143,7 @@ class KVCache:
         device = self.keys.device
         slots = torch.arange(extent, device=device)
         if len(spans) > 1:
-            return (slots < torch.tensor([[span.end] for span in spans], device=device))[:, None, None]
+            return (slots < runtime.sent(torch.tensor([[span.end] for span in spans]), device))[:, None, None]
         (span,) = spans
         if span.start == 0 or span.end - span.start == 1:
             return None

@@ -7,19 +7,13 @@ decides whether the step is taken) and the logged figures.
 import importlib
 import json
 
-import numpy as np
 import pytest
-import torch
 from fake_cuda import DEVICE, Synchronisation, fake_cuda
 
-from minimind import runtime
 from minimind.config import PRESETS
-from minimind.model import attention
-from minimind.model.attention import Documents, Segments
 from minimind.model.store import save_model
 from minimind.model.transformer import Transformer
 from minimind.recipe import Recipe, find, load
-from minimind.rl import stream
 from minimind.stages import common
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import loop, parallel
@@ -39,7 +33,7 @@ CHANGES = {
 }
 RL = {
     **{"rl.groups": 2, "rl.samples": 4, "rl.max_new_tokens": 8, "rl.rows": 8, "rl.kl_coef": 0.1, "rl.spread": "keep"},
-    **{"rl.minibatches": 2, "rl.entropy_coef": 0.01, "scoring.weights": {"turns": 1.0}},
+    **{"rl.spread_by": "", "rl.minibatches": 2, "rl.entropy_coef": 0.01, "scoring.weights": {"turns": 1.0}},
 }
 STAGES = {
     "pretrain": ("pretrain", {"init": ""}),
