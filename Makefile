@@ -8,7 +8,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 endif
 
-.PHONY: setup setup-demo demo test test-full gpu lint format clean
+.PHONY: setup setup-demo demo test test-full test-fake-cuda gpu lint format clean
 
 setup: $(VENV)/installed
 setup-demo: $(VENV)/installed-demo
@@ -38,9 +38,18 @@ test-full: lint
 gpu: setup
 	$(BIN)/python -m benchmarks.gpu --out runs/gpu
 
+# What a GPU would be asked, without one: needs a CUDA build of torch (3 GB), which must not come into $(VENV).
+FAKE_TORCH ?= 2.11.0
+FAKE_VENV := .venv-cuda/$(FAKE_TORCH)
+
+test-fake-cuda:
+	test -d $(FAKE_VENV) || $(PYTHON) -m venv $(FAKE_VENV)
+	$(FAKE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "torch==$(FAKE_TORCH)" pytest -e .
+	$(FAKE_VENV)/bin/python -m pytest tests/gpu/fake
+
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info
+	rm -rf $(VENV) .venv-cuda runs build dist *.egg-info

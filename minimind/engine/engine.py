@@ -246,10 +246,11 @@ class Engine:
         if any(s.repetition_penalty != 1 or s.presence_penalty or s.frequency_penalty for s in samplings):
             vocabulary = logits_BV.shape[1]
             counts = [np.bincount(np.array(request.ids, dtype=np.int64), minlength=vocabulary) for request in requests]
-            counts_BV = torch.from_numpy(np.stack(counts)).to(self.device)
+            counts_BV = runtime.sent(torch.from_numpy(np.stack(counts)), self.device)
         allowed_BV = None
         if self._matchers.keys() & set(requests):
-            allowed_BV = self.grammars.allowed([self._matchers.get(request) for request in requests]).to(self.device)
+            allowed = self.grammars.allowed([self._matchers.get(request) for request in requests])
+            allowed_BV = runtime.sent(allowed, self.device)
         return sample(logits_BV, samplings, uniform_B, counts_BV, allowed_BV)
 
     def _tokens(self, draws: Draws, requests: Sequence[Request]) -> list[Token]:

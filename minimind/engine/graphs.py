@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from minimind import runtime
 from minimind.model.cache import CachePass, FixedCache, KVCache, Span
 from minimind.model.qwen3 import Transformer
 
@@ -53,10 +54,11 @@ class GraphStep:
         tokens = [(id, span.row, span.start) for id, span in zip(ids, spans, strict=True)]
         size, extent = self._shape(spans)
         padded = torch.tensor(tokens + tokens[-1:] * (size - len(tokens))).T
+        inputs = runtime.sent(padded.contiguous(), self._cache.keys.device)
         if graph := self._graphs.get((size, extent)):
-            graph.inputs.copy_(padded)
+            graph.inputs.copy_(inputs)
         else:
-            graph = self._graphs[size, extent] = self._record(padded.contiguous().to(self._cache.keys.device), extent)
+            graph = self._graphs[size, extent] = self._record(inputs, extent)
         return graph.replay()[: len(tokens)]
 
     def refresh(self) -> None:

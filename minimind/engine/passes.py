@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minimind import runtime
 from minimind.engine import decode, graphs
 from minimind.engine.graphs import GraphStep
 from minimind.model import lora
@@ -60,7 +61,7 @@ class Passes:
             states_NC = self._states(spans, ids)
         last = np.cumsum(lengths) - 1
         padding = self._width - len(last) if self._batch_invariant else 0
-        index = torch.tensor([*last, *[0] * padding], device=self._device)
+        index = runtime.sent(torch.tensor([*last, *[0] * padding]), self._device)
         return self.model.logits(states_NC[index])[: len(last)]
 
     def _states(self, spans: Sequence[Span], ids: Sequence[list[int]]) -> Tensor:
@@ -69,5 +70,5 @@ class Passes:
         padding = 0
         if self._batch_invariant:
             padding = (self._width if len(flat) <= len(spans) else self._chunk) - len(flat)
-        ids_1N = torch.tensor([flat + [0] * padding], device=self._device)
+        ids_1N = runtime.sent(torch.tensor([flat + [0] * padding]), self._device)
         return self.model(ids_1N, self._cache.read(spans, padding, self._batch_invariant)).states[0]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minimind import runtime
 from minimind.errors import UsageError
 
 MOST_TOP_LOGPROBS = 20
@@ -156,7 +157,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 def _column(samplings: Sequence[Sampling], name: str, like: Tensor) -> Tensor:
     """One value of each row as `[B, 1]`."""
-    return torch.tensor([[getattr(s, name)] for s in samplings], dtype=like.dtype).to(like.device)
+    return runtime.sent(torch.tensor([[getattr(s, name)] for s in samplings], dtype=like.dtype), like.device)
 
 
 def _biased(scores_BV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
@@ -164,8 +165,8 @@ def _biased(scores_BV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
     if not biases:
         return scores_BV
     rows, ids, values = zip(*biases, strict=True)
-    index = (torch.tensor(rows, device=scores_BV.device), torch.tensor(ids, device=scores_BV.device))
-    return scores_BV.index_put(index, torch.tensor(values, device=scores_BV.device), accumulate=True)
+    row_N, id_N, value_N = (runtime.sent(torch.tensor(x), scores_BV.device) for x in (rows, ids, values))
+    return scores_BV.index_put((row_N, id_N), value_N, accumulate=True)
 
 
 def _penalised(scores_BV: Tensor, samplings: Sequence[Sampling], counts_BV: Tensor) -> Tensor:
@@ -181,7 +182,7 @@ def _penalised(scores_BV: Tensor, samplings: Sequence[Sampling], counts_BV: Tens
 def _filtered(p_BV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
     """Sorted probabilities, likeliest first, 0 where a filter drops them; one rule for all rows, or one each."""
     vocabulary = p_BV.shape[1]
-    top_k_B1 = torch.tensor([[s.top_k or vocabulary] for s in samplings]).to(p_BV.device)
+    top_k_B1 = runtime.sent(torch.tensor([[s.top_k or vocabulary] for s in samplings]), p_BV.device)
     p_BV = p_BV.masked_fill(torch.arange(vocabulary, device=p_BV.device) >= top_k_B1, 0)
     p_BV = p_BV / p_BV.sum(-1, keepdim=True)
     likelier_BV = _cumulative(p_BV, p_BV.dtype) - p_BV  # probability of all tokens before this one
@@ -214,7 +215,7 @@ def _draw(p_BV: Tensor, samplings: Sequence[Sampling], uniform_B: Tensor) -> tup
         p_BV = _filtered(p_BV, samplings)
     double = torch.float32 if p_BV.device.type == "mps" else torch.float64
     cumulative_BV = _cumulative(p_BV, double)
-    target_B1 = uniform_B[:, None].to(p_BV.device, double) * cumulative_BV[:, -1:]
+    target_B1 = runtime.sent(uniform_B[:, None].to(double), p_BV.device) * cumulative_BV[:, -1:]
     index_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True).clamp(max=p_BV.shape[-1] - 1)
     policy_B1 = p_BV.gather(1, index_B1).log() - cumulative_BV[:, -1:].float().log()
     return (order_BV.gather(1, index_B1) if filtered else index_B1)[:, 0], policy_B1[:, 0]

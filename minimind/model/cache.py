@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from minimind import runtime
 from minimind.config import ModelConfig
 
 
@@ -131,7 +132,7 @@ class KVCache:
         """
         device = self.keys.device
         cells = [(span.row, position) for span in spans for position in range(span.start, span.end)]
-        rows_N, slots_N = torch.tensor(cells).to(device).unbind(1)
+        rows_N, slots_N = runtime.sent(torch.tensor(cells), device).unbind(1)
         groups, pairs = self._groups(spans, alone), zip(self.keys, self.values, strict=True)
         layers = [LayerCache(keys, values, (rows_N, slots_N), groups) for keys, values in pairs]
         none_1N = torch.arange(len(cells) + padding, device=device)[None] >= len(cells)
@@ -161,7 +162,7 @@ class KVCache:
         device = self.keys.device
         slots = torch.arange(extent, device=device)
         if len(spans) > 1:
-            return (slots < torch.tensor([[span.end] for span in spans], device=device))[:, None, None]
+            return (slots < runtime.sent(torch.tensor([[span.end] for span in spans]), device))[:, None, None]
         (span,) = spans
         if span.start == 0 or span.end - span.start == 1:
             return None

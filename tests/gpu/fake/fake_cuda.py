@@ -65,13 +65,13 @@ class FakeCuda(FakeTensorMode):
         return None
 
     @contextmanager
-    def measured(self):
-        """Nothing in here may wait for the device."""
-        self.strict = True
+    def measured(self, strict=True):
+        """Nothing in here may wait for the device, unless it is not `strict`."""
+        before, self.strict = self.strict, strict
         try:
             yield
         finally:
-            self.strict = False
+            self.strict = before
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ CHANGES = {
 }
 RL = {
     **{"rl.groups": 2, "rl.samples": 4, "rl.max_new_tokens": 8, "rl.rows": 8, "rl.kl_coef": 0.1, "rl.spread": "keep"},
-    **{"rl.minibatches": 2, "rl.entropy_coef": 0.01, "scoring.weights": {"turns": 1.0}},
+    **{"rl.spread_by": "", "rl.minibatches": 2, "rl.entropy_coef": 0.01, "scoring.weights": {"turns": 1.0}},
 }
 STAGES = {
     "pretrain": ("pretrain", {"init": ""}),
