@@ -89,7 +89,11 @@ def push(model: Path, destination: str, private: bool = False, dry_run: bool = F
     config = load_config(model)
     select(from_directory(model), config, str(model))
     Tokenizer.load(model)
-    files = {path.name: path.stat().st_size for path in sorted(model.iterdir()) if _goes(path)}
+    going = [path for path in sorted(model.iterdir()) if _goes(path)]
+    for path in going:
+        if not path.resolve().is_relative_to(model.resolve()):
+            raise UserError(f"{path} is a link out of the directory; put a copy there, or take it away")
+    files = {path.name: path.stat().st_size for path in going}
     if not dry_run:
         with _client(where):
             _send(model, where, private, list(files))

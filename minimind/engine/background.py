@@ -35,7 +35,12 @@ class EngineThread:
         self._thread.start()
 
     async def generate(
-        self, prompt_ids: Sequence[int], sampling: Sampling | None = None, index: int = 0, variant: str | None = None
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling | None = None,
+        index: int = 0,
+        variant: str | None = None,
+        salt: str = "",
     ) -> AsyncGenerator[Output, None]:
         """Yield a request's outputs as they come; leaving the loop early (or cancelling the task) cancels it.
 
@@ -58,7 +63,7 @@ class EngineThread:
                 loop.call_soon_threadsafe(outputs.put_nowait, output)
 
         def submit(engine: Engine) -> Request:
-            request = engine.submit(prompt_ids, sampling, index, variant)
+            request = engine.submit(prompt_ids, sampling, index, variant, salt)
             self._sinks[request] = sink
             return request
 

@@ -7,8 +7,10 @@ as fast. `make` returns None where it cannot be used.
 import ctypes
 import hashlib
 import os
+import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -29,6 +31,7 @@ FLAGS: tuple[str, ...] = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC"
 FLAGS += ("-fassociative-math", "-freciprocal-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno")
 LANES, STEP, ROWS = 16, 32, 4
 """Widths must be multiples of these: what the loops in `decode.cpp` take at once."""
+COMPILER_SECONDS = 300.0
 KINDS = {(torch.float32, False): 0, (torch.bfloat16, False): 1, (torch.bfloat16, True): 2, (torch.float32, True): 3}
 """By the weights' format, and whether their matrices are int8."""
 
@@ -164,6 +167,40 @@ def quantise(model: Transformer) -> Quantised:
     return quantised
 
 
+def _ours(path: Path) -> bool:
+    """Whether nobody else can have put there what we are about to run."""
+    found = path.lstat()
+    others = stat.S_IWOTH if found.st_gid == os.getegid() else stat.S_IWOTH | stat.S_IWGRP
+    return found.st_uid in (0, os.geteuid()) and not found.st_mode & others and not stat.S_ISLNK(found.st_mode)
+
+
+def _loaded(path: Path) -> ctypes.CDLL | None:
+    """A library that was built before; None where there is none, or it is damaged or somebody else's."""
+    try:
+        return ctypes.CDLL(str(path)) if _ours(path) else None
+    except OSError:
+        return None
+
+
+def _built(path: Path, compiler: str) -> ctypes.CDLL:
+    """Build it under a name that nobody knows beforehand, and only then give it its own."""
+    say(dim("Building the decoding step for this processor, once: 5 to 30 s."))
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        unfinished = Path(folder) / path.name
+        command = [compiler, *FLAGS, str(SOURCES[0]), "-o", str(unfinished)]
+        try:
+            ended = subprocess.run(
+                command, capture_output=True, encoding="utf-8", errors="replace", timeout=COMPILER_SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            raise OSError(f"the compiler has not finished within {COMPILER_SECONDS:g} s") from None
+        if ended.returncode:
+            raise OSError(what_is_missing(ended.stderr))
+        unfinished.chmod(0o700)
+        unfinished.replace(path)
+    return ctypes.CDLL(str(path))
+
+
 @cache
 def _library() -> ctypes.CDLL | None:
     """Build `decode.cpp` for this very processor, unless it has been; None where that is not possible."""
@@ -174,16 +211,10 @@ def _library() -> ctypes.CDLL | None:
     name = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
     path = runtime.cache_dir() / "kernels" / f"decode-{name}.so"
     try:
-        if not path.exists():
-            say(dim("Building the decoding step for this processor, once: 5 to 30 s."))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_suffix(f".{os.getpid()}")
-            command = [compiler, *FLAGS, str(SOURCES[0]), "-o", str(unfinished)]
-            ended = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
-            if ended.returncode:
-                raise OSError(what_is_missing(ended.stderr))
-            unfinished.replace(path)
-        library = ctypes.CDLL(str(path))
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _ours(path.parent):
+            raise OSError(f"{path.parent} belongs to another user, or others may write there")
+        library = _loaded(path) or _built(path, compiler)
     except OSError as error:
         warn(f"decoding without the compiled step, at a third of its speed: {path} could not be built ({error})")
         return None

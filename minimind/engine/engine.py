@@ -100,6 +100,7 @@ class Engine:
         sampling: Sampling | None = None,
         index: int = 0,
         variant: str | None = None,
+        salt: str = "",
     ) -> Request:
         """Queue a request.
 
@@ -108,6 +109,7 @@ class Engine:
             sampling: its rules.
             index: which of several answers to one prompt this is: each draws other random numbers from the seed.
             variant: name of the variant that answers; by default the model does.
+            salt: the request shares computed prefixes with others of the same salt alone.
 
         Raises:
             PromptTooLong: the prompt fills the context.
@@ -122,7 +124,7 @@ class Engine:
         seed = (seed + index * 0x9E3779B97F4A7C15) % 2**64
         new = sampling.max_new_tokens
         limit = self.context if new is None else min(self.context, len(prompt_ids) + new)
-        request = Request(list(prompt_ids), sampling, seed, limit, variant)
+        request = Request(list(prompt_ids), sampling, seed, limit, variant, salt)
         if self.tokenizer:
             self._detokenizers[request] = Detokenizer(self.tokenizer, sampling.stop)
         if sampling.grammar:

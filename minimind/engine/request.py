@@ -44,6 +44,9 @@ class Request:
     variant: str | None = None
     """Which of the engine's variants answers; None: its model."""
 
+    salt: str = ""
+    """Computed prefixes are shared among requests of one salt alone: how long an answer takes tells nobody else."""
+
     tokens: list[Token] = field(default_factory=list)
     text: str = ""
     """Of the answer, as far as it can no longer change: whole characters, without special tokens and stop strings."""

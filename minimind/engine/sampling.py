@@ -15,6 +15,8 @@ from minimind import runtime
 from minimind.errors import UsageError
 
 MOST_TOP_LOGPROBS = 20
+COLDEST = 1e-6
+"""Below this temperature the likeliest token is taken, as at 0: scores divided by less leave the range of floats."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,9 @@ class Sampling:
             "top_k": (self.top_k >= 0, "0 (off) or above"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
             "min_p": (0 <= self.min_p <= 1, "between 0 and 1"),
-            "repetition_penalty": (self.repetition_penalty > 0, "above 0"),
+            "repetition_penalty": (0.01 <= self.repetition_penalty <= 100, "between 0.01 and 100"),
+            "presence_penalty": (abs(self.presence_penalty) <= 100, "between -100 and 100"),
+            "frequency_penalty": (abs(self.frequency_penalty) <= 100, "between -100 and 100"),
             "max_new_tokens": (new is None or new >= 0, "0 or above"),
             "stop": (not isinstance(self.stop, str) and all(self.stop), "a list of strings that are not empty"),
             "top_logprobs": (0 <= self.top_logprobs <= MOST_TOP_LOGPROBS, f"between 0 and {MOST_TOP_LOGPROBS}"),
@@ -116,11 +120,11 @@ def sample(
     if allowed_BV is not None:
         scores_BV = scores_BV.masked_fill(~allowed_BV, -torch.inf)
     likeliest_B = scores_BV.argmax(-1)
-    if not any(s.temperature for s in samplings):
+    if all(s.temperature < COLDEST for s in samplings):
         ids_B, policy_B = likeliest_B, torch.zeros_like(model_BV[:, 0])
     else:
         temperature_B1 = _column(samplings, "temperature", scores_BV)
-        greedy_B1 = temperature_B1 == 0
+        greedy_B1 = temperature_B1 < COLDEST
         p_BV = (scores_BV / temperature_B1.masked_fill(greedy_B1, 1)).softmax(-1)
         ids_B, policy_B = _draw(p_BV, samplings, uniform_B)
         ids_B = torch.where(greedy_B1[:, 0], likeliest_B, ids_B)

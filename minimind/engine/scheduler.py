@@ -40,8 +40,8 @@ class Scheduler:
         """What each row holds, and what the running request will put there."""
         self._computed = [0] * rows
         """How many of them are in the cache."""
-        self._variants: list[str | None] = [None] * rows
-        """Whose keys and values these are: another variant's are of no use."""
+        self._owners: list[tuple[str | None, str]] = [(None, "")] * rows
+        """Whose keys and values these are, by variant and salt: another variant's are of no use."""
         self._last_used = [0] * rows
         self._clock = 0
 
@@ -120,7 +120,7 @@ class Scheduler:
             if not self.free_rows:
                 return
             ids = np.array(request.prompt_ids)
-            source, shared = self._longest_prefix(ids, request.variant)
+            source, shared = self._longest_prefix(ids, (request.variant, request.salt))
             common = min(shared, self._computed[source])
             if shared - common >= LEAST_REUSE:
                 continue  # its beginning is being computed for another request: wait for that
@@ -131,16 +131,16 @@ class Scheduler:
             self._tokens[row] = -1
             self._tokens[row, : len(ids)] = ids
             self._computed[row] = request.cached_tokens = common
-            self._variants[row] = request.variant
+            self._owners[row] = (request.variant, request.salt)
             self.running[row] = request
 
-    def _longest_prefix(self, ids: np.ndarray, variant: str | None) -> tuple[int, int]:
+    def _longest_prefix(self, ids: np.ndarray, owner: tuple[str | None, str]) -> tuple[int, int]:
         """The row that begins most like `ids`, and for how many tokens (the last is left: its logits are needed)."""
         if self.exclusive or len(ids) <= LEAST_REUSE:
             return 0, 0
         differs = self._tokens[:, : len(ids) - 1] != ids[:-1]
         lengths = np.where(differs.any(1), differs.argmax(1), len(ids) - 1)
-        lengths[[row for row, other in enumerate(self._variants) if other != variant]] = 0
+        lengths[[row for row, other in enumerate(self._owners) if other != owner]] = 0
         # Among equals, one that is computed, and that nobody runs in: it can be taken over without a copy.
         best = max(range(self.rows), key=lambda row: (lengths[row], self._computed[row], row not in self.running))
         return (best, int(lengths[best])) if lengths[best] >= LEAST_REUSE else (0, 0)

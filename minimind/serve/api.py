@@ -39,7 +39,7 @@ def create_app(service: Service) -> FastAPI:
         CORSMiddleware,
         allow_origins=settings.cors_origins,
         allow_methods=["GET", "POST"],
-        allow_headers=["Authorization", "Content-Type"],
+        allow_headers=["*"],  # OpenAI's own client in a browser sends a dozen of its own
     )
     app.add_middleware(Counted, service=service)
     return app

@@ -13,7 +13,7 @@ from minimind.engine.text import StopFinder
 from minimind.serve.errors import ApiError
 from minimind.serve.logprobs import TokenNames
 from minimind.serve.schema import ChatRequest, limit
-from minimind.serve.service import Job, Service
+from minimind.serve.service import Job, Service, coarse
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
 from minimind.tokenizer.parse import MessageParser
@@ -33,7 +33,7 @@ def jobs(request: ChatRequest, service: Service, form: Compiled | None) -> list[
         raise ApiError(400, message, "too_many_messages", "messages")
     if (request.n or 1) > settings.most_choices:
         raise ApiError(400, f"n is {request.n}, more than {settings.most_choices}", "too_many_choices", "n")
-    tools = [tool.model_dump(exclude_none=True) for tool in request.tools or [] if request.tool_choice != "none"]
+    tools = [tool.model_dump(exclude_none=True) for tool in request.tools or [] if request.callable]
     turns = [message.turn() for message in request.messages]
     service.check_length(turn["content"] for turn in turns)
     prompt_ids, _ = render(
@@ -42,6 +42,7 @@ def jobs(request: ChatRequest, service: Service, form: Compiled | None) -> list[
         tools or None,
         request.thinks,
         add_generation_prompt=True,
+        blocks=False,
     )
     ends = [] if request.ignore_eos else [tokenizer.control_id("<|im_end|>"), tokenizer.eos_id, tokenizer.pad_id]
     sampling = request.sampling(
@@ -51,7 +52,7 @@ def jobs(request: ChatRequest, service: Service, form: Compiled | None) -> list[
         grammar=form,
     )
     variant = service.variant(request.model)
-    return [Job(prompt_ids, sampling, index, variant) for index in range(request.n or 1)]
+    return [Job(prompt_ids, sampling, index, variant, request.cache_salt or "") for index in range(request.n or 1)]
 
 
 class Choice:
@@ -65,7 +66,7 @@ class Choice:
         self.finish_reason: str | None = None
         self.tokens = self.reasoning_tokens = self.calls = 0
         self.engine_request: Request | None = None
-        self._parser = MessageParser(tokenizer, request.thinks)
+        self._parser = MessageParser(tokenizer, request.thinks, request.callable)
         self._stops = StopFinder(request.stops)
         self._names = TokenNames(tokenizer) if request.logprobs else None
         self._logprobs: dict[str, list[Any]] = {}
@@ -177,7 +178,7 @@ class _Reply:
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": tokens,
             "total_tokens": self.prompt_tokens + tokens,
-            "prompt_tokens_details": {"cached_tokens": first.cached_tokens if first else 0},
+            "prompt_tokens_details": {"cached_tokens": coarse(first.cached_tokens) if first else 0},
             "completion_tokens_details": {"reasoning_tokens": sum(c.reasoning_tokens for c in self.choices)},
         }
 

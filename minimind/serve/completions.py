@@ -11,7 +11,7 @@ from minimind.engine.request import Output
 from minimind.serve.errors import ApiError
 from minimind.serve.logprobs import FLOOR, TokenNames
 from minimind.serve.schema import CompletionRequest, limit
-from minimind.serve.service import Job, Service
+from minimind.serve.service import Job, Service, coarse
 from minimind.tokenizer.bpe import Tokenizer
 
 DEFAULT_TOKENS = 16  # OpenAI's, for texts only
@@ -51,7 +51,7 @@ def jobs(request: CompletionRequest, service: Service, form: Compiled | None) ->
     bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     ids = [bos + tokenizer.encode(text) if isinstance(text, str) else text for text in texts]
     variant = service.variant(request.model)
-    return [Job(prompt, sampling, index, variant) for prompt in ids for index in range(n)]
+    return [Job(prompt, sampling, index, variant, request.cache_salt or "") for prompt in ids for index in range(n)]
 
 
 class _Text:
@@ -133,7 +133,7 @@ async def complete(request: CompletionRequest, service: Service, jobs: list[Job]
         async for index, output in answers:
             reply.texts[index].feed(output)
             if output.finish_reason and index % (request.n or 1) == 0:
-                reply.cached_tokens += output.request.cached_tokens
+                reply.cached_tokens += coarse(output.request.cached_tokens)
     choices = [
         {"index": i, "text": text.text, "logprobs": text.take_logprobs(), "finish_reason": text.finish_reason}
         for i, text in enumerate(reply.texts)

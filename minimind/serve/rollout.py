@@ -99,6 +99,8 @@ class Rollout:
 
     async def outputs(self, reply: _Reply) -> AsyncGenerator[int, None]:
         """Note the outputs of a request as they come; yield the job that each belongs to."""
+        if taken := next((rid for rid in reply.rids if rid in self._running), None):
+            raise ApiError(409, f"a request of the name {taken!r} is being answered already", "rid_in_use", "rid")
         async with self.service.answers(reply.jobs, partial=True) as answers, aclosing(aiter(answers)) as outputs:
             for job, rid in enumerate(reply.rids):
                 self._running.setdefault(rid, []).append((answers, job))

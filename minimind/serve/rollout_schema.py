@@ -80,6 +80,8 @@ class GenerateRequest(Body):
         for name, given in (("sampling_params", self.sampling_params), ("rid", self.rid)):
             if isinstance(given, list) and len(given) != len(self.prompts):
                 raise ValueError(f"there are {len(self.prompts)} prompts, but {len(given)} {name}")
+        if isinstance(self.rid, list) and len(set(self.rid)) < len(self.rid):
+            raise ValueError("two prompts have one rid")
         if isinstance(self.rid, str) and len(self.prompts) > 1:
             raise ValueError("give one rid for each prompt")
         return self

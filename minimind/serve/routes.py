@@ -143,7 +143,8 @@ def _encoded(request: TokenizeRequest, tokenizer: Tokenizer) -> list[int]:
         return tokenizer.encode(next(t for t in (request.content, request.prompt, request.text) if t is not None))
     turns = [message.turn() for message in request.messages]
     specs = [tool.model_dump(exclude_none=True) for tool in request.tools or []]
-    return render(turns, tokenizer, specs or None, add_generation_prompt=request.add_generation_prompt)[0]
+    prompt = request.add_generation_prompt
+    return render(turns, tokenizer, specs or None, add_generation_prompt=prompt, blocks=False)[0]
 
 
 def _piece(bytes: bytes) -> str | list[int]:

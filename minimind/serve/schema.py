@@ -66,6 +66,7 @@ class Sampled(Body):
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     stop_token_ids: Annotated[list[Token], *few(64)] | None = None
     ignore_eos: bool | None = None
+    cache_salt: Annotated[str, Field(max_length=200)] | None = None
 
     @property
     def stops(self) -> list[str]:
@@ -250,6 +251,11 @@ class ChatRequest(Sampled):
         if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
             raise ValueError(f"tool_choice names {self.tool_choice.function.name!r}, which is not among the tools")
         return self
+
+    @property
+    def callable(self) -> set[str]:
+        """The names that the answer may call."""
+        return {tool.function.name for tool in self.tools or [] if self.tool_choice != "none"}
 
     @property
     def thinks(self) -> bool:

@@ -17,6 +17,8 @@ from minimind.serve.pools import Pool
 from minimind.serve.settings import Settings
 from minimind.tokenizer.bpe import Tokenizer
 
+CACHE_GRAIN = 64
+
 
 class Job(NamedTuple):
     """One answer to be written."""
@@ -27,6 +29,13 @@ class Job(NamedTuple):
     """Which of several answers to the same prompt."""
     variant: str | None = None
     """The adapter that answers."""
+    salt: str = ""
+    """With whom computed prefixes are shared."""
+
+
+def coarse(tokens: int) -> int:
+    """A count of cached tokens as clients are told it: to the token, it would tell them what others have asked."""
+    return tokens // CACHE_GRAIN * CACHE_GRAIN
 
 
 class Service:

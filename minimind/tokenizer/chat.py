@@ -46,19 +46,20 @@ def render(
     open_thinking: bool = False,
     add_generation_prompt: bool = False,
     keep_empty_think: bool = True,
+    blocks: bool = True,
 ) -> tuple[list[int], list[bool]]:
     """Turn a conversation into ids `[n]` and a mask `[n]`, True where a model learns to produce the id.
 
     `tools` are function schemas, listed in the system turn as they are (see `normalize_tool`). `open_thinking` chooses
     the generation prompt that `add_generation_prompt` appends. `keep_empty_think=False` leaves the empty blocks of
     turns without reasoning out (an augmentation of training data, so that a model also answers where other software
-    gives it no block).
+    gives it no block). `blocks`: read those that an assistant's content spells out, as `normalize` does.
 
     Raises:
         UserError: a message has no valid role, content or tool call, or the tokenizer no chat tokens.
     """
     page = _Page(tokenizer)
-    turns = [normalize(message) for message in messages]
+    turns = [normalize(message, blocks) for message in messages]
     tool_lines = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools or [])
     if tool_lines:
         system = turns.pop(0)["content"] if turns and turns[0]["role"] == "system" else None
@@ -133,14 +134,14 @@ class _Page:
         self.mask += [self.supervised] * len(ids)
 
 
-def normalize(message: Message) -> dict[str, Any]:
+def normalize(message: Message, blocks: bool = True) -> dict[str, Any]:
     """The message in one form: `role`, `content` (a string), and only where there is any, `reasoning_content` and
     `tool_calls` (a list of `{"type": "function", "function": {"name", "arguments"}}`).
 
     Accepts content as a string, as a list of text parts or None; tool calls as OpenAI writes them, as bare
     `{"name", "arguments"}`, or either as a JSON string; `reasoning`, the newer name of `reasoning_content`, and the
     role `developer`, that of `system`. `<think>` and `<tool_call>` blocks that an assistant's content spells out are
-    moved into their fields.
+    moved into their fields, as data have them; not without `blocks`, where strangers write what an assistant said.
 
     Raises:
         UserError: what is wrong with the message.
@@ -155,9 +156,9 @@ def normalize(message: Message) -> dict[str, Any]:
     if not isinstance(reasoning, str):
         raise UserError("an assistant message's reasoning_content must be a string")
     calls = [_normalize_call(call) for call in _as_list(message.get("tool_calls"))]
-    if not reasoning:
+    if blocks and not reasoning:
         reasoning, turn["content"] = _thought_in(turn["content"])
-    if not calls and "<tool_call>" in turn["content"]:
+    if blocks and not calls and "<tool_call>" in turn["content"]:
         turn["content"], calls = _calls_in(turn["content"])
     return turn | ({"reasoning_content": reasoning} if reasoning else {}) | ({"tool_calls": calls} if calls else {})
 

@@ -5,7 +5,7 @@ the layout are held back until it is clear whose they are, and bytes until they 
 """
 
 import codecs
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from minimind.tokenizer.bpe import Tokenizer
@@ -36,8 +36,11 @@ def parse(ids: Iterable[int], tokenizer: Tokenizer, open_thinking: bool | None =
 class MessageParser:
     """Reads the ids of one message as they come; `message` is what has been read so far, `done` after its end."""
 
-    def __init__(self, tokenizer: Tokenizer, open_thinking: bool = False) -> None:
-        """`open_thinking`: the generation prompt ended inside `<think>`."""
+    def __init__(
+        self, tokenizer: Tokenizer, open_thinking: bool = False, callable: Collection[str] | None = None
+    ) -> None:
+        """`open_thinking`: the generation prompt ended inside `<think>`. A call of none of `callable` is text."""
+        self._callable = callable
         self._tokenizer = tokenizer
         self._markers = {tokenizer.control_id(marker): marker for marker in _MARKERS}
         self._spelled = [marker for marker in _MARKERS if tokenizer.control_id(marker) is None]
@@ -152,7 +155,7 @@ class MessageParser:
         written = self._taken()
         call = parse_call(written)
         self._change("content")
-        if call is None:
+        if call is None or (self._callable is not None and call["function"]["name"] not in self._callable):
             return self._give(f"<tool_call>{written}</tool_call>")
         self.message.setdefault("tool_calls", []).append(call)
         return [{"tool_calls": [call]}]

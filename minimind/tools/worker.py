@@ -25,6 +25,12 @@ _REFUSED = (
     *("webbrowser.", "sqlite3.connect", "winreg.", "mmap.", "pty.", "signal.", "fcntl.", "syslog.", "os.setxattr"),
     *("os.getxattr", "os.listxattr", "os.removexattr", "os.chflags", "os.lchmod", "os.fwalk", "os.lockf", "resource."),
 )
+# What Python tells no hook of, taken away by name.
+_UNHEARD_OF = (
+    *("mkfifo", "mknod", "chroot", "setuid", "setgid", "seteuid", "setegid", "setreuid", "setregid", "setresuid"),
+    *("setresgid", "setgroups", "initgroups", "setpgid", "setsid", "setpriority", "nice", "statvfs", "access"),
+    *("readv", "preadv", "pread", "sendfile", "copy_file_range", "memfd_create", "pidfd_open", "sched_setaffinity"),
+)
 _LISTING = ("os.listdir", "os.scandir")  # what finding a module to import does, inside Python's own folders
 _READ_ONLY = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -103,8 +109,16 @@ def _call(function: Any, arguments: dict[str, Any], characters: int) -> dict[str
         return {"error": f"{type(error).__name__}: {error}"[:characters]}
 
 
+def _refuse(*_: Any, **__: Any) -> None:
+    raise PermissionError("tools may not do this")
+
+
 def _guard(readable: Sequence[str | Path]) -> None:
     """Refuse files, network and other processes from now on. A hook cannot be removed."""
+    for module in (os, sys.modules.get("posix")):
+        for name in _UNHEARD_OF:
+            if hasattr(module, name):
+                setattr(module, name, _refuse)
     folders = tuple(os.path.join(os.path.realpath(folder), "") for folder in readable)
 
     def inside(path: Any) -> bool:

@@ -238,3 +238,12 @@ def test_only_whole_models_go(hub, model):
 def test_a_place_is_written_with_its_hub(model, wrong):
     with pytest.raises(UsageError, match=r"user/name"):
         push(model, wrong)
+
+
+def test_a_link_out_of_the_directory_is_not_pushed(model, tmp_path):
+    folder, outside = tmp_path / "linked", tmp_path / "secret.txt"
+    shutil.copytree(model, folder)
+    outside.write_bytes(b"a key")
+    (folder / "notes.txt").symlink_to(outside)
+    with pytest.raises(UserError, match="a link out of the directory"):
+        push(folder, "hf:me/mine", dry_run=True)

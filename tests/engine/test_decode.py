@@ -141,3 +141,40 @@ def test_loading_it_leaves_subnormal_numbers_alone():
     """A library linked with -ffast-math would make every later result below 1e-38 zero, in all of the process."""
     assert decode._library() is not None
     assert (torch.tensor(1e-40) * torch.ones(())).item() > 0
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache of one's own, and no library that this process has loaded already."""
+    monkeypatch.setenv("MINIMIND_CACHE", str(tmp_path))
+    monkeypatch.setattr(decode, "_built", lambda path, compiler: f"built {path.name}")
+    monkeypatch.setattr(decode.ctypes, "CDLL", lambda path: f"loaded {path}")
+    folder = tmp_path / "kernels"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def test_a_library_that_others_may_write_is_not_loaded(cache):
+    library = cache / "decode-1.so"
+    library.write_bytes(b"")
+    library.chmod(0o600)
+    assert decode._loaded(library)
+    library.chmod(0o606)
+    assert decode._loaded(library) is None
+    link = cache / "decode-2.so"
+    link.symlink_to(library)
+    assert decode._loaded(link) is None
+    assert decode._loaded(cache / "none.so") is None
+    cache.chmod(0o777)
+    assert not decode._ours(cache)
+
+
+def test_a_damaged_library_is_built_again(cache, monkeypatch):
+    def damaged(path):
+        raise OSError("file too short")
+
+    monkeypatch.setattr(decode.ctypes, "CDLL", damaged)
+    library = cache / "decode-1.so"
+    library.write_bytes(b"x")
+    library.chmod(0o600)
+    assert decode._loaded(library) is None
