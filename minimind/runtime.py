@@ -165,6 +165,13 @@ def peak_flops(on: "torch.device", dtype: "torch.dtype") -> float:
     return best
 
 
+def sent(tensor: "torch.Tensor", to: "torch.device") -> "torch.Tensor":
+    """A tensor on device `to`. From the host to CUDA it is copied from pinned memory while the host goes on."""
+    if to.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(to, non_blocking=True)
+    return tensor.to(to)
+
+
 def synchronize(on: "torch.device") -> None:
     """Wait until the device has done what it was asked."""
     import torch

@@ -16,7 +16,7 @@ from minimind.bench.generate import random_directory
 from minimind.data.shard_reader import Shards
 from minimind.data.smallworld.generate import generate
 from minimind.recipe import Recipe
-from minimind.stages import common
+from minimind.stages import setup
 from minimind.tokenizer.bpe import Tokenizer
 
 Row = dict[str, Any]
@@ -83,7 +83,7 @@ class Work:
     def shards(self, recipe: Recipe) -> Shards:
         """The recipe's text in tokens, made once for all parts."""
         kind = "sft" if recipe.stage == "sft" else "text"
-        return common.shards(recipe, self.tokenizer, kind=kind)[0]
+        return setup.shards(recipe, self.tokenizer, kind=kind)[0]
 
     def text(self, stage: str) -> Path:
         """The file to train on."""

@@ -10,11 +10,12 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
 
 from minimind import runtime
+from minimind.bench.generator import Generator, Prompts, Speed
 from minimind.config import PRESETS
 from minimind.console import progress
 from minimind.engine.engine import Engine
@@ -24,22 +25,7 @@ from minimind.model.store import load_config, load_model, save_model
 from minimind.model.transformer import Transformer
 from minimind.tokenizer.bpe import Tokenizer
 
-Prompts = list[list[int]]
 DTYPES = ("float32", "bfloat16", "int8")
-
-
-class Speed(NamedTuple):
-    """Tokens per second of all rows together."""
-
-    prefill: float
-    decode: float
-
-
-class Generator(Protocol):
-    """Something that continues prompts of equal length greedily, each by exactly `new` tokens."""
-
-    def run(self, prompts: Prompts, new: int) -> Speed:
-        """Generate once, nothing cached from before."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from minimind import runtime
-from minimind.bench.generate import Prompts, Speed
+from minimind.bench.generator import Prompts, Speed
 from minimind.convert.gguf import export_gguf
 from minimind.errors import UserError
 

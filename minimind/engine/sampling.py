@@ -115,10 +115,10 @@ def sample(
     if allowed_BV is not None:
         scores_BV = scores_BV.masked_fill(~allowed_BV, -torch.inf)
     likeliest_B = scores_BV.argmax(-1)
-    temperature_B1 = _column(samplings, "temperature", scores_BV)
-    if not temperature_B1.any():
+    if not any(s.temperature for s in samplings):
         ids_B, policy_B = likeliest_B, torch.zeros_like(model_BV[:, 0])
     else:
+        temperature_B1 = _column(samplings, "temperature", scores_BV)
         greedy_B1 = temperature_B1 == 0
         p_BV = (scores_BV / temperature_B1.masked_fill(greedy_B1, 1)).softmax(-1)
         ids_B, policy_B = _draw(p_BV, samplings, uniform_B)

@@ -6,7 +6,7 @@ from gpu_models import REHEARSED
 from gpu_runs import DEVICE, REINFORCED, STAGES, STEPS, TOKENS, all_killed_and_resumed, recipe_of, run, write_start
 
 from minimind.errors import UserError
-from minimind.stages import common
+from minimind.stages import pretrain, setup
 from minimind.train import checkpoint, metrics
 from minimind.train.precision import Precision
 
@@ -73,8 +73,8 @@ def test_an_overflow_leaves_the_weights_alone_and_halves_the_scale(start, tmp_pa
 
     recipe = recipe_of(start, "pretrain", **{"train.dtype": "float16"})
     monkeypatch.setenv("MINIMIND_CACHE", str(tmp_path))
-    tokenizer = common.load_tokenizer(recipe)
-    ours = Ours(recipe, tokenizer, common.shards(recipe, tokenizer, kind="text")[0])
+    tokenizer = setup.load_tokenizer(recipe)
+    ours = Ours(recipe, tokenizer, setup.shards(recipe, tokenizer, kind="text")[0])
     assert isinstance(ours.precision, Precision)
     ours.precision.scale = 2.0**40
     before = [parameter.detach().clone() for parameter in ours.model.parameters()]
@@ -85,13 +85,11 @@ def test_an_overflow_leaves_the_weights_alone_and_halves_the_scale(start, tmp_pa
 
 def test_out_of_memory_says_what_to_lower(start, tmp_path, monkeypatch):
     """The device's own error, met in the loss of the first step."""
-    whole = common.LanguageModelLoss.__call__
 
-    def greedy(self, model, batch):
+    def greedy(model, batch, compiled=False):
         torch.empty(1 << 50, dtype=torch.uint8, device=DEVICE)
-        return whole(self, model, batch)
 
-    monkeypatch.setattr(common.LanguageModelLoss, "__call__", greedy)
+    monkeypatch.setattr(pretrain, "next_token_loss", greedy)
     with pytest.raises(
         UserError, match=rf"out of memory: lower train.micro_batch_tokens from {TOKENS // 2} to {TOKENS // 4}"
     ):

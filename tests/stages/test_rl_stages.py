@@ -234,11 +234,11 @@ def test_killed_at_any_instant(minimind, start, tmp_path, stage):
 
 def on_a_rank(path, start, out):
     """Train, and return what this rank's own weights are then."""
-    from minimind.stages import common, grpo, ppo
+    from minimind.stages import grpo, ppo, setup
     from minimind.train.parallel import whole
 
-    made, make_model = [], common.make_model
-    common.make_model = lambda *args: made.append(make_model(*args)) or made[0]
+    made, make_model = [], setup.make_model
+    setup.make_model = lambda *args: made.append(make_model(*args)) or made[0]
     recipe = recipes.load(Recipe, path, {"init": str(start / "model"), "data.files": [str(start / "prompts.jsonl")]})
     {"grpo": grpo, "ppo": ppo}[recipe.stage].run(recipe, out)
     return torch.cat([whole(weight.detach()).flatten() for weight in made[0].parameters()])

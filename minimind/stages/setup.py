@@ -1,10 +1,10 @@
-"""What the language-model stages share: from a recipe to a running loop and a finished model directory."""
+"""What is no lesson of any stage: from a recipe to tokenizer, model, data and engine, and to a finished directory."""
 
 import math
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,29 +13,39 @@ from minimind import ranks, runtime
 from minimind import recipe as recipes
 from minimind.console import say, warn
 from minimind.data.corpus import Kind
-from minimind.data.packing import Batch, PackedStream
+from minimind.data.pairs import PairStream
+from minimind.data.prompts import Prompt, read_prompts
 from minimind.data.shard_reader import Shards
 from minimind.data.shards import ensure
 from minimind.engine.generate import complete
-from minimind.engine.sampling import GREEDY
+from minimind.engine.sampling import GREEDY, Sampling
 from minimind.errors import UsageError, UserError
 from minimind.eval.bpb import Document, bits_per_byte
-from minimind.losses.lm import linear_cross_entropy
+from minimind.eval.pairs import pair_figures
+from minimind.losses.policy import ALGORITHMS, Algorithm
 from minimind.model import lora
 from minimind.model.adapter import is_adapter, peft_trouble, save_adapter
 from minimind.model.files import weights_checksum
 from minimind.model.rope import context_length
 from minimind.model.store import load_model, save_model
-from minimind.model.transformer import Hidden, Transformer
-from minimind.optim.groups import make_optimizers
-from minimind.recipe import Recipe
+from minimind.model.transformer import Transformer
+from minimind.recipe import Recipe, RlConfig
+from minimind.rl.collector import Collector, Play, answer_once, fitting
+from minimind.rl.judge import Rewards
+from minimind.rl.log_probs import LogProbRunner
+from minimind.rl.rewards import RewardContext
+from minimind.rl.rollout import LocalRollout, Rollout
+from minimind.rl.rollout_http import HttpRollout
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import loop, parallel
 from minimind.train.folder import locked
+from minimind.train.job import Job, LossFunction
 from minimind.train.precision import Precision
 
 VALID_TOKENS = 200_000
 """Validation during training reads about this much; `minimind eval bpb` reads everything."""
+VALID_PROMPTS = 400
+"""And asks so many."""
 
 
 def load_tokenizer(recipe: Recipe) -> Tokenizer:
@@ -101,7 +111,7 @@ def _adapt(model: Transformer, recipe: Recipe) -> None:
             f"minimind export merge-lora {base} OUT"
         )
     lora.attach(model, recipe.lora, base, weights_checksum(base))
-    lora.freeze_in(model, Precision(model.output_weight.device, recipe.train.dtype).dtype)
+    lora.freeze_in(model, precision(recipe).dtype)
     say(f"LoRA: {lora.report(model)}.")
     if trouble := peft_trouble(model):
         warn(f"peft cannot load this adapter ({trouble}); for others, hand on the merged model (export merge-lora)")
@@ -111,8 +121,7 @@ def save_dtype(recipe: Recipe) -> str:
     """The number format in which the run writes its model; an adapter is always float32."""
     if recipe.train.save_dtype != "auto":
         return recipe.train.save_dtype
-    products = Precision(runtime.device(recipe.train.device), recipe.train.dtype).dtype
-    return "float32" if products == torch.float32 else "bfloat16"
+    return "float32" if precision(recipe).dtype == torch.float32 else "bfloat16"
 
 
 def write_model(model: Transformer, tokenizer: Tokenizer, directory: Path, dtype: str = "bfloat16") -> None:
@@ -141,77 +150,29 @@ def write_model(model: Transformer, tokenizer: Tokenizer, directory: Path, dtype
         raise UserError(f"cannot write the tokenizer to {directory}: {error.strerror}; make room there") from None
 
 
-class StageLoss(Protocol):
-    """A stage's loss: sums over one micro-batch."""
-
-    def compile(self) -> None:
-        """Compile what is worth it, from now on."""
-
-    def __call__(self, model: Any, batch: Any) -> loop.Loss:
-        """Sum the loss over what the batch's weight counts."""
-
-
-class LanguageModelLoss:
-    """Next-token loss; for a mixture of experts plus `router_aux_loss_coef` times the load-balancing loss.
-
-    `sparse`: of the tokens only some are supervised, as in conversations.
-    """
-
-    def __init__(self, sparse: bool = False) -> None:
-        self.options = {"sparse": sparse, "compiled": False}
-
-    def compile(self) -> None:
-        """Compile the work on logits."""
-        self.options["compiled"] = True
-
-    def __call__(self, model: Transformer, batch: Batch) -> loop.Loss:
-        """Sum the loss over the supervised tokens of `batch` (labels [B, T], -100 = not supervised)."""
-        hidden = model(batch.input_ids, batch.segments)
-        nll = linear_cross_entropy(hidden.states, model.output_weight, batch.labels, **self.options)
-        return balanced(loop.Loss(nll, {"loss": nll}), model, hidden, batch)
-
-
-def balanced(loss: loop.Loss, model: Transformer, hidden: Hidden, batch: Any) -> loop.Loss:
-    """Add the experts' load-balancing loss, if there are experts, and what there is to log of it."""
-    if hidden.router is None:
-        return loss
-    # The balancing loss is a mean; times the batch's weight it counts as much as the rest in any batch. It is taken
-    # over each micro-batch of each rank: experts are balanced everywhere, not only in the sum.
-    balance = hidden.router.load_balancing_loss() * batch.weight
-    figures = {**loss.figures, "balance_loss": balance, "expert_load": hidden.router.counts}
-    return loop.Loss(loss.total + model.config.router_aux_loss_coef * balance, figures)
-
-
 def rows_at_a_time(recipe: Recipe) -> int:
     """Rows that fit into memory together, where nothing is trained."""
     return max(1, recipe.train.micro_batch_tokens // recipe.data.sequence_length)
 
 
-def train(
-    recipe: Recipe,
-    out: Path,
-    model: Transformer,
-    tokenizer: Tokenizer,
-    training: Shards,
-    validation: Shards | None,
-    resume: bool,
-    **lesson: Any,
-) -> Path:
-    """Run the loop over packed `training` rows and write the finished model to `out`/model.
-
-    lesson: what a stage teaches, as in `make_job`.
-    """
-    job = make_job(recipe, model, tokenizer, training, validation, **lesson)
-    say(
-        f"{recipe.stage}: {model.config.parameters() / 1e6:.2f} M parameters on {model.output_weight.device.type}, "
-        f"{training.documents:,} documents, {training.tokens:,} tokens; {job.steps:,} steps of "
-        f"{recipe.train.tokens_per_step:,}"
-    )
-    return finish(job, recipe, out, resume)
+def steps(recipe: Recipe, rows_per_epoch: int) -> int:
+    """Optimizer steps of a run over packed rows."""
+    rows_per_step = max(1, recipe.train.tokens_per_step // recipe.data.sequence_length)
+    return recipe.train.max_steps or max(1, math.ceil(recipe.train.epochs * rows_per_epoch / rows_per_step))
 
 
-def finish(job: loop.Job, recipe: Recipe, out: Path, resume: bool) -> Path:
+def flops_per_token(recipe: Recipe, model: Transformer, training: Shards) -> float:
+    """Of a training step on packed documents: a token attends to half of its own document on average."""
+    return lora.flops_per_token(model, context=min(recipe.data.sequence_length, training.mean_length) / 2)
+
+
+def train(job: Job, recipe: Recipe, out: Path, resume: bool) -> Path:
     """Run the loop to its end and write the finished model to `out`/model."""
+    parameters = sum(parameter.numel() for parameter in job.model.parameters()) / 1e6
+    say(
+        f"{recipe.stage}: {parameters:.2f} M parameters on {runtime.device(recipe.train.device).type}, {job.data}; "
+        f"{job.steps:,} steps"
+    )
     with locked(out):
         at = loop.run(job, recipe, out, resume)
         if at.step < job.steps and not recipe.train.max_minutes:
@@ -219,46 +180,6 @@ def finish(job: loop.Job, recipe: Recipe, out: Path, resume: bool) -> Path:
         job.write_model(out / "model")
     say(f"Weights are saved in {'float32' if recipe.lora.rank else save_dtype(recipe)}.")
     return out / "model"
-
-
-def make_job(
-    recipe: Recipe,
-    model: Transformer,
-    tokenizer: Tokenizer,
-    training: Shards,
-    validation: Shards | None,
-    *,
-    stream: PackedStream | None = None,
-    loss: StageLoss | None = None,
-    validate: Callable[[], dict[str, float]] | None = None,
-) -> loop.Job:
-    """What the loop needs to train `model` on packed rows of `training`.
-
-    `stream`, `loss` and `validate` are what a stage teaches; left out, they are those of next-token prediction.
-    """
-    parallel.shard(model, model.layers, recipe.train)
-    length = recipe.data.sequence_length
-    stream = stream or PackedStream(training, length, seed=recipe.train.seed)
-    loss = loss or LanguageModelLoss(sparse=training.has_mask)
-    rows_per_step = max(1, recipe.train.tokens_per_step // length)
-    steps = recipe.train.max_steps or max(1, math.ceil(recipe.train.epochs * stream.rows_per_epoch / rows_per_step))
-
-    def compile_model() -> None:
-        model.compile_blocks()
-        loss.compile()
-
-    return loop.Job(
-        model=model,
-        optimizers=make_optimizers(model, recipe.optim),
-        stream=stream,
-        loss=loss,
-        steps=steps,
-        flops_per_token=lora.flops_per_token(model, context=min(length, training.mean_length) / 2),
-        write_model=partial(write_model, model, tokenizer, dtype=save_dtype(recipe)),
-        validate=validate or partial(valid_bpb, recipe, model, tokenizer, validation),
-        sample=partial(_sample, recipe, model, tokenizer),
-        compile=compile_model,
-    )
 
 
 @ranks.main_first("shards")
@@ -285,6 +206,14 @@ def valid_bpb(recipe: Recipe, model: Transformer, tokenizer: Tokenizer, validati
     return {"bpb": bits_per_byte(model, documents, context, runtime.compute_dtype(model.output_weight.device))["bpb"]}
 
 
+def valid_pairs(recipe: Recipe, model: Transformer, pairs: PairStream | None, loss: LossFunction) -> dict[str, float]:
+    """Loss, accuracy and margin on pairs that are not trained on."""
+    if pairs is None:
+        return {}
+    batches = (batch for _, batch in pairs.epoch(rows_at_a_time(recipe)))
+    return pair_figures(model, batches, loss, precision(recipe), VALID_TOKENS)
+
+
 def _documents(validation: Shards, tokenizer: Tokenizer) -> Iterator[Document]:
     """Held-out documents, up to VALID_TOKENS; special tokens stand for no byte of the text and are not scored."""
     sizes = np.array(
@@ -300,15 +229,93 @@ def _documents(validation: Shards, tokenizer: Tokenizer) -> Iterator[Document]:
             return
 
 
-def _sample(recipe: Recipe, model: Transformer, tokenizer: Tokenizer) -> list[str]:
+def sample(recipe: Recipe, model: Transformer, tokenizer: Tokenizer) -> list[str]:
     """Continue the recipe's prompts greedily, to see in words what the loss says in numbers."""
-    if not recipe.prompts or model.task != "CausalLM":
+    if not recipe.prompts:
         return []
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     prompts = [start + tokenizer.encode(text) for text in recipe.prompts]
     stop = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-    sharded = parallel.is_sharded(model)
-    speaker = parallel.plain_copy(model) if sharded else model.eval()
+    speaker = parallel.plain_copy(model) if parallel.is_sharded(model) else model.eval()
     answers = complete(speaker, prompts, GREEDY, stop, max_new_tokens=40)
     model.train()
     return [text + tokenizer.decode(ids, skip_special=True) for text, ids in zip(recipe.prompts, answers, strict=True)]
+
+
+def precision(recipe: Recipe) -> Precision:
+    """The number format of the run's products, on its device."""
+    return Precision(runtime.device(recipe.train.device), recipe.train.dtype)
+
+
+def make_collector(recipe: Recipe, model: Transformer, tokenizer: Tokenizer, play: Play = answer_once) -> Collector:
+    """The prompts of a run, the engine that answers them, and the judge.
+
+    Raises:
+        UserError: bad data, rewards or server.
+    """
+    rl, world = recipe.rl, runtime.world_size()
+    if rl.groups % world:
+        raise UsageError(f"recipe: rl.groups = {rl.groups} cannot be shared evenly by {world} processes")
+    prompts = read_prompts(recipe.data.files, recipe.data.on_bad_line)
+    prompts = fitting(prompts, tokenizer, recipe.data.sequence_length, rl.max_new_tokens)
+    device, dtype = model.output_weight.device, precision(recipe).dtype
+    rollout: Rollout
+    if rl.server:
+        rollout = HttpRollout(rl, tokenizer, "float32" if dtype == torch.float32 else "bfloat16")
+    else:
+        rollout = LocalRollout(model, min(rl.rows, rl.groups * rl.samples), recipe.data.sequence_length, dtype)
+    rewards = Rewards(RewardContext(recipe.scoring, tokenizer, rl.max_new_tokens, device))
+    return Collector(rl, prompts, tokenizer, rollout, rewards, recipe.train.seed, play)
+
+
+def valid_prompts(recipe: Recipe, tokenizer: Tokenizer) -> list[Prompt]:
+    """Held-out prompts that validation during training asks."""
+    if not recipe.data.valid:
+        return []
+    prompts = read_prompts(recipe.data.valid, recipe.data.on_bad_line)
+    return fitting(prompts, tokenizer, recipe.data.sequence_length, recipe.rl.max_new_tokens)[:VALID_PROMPTS]
+
+
+def algorithm(rl: RlConfig) -> Algorithm:
+    """The recipe's algorithm with the recipe's changes."""
+    own = ALGORITHMS[rl.algorithm]
+    return replace(
+        own,
+        normalise=own.normalise if rl.normalise == "auto" else rl.normalise,
+        divide_by_sigma=own.divide_by_sigma if rl.divide_by_sigma == "auto" else rl.divide_by_sigma == "yes",
+        clip_low=rl.clip_low or own.clip_low,
+        clip_high=rl.clip_high or own.clip_high,
+        ratio_max=rl.ratio_max or own.ratio_max,
+        importance_limit=rl.importance_limit,
+        kl=rl.kl,
+        kl_coef=rl.kl_coef if rl.kl_in == "loss" else 0.0,
+        entropy_coef=rl.entropy_coef,
+    )
+
+
+def make_log_prob_runner(recipe: Recipe, model: Transformer, sampling: Sampling) -> LogProbRunner:
+    """What scores sampled tokens by `model` and, with `rl.kl_coef`, by the model as it is now: call it before training.
+
+    The latter is a frozen copy, or under an adapter the base.
+    """
+    rl, reference = recipe.rl, None
+    if rl.kl_coef and lora.updates(model):
+        reference = model
+    elif rl.kl_coef:
+        reference = parallel.plain_copy(model).requires_grad_(False)
+        parallel.shard(reference, reference.layers, recipe.train)
+    rows, one_step = loop.rows_of_a_step(recipe)[1], rl.epochs * rl.minibatches == 1
+    return LogProbRunner(model, reference, sampling, precision(recipe), rows, one_step)
+
+
+def rl_steps(recipe: Recipe, prompts: Sequence[Prompt]) -> int:
+    """Optimizer steps of a run of reinforcement learning."""
+    rollouts = max(1, round(recipe.train.epochs * len(prompts) / recipe.rl.groups))
+    return recipe.train.max_steps or rollouts * recipe.rl.epochs * recipe.rl.minibatches
+
+
+def rl_data(recipe: Recipe, prompts: Sequence[Prompt]) -> str:
+    """In words, what a run of reinforcement learning learns from."""
+    rl = recipe.rl
+    steps = rl.epochs * rl.minibatches
+    return f"{len(prompts):,} prompts, a rollout of {rl.groups} × {rl.samples} answers for every {steps} steps"
