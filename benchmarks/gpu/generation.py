@@ -12,7 +12,8 @@ import torch
 from benchmarks.gpu.machine import bandwidth
 from benchmarks.gpu.work import Row, Tell, Work, message
 from minimind import runtime
-from minimind.bench.generate import Generator, Ours
+from minimind.bench.generate import Ours
+from minimind.bench.generator import Generator
 from minimind.bench.rivals import Transformers
 from minimind.config import ModelConfig
 from minimind.model.store import load_config, load_model

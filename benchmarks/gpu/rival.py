@@ -4,8 +4,6 @@ Its attention gets a mask of who sees whom, since SDPA takes no packed documents
 Both take turns, so that what else the machine does hits both.
 """
 
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -15,8 +13,8 @@ from minimind.bench.ours import Ours
 from minimind.bench.race import race
 from minimind.bench.reference import build
 from minimind.config import ModelConfig
-from minimind.data.packing import PackedStream
-from minimind.losses.lm import IGNORE
+from minimind.data.packing import Batch, PackedStream
+from minimind.train.job import moved, split
 
 
 class Transformers:
@@ -34,22 +32,20 @@ class Transformers:
     def step(self) -> int:
         """The same accumulation and clipping as ours."""
         batch = self.stream.next_batch(self.rows)
-        weight = int((batch.labels != IGNORE).sum())
-        for first in range(0, self.rows, self.micro_rows):
-            piece = [column[first : first + self.micro_rows].to(self.on, non_blocking=True) for column in batch]
+        for micro in split(batch, self.micro_rows):
             with torch.autocast(self.on.type, self.dtype, enabled=self.dtype != torch.float32):
-                loss = self.loss(*piece)
-            (loss / weight).backward()
+                loss = self.loss(moved(micro, self.on))
+            (loss / batch.weight).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return int((batch.document_ids >= 0).sum())
 
-    def loss(self, ids: Any, labels: Any, positions: Any, document_ids: Any) -> torch.Tensor:
+    def loss(self, batch: Batch) -> torch.Tensor:
         """Summed over the tokens that have a next one; labels are shifted already."""
-        visible = (document_ids[:, :, None] == document_ids[:, None, :]).tril()[:, None]
-        logits = self.model(input_ids=ids, attention_mask=visible, position_ids=positions).logits
-        return nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="sum")
+        visible = (batch.document_ids[:, :, None] == batch.document_ids[:, None, :]).tril()[:, None]
+        logits = self.model(input_ids=batch.input_ids, attention_mask=visible, position_ids=batch.positions).logits
+        return nn.functional.cross_entropy(logits.flatten(0, 1).float(), batch.labels.flatten(), reduction="sum")
 
 
 def rival(work: Work, tell: Tell) -> None:

@@ -12,6 +12,8 @@ from minimind import runtime
 from minimind.bench import gemm
 from minimind.bench.memory import peak_memory
 from minimind.bench.ours import Ours
+from minimind.model.transformer import run_block
+from minimind.stages import pretrain, sft
 from minimind.train.budget import process_memory, tokens_per_second, training_memory
 
 LEAST_SECONDS = 20
@@ -37,15 +39,15 @@ class Case:
 
 def training(work: Work, tell: Tell) -> None:
     """The recipes' own micro-batch first, then what differs from it, the least important last."""
-    sizes, never = work.sizes, {"train.compile": "never"}
+    sizes = work.sizes
     own = sizes.micro_batches[0]
     cases = [Case(sizes.dense, own), Case(sizes.moe, sizes.moe_micro_batches[0]), Case(sizes.dense, stage="sft")]
     cases += [Case(sizes.dense, size) for size in sizes.micro_batches[1:]]
     cases += [Case(sizes.dense, own, how="recomputed", changes={"train.activation_checkpointing": True})]
     cases += [Case(sizes.moe, size) for size in sizes.moe_micro_batches[1:]]
-    cases += [Case(sizes.dense, own, how="eager", changes=never)]
-    cases += [Case(sizes.dense, own, how="whole model compiled", changes=never, compile=whole_model)]
-    cases += [Case(sizes.dense, own, how="tuned products", changes=never, compile=tuned)]
+    cases += [Case(sizes.dense, own, how="eager", changes={"train.compile": "never"})]
+    cases += [Case(sizes.dense, own, how="whole model compiled", compile=whole_model)]
+    cases += [Case(sizes.dense, own, how="tuned products", compile=tuned)]
     for case in cases:
         tell(
             {"preset": case.preset, "stage": case.stage, "how": case.how, "micro_batch": case.micro_batch}
@@ -80,7 +82,8 @@ def measure(work: Work, case: Case) -> Row:
     recipe, on = work.recipe(case.preset, case.stage, **changes), work.on
     if on.type == "cuda":
         torch.cuda.reset_peak_memory_stats(on)
-    ours = Ours(recipe, work.tokenizer, work.shards(recipe))
+    make_job = sft.make_job if case.stage == "sft" else pretrain.make_job
+    ours = Ours(recipe, work.tokenizer, work.shards(recipe), make_job)
     if case.compile:
         case.compile(ours)
     warm_up = timed(lambda: [ours.step() for _ in range(WARM_UP)], on)
@@ -120,11 +123,10 @@ def planned(ours: Ours) -> tuple[int, float]:
 
 def whole_model(ours: Ours) -> None:
     """Compile the model as a whole instead of its blocks."""
+    ours.model.run_block = run_block
     ours.model.compile()
-    ours.job.loss.compile()
 
 
 def tuned(ours: Ours) -> None:
     """Compile its blocks, and let the compiler try several kernels for each product."""
     ours.model.compile_blocks(mode="max-autotune-no-cudagraphs")
-    ours.job.loss.compile()

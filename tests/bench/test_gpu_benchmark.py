@@ -91,7 +91,7 @@ def test_transformers_is_given_the_same_rows(results):
     theirs = Transformers(config, stream, 4, 2, work)
     batch = stream.next_batch(4)
     with torch.no_grad():
-        loss = theirs.loss(*batch)
+        loss = theirs.loss(batch)
         ours = as_ours(theirs.model, config)
         states = ours(batch.input_ids, batch.segments).states
         right = linear_cross_entropy(states, ours.output_weight, batch.labels)

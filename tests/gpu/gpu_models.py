@@ -42,7 +42,7 @@ def rows(config, documents, length):
             document_ids_BT[row, begin : begin + size] = number
             positions_BT[row, begin : begin + size] = torch.arange(size)
             begin += size
-    return ids_BT, Segments(document_ids_BT, positions_BT)
+    return ids_BT, Segments(document_ids_BT, positions_BT, host_ids=document_ids_BT)
 
 
 def masked(segments):
@@ -51,8 +51,9 @@ def masked(segments):
 
 
 def moved(segments, device):
-    """Segments on another device."""
-    return Segments(*(part if part is None else part.to(device) for part in segments))
+    """Segments on another device; the host keeps its copy of the document ids."""
+    there = Segments(*(part if part is None else part.to(device) for part in segments))
+    return there._replace(host_ids=segments.host_ids)
 
 
 def apart(wrong, right):
