@@ -12,7 +12,7 @@ from minimind import runtime
 from minimind.bench import gemm
 from minimind.bench.memory import peak_memory
 from minimind.bench.ours import Ours
-from minimind.model.transformer import run_block
+from minimind.model.qwen3 import run_block
 from minimind.stages import pretrain, sft
 from minimind.train.budget import process_memory, tokens_per_second, training_memory
 
