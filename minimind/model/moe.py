@@ -29,7 +29,7 @@ class RouterStatistics(NamedTuple):
     """`[sparse layers, E]`: the router's probability of each expert, summed over tokens (has the gradient)."""
     tokens: Tensor
     """Number of real tokens, a scalar."""
-    coefficient: float
+    coefficient: float = 0.0
     """Weight of the load-balancing loss beside the stage's own (`router_aux_loss_coef`)."""
 
     def load_balancing_loss(self) -> Tensor:

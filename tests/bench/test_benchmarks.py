@@ -203,7 +203,7 @@ def test_rl_with_masked_calls_is_taught_the_answer_alone(tuned, tmp_path, monkey
     found = rl_learns.run("masked calls", 0, str(tuned / "model"), 1, files, tmp_path, "tools")
     assert 0 <= found["called"] <= 1
 
-    def play(rollout, make, samples):
+    def play(rollout, samples):
         for sample in samples:
             sample.append([1, 2], [-1.0, -1.0])
             sample.append([3])
@@ -212,7 +212,7 @@ def test_rl_with_masked_calls_is_taught_the_answer_alone(tuned, tmp_path, monkey
 
     monkeypatch.setattr(rl_learns.environment, "play", play)
     answered, called = samples = [Sample(None, [0]) for _ in range(2)]
-    rl_learns.play_with_masked_calls(None, None, samples)
+    rl_learns.play_with_masked_calls(None, samples)
     assert answered.trainable == [False, False, False, True]
     assert answered.log_probs == [0, 0, 0, -1.0]
     assert called.trainable == [False] * 4

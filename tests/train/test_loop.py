@@ -15,7 +15,8 @@ from minimind.model.qwen3 import Transformer
 from minimind.optim.groups import make_optimizers
 from minimind.recipe import DataConfig, OptimConfig, Recipe, TrainConfig
 from minimind.train import checkpoint, metrics, parallel
-from minimind.train.loop import Job, Loss, run
+from minimind.train.job import Job, Loss
+from minimind.train.loop import run
 
 SHAPE = ModelConfig(
     vocab_size=50,
@@ -59,7 +60,7 @@ class Counting:
         self.at = state["at"]
 
 
-def lm_loss(model, batch):
+def lm_loss(model, batch, compiled=False):
     states = model(batch.input_ids, Segments(batch.document_ids, batch.positions)).states
     total = linear_cross_entropy(states, model.output_weight, batch.labels)
     return Loss(total, {"loss": total})
@@ -157,7 +158,7 @@ def test_old_checkpoints_go_the_best_stays(tmp_path):
 
 
 def test_a_spoiled_gradient_is_left_out(tmp_path):
-    def spoiled(model, batch):
+    def spoiled(model, batch, compiled=False):
         loss = lm_loss(model, batch)
         factor = math.nan if batch.labels[0, -2] % 2 else 1.0
         return Loss(loss.total * factor, loss.figures)
@@ -171,7 +172,7 @@ def test_a_spoiled_gradient_is_left_out(tmp_path):
 
 
 def test_a_run_that_stays_spoiled_ends_in_a_sentence(tmp_path):
-    def always(model, batch):
+    def always(model, batch, compiled=False):
         loss = lm_loss(model, batch)
         return Loss(loss.total * math.nan, loss.figures)
 
@@ -199,7 +200,7 @@ def test_a_time_budget_stops_with_a_checkpoint(tmp_path):
 
 
 def test_it_learns(tmp_path):
-    def one_answer(model, batch):
+    def one_answer(model, batch, compiled=False):
         return lm_loss(model, batch._replace(labels=torch.where(batch.labels == -100, -100, 7)))
 
     run(make(steps=60, loss=one_answer), recipe(save_every=0), tmp_path)

@@ -7,7 +7,8 @@ from test_loop import lm_loss, make, recipe, weights
 from minimind import runtime
 from minimind.errors import UserError
 from minimind.train import checkpoint, metrics
-from minimind.train.loop import Loss, run
+from minimind.train.job import Loss
+from minimind.train.loop import run
 from minimind.train.precision import DOUBLE_AFTER, Precision
 
 CPU = torch.device("cpu")
@@ -54,7 +55,7 @@ def test_float16_trains_as_float32_does(tmp_path):
 
 
 def test_an_overflow_costs_one_update_and_is_not_spoken_of(tmp_path, capsys):
-    def large(model, batch):
+    def large(model, batch, compiled=False):
         loss = lm_loss(model, batch)
         return Loss(loss.total * 64, loss.figures)
 
@@ -79,7 +80,7 @@ def test_an_interrupted_float16_run_goes_on_with_its_scale(tmp_path):
 
 
 def test_float16_that_stays_spoiled_gives_up(tmp_path):
-    def never(model, batch):
+    def never(model, batch, compiled=False):
         loss = lm_loss(model, batch)
         return Loss(loss.total * math.inf, loss.figures)
 

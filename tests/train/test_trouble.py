@@ -8,7 +8,7 @@ from minimind.train.loop import run
 from minimind.train.trouble import explained
 
 
-def refuse(model, batch):
+def refuse(model, batch, compiled=False):
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
 
@@ -23,7 +23,7 @@ def test_no_memory_says_what_to_lower_and_by_how_much(tmp_path):
 
 
 def test_torch_itself_out_of_memory_on_a_cpu(tmp_path):
-    job = make(loss=lambda model, batch: torch.empty(1 << 60))
+    job = make(loss=lambda model, batch, compiled: torch.empty(1 << 60))
     with pytest.raises(UserError, match="micro_batch_tokens from 64 to 32"):
         run(job, recipe(), tmp_path)
 
