@@ -6,7 +6,7 @@ import time
 def assert_linear(run, at_most=8.0):
     """`run(n)` must take less than `at_most` times as long for four times as much; the square would take sixteen."""
     run(1)  # imports and caches
-    for _attempt in range(3):  # the machine has other work, too
+    for _attempt in range(3):  # caches have other work, too
         once, four = _seconds(run, 1), _seconds(run, 4)
         if four < at_most * max(once, 0.02):
             return
@@ -14,6 +14,6 @@ def assert_linear(run, at_most=8.0):
 
 
 def _seconds(run, n):
-    start = time.perf_counter()
+    start = time.process_time()
     run(n)
-    return time.perf_counter() - start
+    return time.process_time() - start
