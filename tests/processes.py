@@ -17,13 +17,8 @@ KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # what Windows calls SIGTERM 
 
 def in_ranks(world, function, *args, seconds=120):
     """Call `function(*args)` in `world` processes that are the ranks of one run; return what each gave."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     results = CONTEXT.Queue()
-    started = [CONTEXT.Process(target=_rank, args=(n, world, port, results, function, args)) for n in range(world)]
-    for process in started:
-        process.start()
+    started = _started(world, results, function, args)
     try:
         values = {}
         for _ in started:
@@ -36,6 +31,37 @@ def in_ranks(world, function, *args, seconds=120):
             process.join(0 if sys.exc_info()[0] else seconds)
             process.kill()
     return [pickle.loads(values[number]) for number in range(world)]
+
+
+def kill_ranks(world, folder, moment, function, *args, seconds=120):
+    """Call `function(*args)` in ranks. Once `folder` is there, the first dies at a moment (as in `die_at`), then all."""
+    results = CONTEXT.Queue()  # not read, but there for as long as they live
+    started = _started(world, results, _dying, (folder, moment, function, args))
+    try:
+        started[0].join(seconds)
+        assert started[0].exitcode == -KILL, f"it ended with {started[0].exitcode}"
+    finally:
+        for process in started:
+            process.kill()
+            process.join()
+
+
+def _dying(folder, moment, function, args):
+    from minimind import runtime
+
+    if runtime.is_main():
+        die_at(moment, [folder.parent], once=folder.exists)
+    return function(*args)
+
+
+def _started(world, results, function, args):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = [CONTEXT.Process(target=_rank, args=(n, world, port, results, function, args)) for n in range(world)]
+    for process in started:
+        process.start()
+    return started
 
 
 def _rank(number, world, port, results, function, args):
@@ -54,15 +80,18 @@ def _rank(number, world, port, results, function, args):
     results.put((number, pickle.dumps(value)))  # by value: a tensor's memory would go with this process
 
 
-def die_at(moment, folders):
-    """Kill this process before its `moment`-th act of writing under `folders` or of an optimizer; count the acts."""
+def die_at(moment, folders, once=lambda: True):
+    """Kill this process before its `moment`-th act of writing under `folders` or of an optimizer; count the acts.
+
+    Only acts count that are done `once` something is so.
+    """
     from torch.optim.optimizer import register_optimizer_step_pre_hook
 
     places = tuple(str(folder) for folder in folders)
     acts = []
 
     def act(name):
-        acts.append(name)
+        acts.extend([name] * once())
         if len(acts) == moment:
             os.kill(os.getpid(), KILL)
 

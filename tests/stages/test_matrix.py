@@ -12,7 +12,7 @@ import shutil
 
 import pytest
 import torch
-from processes import in_ranks
+from processes import FORKS, in_ranks, kill_ranks
 from safetensors.torch import load_file
 from small_runs import STAGES, prepare, recipe_of
 
@@ -140,3 +140,44 @@ def test_another_number_of_ranks_goes_on_with_it(start, tmp_path, monkeypatch):
         shutil.rmtree(tmp_path / f"two-one-{n}" / "model", ignore_errors=True)
         assert_same(case, f"{kind} after one rank", ends[n], straight[n])
         assert_same(case, f"one rank after {kind}", run(start, case, kind, tmp_path / f"two-one-{n}"), straight[n])
+
+
+KILLED = [
+    (("grpo", "dense", 0), "fsdp", 3),
+    (("ppo", "moe", 0), "ddp", 20),
+    (("lora", "moe", 4), "fsdp", 9),
+    (("dpo", "dense", 0), "fsdp", 30),
+    (("agent", "dense", 4), "fsdp", 1),
+    (("distill on policy", "dense", 0), "ddp", 14),
+]
+"""And at which act of rank 0 after its first checkpoint it is killed."""
+
+
+def killed(start, case, kind, out, cache):
+    runtime.cache_dir = lambda: cache
+    run(start, case, kind, out, **IN_16_BITS)
+
+
+def run_each(start, cases, folder, cache):
+    runtime.cache_dir = lambda: cache
+    return [run(start, case, kind, folder / str(n), **IN_16_BITS) for n, (case, kind, _) in enumerate(cases)]
+
+
+IN_16_BITS = {"train.dtype": "bfloat16", "train.save_dtype": "float32", "train.max_steps": 3}
+
+
+@pytest.mark.skipif(not FORKS, reason="Windows has no SIGKILL")
+@pytest.mark.parametrize(
+    "cases", [pytest.param(KILLED[:2], id="some"), pytest.param(KILLED[2:], id="rest", marks=pytest.mark.slow)]
+)
+def test_killed_ranks_go_on_to_the_same_bits_in_bfloat16(start, tmp_path, cases):
+    straight = in_ranks(2, run_each, start, cases, tmp_path / "straight", tmp_path / "cache", seconds=300)[0]
+    for n, (case, kind, moment) in enumerate(cases):
+        out = tmp_path / "killed" / str(n)
+        kill_ranks(2, out / "checkpoints" / "step-00000001", moment, killed, start, case, kind, out, tmp_path / "cache")
+        assert not (out / "model").exists(), f"{case}: it was killed too late"
+    resumed = in_ranks(2, run_each, start, cases, tmp_path / "killed", tmp_path / "cache", seconds=300)[0]
+    for (case, _, _), (weights, figures), (expected, lines) in zip(cases, resumed, straight, strict=True):
+        assert figures == lines, case
+        assert all(torch.equal(weights[name], weight) for name, weight in expected.items()), case
+        assert all(weight.isfinite().all() for weight in expected.values()), case
