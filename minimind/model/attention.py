@@ -4,13 +4,13 @@ Shape letters: B rows, T query positions, S key positions, H query heads, K key/
 """
 
 import math
-from inspect import signature
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minimind import runtime
 from minimind.config import ModelConfig
 from minimind.model.cache import FixedCache, LayerCache
 from minimind.model.document_attention import attend_documents
@@ -129,9 +129,7 @@ def _attend_varlen(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, starts: Tenso
 
     longest = q_BTHD.shape[1]  # a document never crosses a row; the exact maximum would cost a synchronisation
     q, k, v = (x.flatten(0, 1) for x in (q_BTHD, k_BTKD, v_BTKD))
-    # Torch 2.11's kernel takes grouped heads as they are; later ones want to be told.
-    grouped: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
-    out = varlen_attn(q, k, v, starts, starts, longest, longest, window_size=(-1, 0), **grouped)
+    out = varlen_attn(q, k, v, starts, starts, longest, longest, window_size=(-1, 0), **runtime.grouped_heads())
     assert isinstance(out, Tensor)  # a pair only where the log-sum-exp is asked for too
     return out.view_as(q_BTHD)
 
