@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 endif
 STAMP := $(VENV)/installed
 
-.PHONY: setup demo test test-full lint format clean
+.PHONY: setup demo test test-full gpu lint format clean
 
 setup: $(STAMP)
 
@@ -33,6 +33,10 @@ test: lint
 
 test-full: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# Where a GPU is: first whether everything is right on it, then how fast it is; eight minutes, results in runs/gpu.
+gpu: setup
+	$(BIN)/python -m benchmarks.gpu --out runs/gpu
 
 format: setup
 	$(BIN)/ruff format .

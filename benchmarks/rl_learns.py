@@ -33,7 +33,7 @@ from minimind.eval.abilities import score
 from minimind.recipe import Recipe
 from minimind.rl import environment
 from minimind.rl.rollout import Rollout, Sample
-from minimind.stages import agent, groups, grpo, ppo
+from minimind.stages import agent, grpo, ppo
 from minimind.train import metrics
 
 REWARDS = """
@@ -112,9 +112,9 @@ def tools(folder: Path) -> tuple[Path, Path]:
     return files[0], files[1]
 
 
-def play_with_masked_calls(rollout: Rollout, make: Any, samples: Sequence[Sample], *args: Any, **options: Any) -> None:
+def play_with_masked_calls(rollout: Rollout, samples: Sequence[Sample], *args: Any, **options: Any) -> None:
     """Episodes in which nothing but the final answer is trained on."""
-    environment.play(rollout, make, samples, *args, **options)
+    environment.play(rollout, samples, *args, **options)
     for sample in samples:
         after = len(sample.trainable) - sample.trainable[::-1].index(False) if False in sample.trainable else 0
         if sample.message.get("tool_calls"):
@@ -136,7 +136,7 @@ def run(method: str, seed: int, init: str, steps: int, files: tuple[Path, Path],
     began = time.monotonic()
     with ExitStack() as stack:
         if method == "masked calls":
-            stack.enter_context(mock.patch.object(groups, "play", play_with_masked_calls))
+            stack.enter_context(mock.patch.object(agent, "play", play_with_masked_calls))
         module = {"grpo": grpo, "ppo": ppo, "agent": agent}[stage]
         model = module.run(recipes.load(Recipe, recipes.find("tiny", stage), recipe), out)
     seconds, name = round(time.monotonic() - began, 1), f"valid_{RIGHT[task]}"

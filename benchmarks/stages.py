@@ -39,8 +39,9 @@ from minimind.data.pairs import PairStream
 from minimind.data.shard_reader import Shards
 from minimind.model.transformer import Transformer
 from minimind.recipe import Recipe
-from minimind.stages import common, distill, dpo
+from minimind.stages import distill, dpo, setup, sft
 from minimind.tokenizer.bpe import Tokenizer
+from minimind.train.job import Job
 
 STAGES = ("sft", "lora", "dpo", "distill")
 ENGINES = ("minimind", "float32", "bfloat16")
@@ -156,18 +157,18 @@ def train_ours(turn: Turn) -> Figures:
     recipe, tokenizer, shards = prepared(turn)
     asking = 0.0  # seconds for a pair
 
-    def lesson(model: Transformer) -> dict[str, Any]:
+    def make_job(recipe: Recipe, model: Transformer, tokenizer: Tokenizer, shards: Shards) -> Job:
         nonlocal asking
         if turn.stage == "distill":
-            return {"loss": distill.DistillationLoss(recipe, distill.load_teacher(recipe, tokenizer))}
+            return distill.make_job(recipe, model, distill.load_teacher(recipe, tokenizer), tokenizer, shards)
         if turn.stage != "dpo":
-            return {}
+            return sft.make_job(recipe, model, tokenizer, shards)
         stream = PairStream(shards, recipe.data.sequence_length, seed=recipe.train.seed)
         seconds, stream.reference = timed(lambda: dpo.score_all(recipe, model, stream))
         asking = seconds / shards.documents
-        return {"stream": stream, "loss": dpo.PreferenceLoss(recipe.dpo)}
+        return dpo.make_job(recipe, model, tokenizer, shards, stream)
 
-    ours = Ours(recipe, tokenizer, shards, lesson)
+    ours = Ours(recipe, tokenizer, shards, make_job)
     warmup_seconds, _ = timed(lambda: [ours.step() for _ in range(turn.warmup)])
     seconds, tokens = timed(lambda: sum(ours.step() for _ in range(turn.steps)))
     pairs = tokens / (shards.tokens / shards.documents)
@@ -182,8 +183,8 @@ def prepared(turn: Turn) -> tuple[Recipe, Tokenizer, Shards]:
     changes = {"init": turn.model, "data.files": [turn.file], "data.valid_fraction": 0.0, "train.device": "cpu"}
     changes |= {"distill.teacher": turn.teacher} if turn.stage == "distill" else {}
     recipe = recipes.load(Recipe, recipes.find(turn.preset, turn.stage), changes | json.loads(turn.settings))
-    tokenizer = common.load_tokenizer(recipe)
-    return recipe, tokenizer, common.shards(recipe, tokenizer, "dpo" if turn.stage == "dpo" else "sft")[0]
+    tokenizer = setup.load_tokenizer(recipe)
+    return recipe, tokenizer, setup.shards(recipe, tokenizer, "dpo" if turn.stage == "dpo" else "sft")[0]
 
 
 def figures_of(

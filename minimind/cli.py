@@ -16,7 +16,7 @@ usage: minimind COMMAND [options]        minimind COMMAND --help
 {commands}
 
 Where to begin:
-  minimind demo                          from nothing to a talking model, under eight minutes on two cores
+  minimind demo                          from nothing to a talking model
   minimind chat runs/demo/sft/model      talk to it
   minimind train pretrain laptop --data corpus.jsonl
 """

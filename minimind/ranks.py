@@ -4,13 +4,13 @@ With one process every function here does nothing, or returns what it was given.
 model is in `train/parallel.py`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from minimind import runtime
-from minimind.errors import UsageError
+from minimind.errors import UsageError, UserError
 from minimind.runtime import is_main, world_size
 
 if TYPE_CHECKING:
@@ -83,11 +83,37 @@ def summed(value: "torch.Tensor") -> "torch.Tensor":
     return value
 
 
-def anywhere(flag: bool) -> bool:
+def barrier() -> None:
+    """Wait until all ranks are here."""
+    any_rank(False)
+
+
+def any_rank(flag: bool) -> bool:
     """Whether `flag` is true on at least one rank; nobody goes on before all have asked."""
     import torch
 
     return bool(summed(torch.tensor(int(flag))))
+
+
+def every_rank(flag: bool) -> bool:
+    """Whether `flag` is true on every rank."""
+    return not any_rank(not flag)
+
+
+def on_all_ranks(act: Callable[[], None]) -> None:
+    """Do something on every rank; where it fails on one, it fails on all of them, or the others would wait for it.
+
+    Raises:
+        UserError: the reason.
+    """
+    reason = None
+    try:
+        act()
+    except UserError as error:
+        reason = str(error)
+    for said in gathered(reason):
+        if said is not None:
+            raise UserError(said)
 
 
 def gathered(value: T) -> list[T]:

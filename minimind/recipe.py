@@ -1,7 +1,8 @@
 """Recipes: one TOML file says everything about a training run, one-to-one with the dataclasses here.
 
-`load` is strict: an unknown or mistyped key is an error with the nearest valid name. The resolved
-recipe (file, then command-line flags) is saved with the run as `recipe.toml`.
+`load` is strict: an unknown or mistyped key is an error with the nearest valid name. A file that begins with
+`extends = "MODEL/STAGE"`, or with another file's path, says only what differs from that one. The resolved
+recipe (base, file, then command-line flags) is saved with the run as `recipe.toml`, complete.
 """
 
 import json
@@ -167,16 +168,12 @@ def known(stage: str) -> list[str]:
 
 
 def load(kind: type[R], path: Path, overrides: dict[str, Any] | None = None) -> R:
-    """Read the TOML file `path` into a `kind`, then apply `{"section.field": value}` overrides.
+    """Read the TOML file `path`, over the one that it extends, into a `kind`; then apply `{"section.field": value}`.
 
     Raises:
-        UsageError: not TOML, an unknown key, a value of the wrong type or out of range.
+        UsageError: not TOML, an unknown key, a value of the wrong type or out of range, a missing base, a circle.
     """
-    try:
-        tree = tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: not valid TOML: {error}") from None
-    recipe = _build(kind, tree, str(path), "")
+    recipe = _build(kind, _read(kind, path, []), str(path), "")
     return override(recipe, overrides or {})
 
 
@@ -241,6 +238,38 @@ def _toml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return json.dumps(value, ensure_ascii=False)  # strings, booleans and numbers are spelled alike
+
+
+def _read(kind: type[R], path: Path, chain: list[Path]) -> dict[str, Any]:
+    """The keys of `path` over those of its bases; `chain` is the files that led to it, each extending the next."""
+    if path.resolve() in [file.resolve() for file in chain]:
+        raise UsageError(f"{path}: extends itself, through {' → '.join(map(str, [*chain, path]))}")
+    try:
+        tree = tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: not valid TOML: {error}") from None
+    extends = tree.pop("extends", None)
+    _build(kind, tree, str(path), "")  # a mistake is named with the file that it is in
+    return tree if extends is None else _merge(_read(kind, _base(extends, path), [*chain, path]), tree)
+
+
+def _base(extends: Any, path: Path) -> Path:
+    """The file that `path` extends: a path from its folder, or MODEL/STAGE of an installed recipe."""
+    if not isinstance(extends, str):
+        raise UsageError(f"{path}: extends = {extends!r} must be one file, or MODEL/STAGE of an installed recipe")
+    base = path.parent / extends if extends.endswith(".toml") else recipe_folder() / f"{extends}.toml"
+    if not base.is_file():
+        raise UsageError(f"{path}: extends = {extends!r}: no such recipe{did_you_mean(extends, known(''))}")
+    return base
+
+
+def _merge(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """`own` over `base`: tables key by key, everything else (lists too) as a whole."""
+    merged = dict(base)
+    for key, value in own.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
 
 
 def _build(kind: type, tree: dict[str, Any], where: str, section: str) -> Any:

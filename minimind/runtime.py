@@ -32,6 +32,12 @@ def cache_dir() -> Path:
         return Path(tempfile.gettempdir()) / f"minimind-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
 
 
+def bare_environment() -> dict[str, str]:
+    """What a process apart is given: what Python and its libraries need to be found, and nobody's keys."""
+    needed = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "LANG", "LC_ALL", "TZ")
+    return {name: os.environ[name] for name in needed if name in os.environ}
+
+
 def api_key() -> str:
     """The key that clients of `minimind serve` must bring: `$MINIMIND_API_KEY`, empty if there is none."""
     return os.environ.get("MINIMIND_API_KEY", "")
@@ -172,6 +178,13 @@ def peak_flops(on: "torch.device", dtype: "torch.dtype") -> float:
         synchronize(on)
         best = max(best, 2 * rows * inner * columns / (time.perf_counter() - start))
     return best
+
+
+def sent(tensor: "torch.Tensor", to: "torch.device") -> "torch.Tensor":
+    """A tensor on device `to`. From the host to CUDA it is copied from pinned memory while the host goes on."""
+    if to.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(to, non_blocking=True)
+    return tensor.to(to)
 
 
 def synchronize(on: "torch.device") -> None:

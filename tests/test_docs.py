@@ -106,3 +106,26 @@ def test_both_languages_have_the_same_pages_headings_and_code() -> None:
             for p in (page, other)
         ]
         assert levels[0] == levels[1], page.name
+
+
+def words(text: str) -> float:
+    """Words separated by blanks; 1.7 Chinese characters are one."""
+    han = re.compile(r"[\u3400-\u9fff]")
+    return len(han.findall(text)) / 1.7 + len(re.sub(r"[\u3000-\u9fff\uff00-\uffef]", " ", text).split())
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "README_zh.md"], ids=lambda page: page.stem)
+def test_the_readme_is_short(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert words(text) <= 900
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
+    assert len(pictures) == 3
+    assert all((ROOT / picture).stat().st_size < 150_000 for picture in pictures)
+
+
+def test_the_demo_takes_as_long_as_its_help_says() -> None:
+    from minimind.commands.demo import demo
+
+    said = re.search(r"It takes about .+? mean nothing\.", " ".join((demo.__doc__ or "").split()))
+    assert said
+    assert said[0] in " ".join((ROOT / "README.md").read_text(encoding="utf-8").replace("`", "").split())

@@ -52,6 +52,48 @@ def test_a_mistake_in_a_recipe_is_named(tmp_path, text, expected):
     assert "\n" not in str(caught.value).replace("not valid TOML", "")
 
 
+def write(folder: Path, **files: str) -> None:
+    for name, text in files.items():
+        (folder / f"{name}.toml").write_text(text, encoding="utf-8")
+
+
+def test_a_recipe_says_only_what_differs_from_the_one_it_extends(tmp_path):
+    (tmp_path / "sub").mkdir()
+    write(
+        tmp_path,
+        base='prompts = ["a"]\npreset = "laptop"\nmodel = { num_hidden_layers = 2 }\n[optim]\nlr = 0.1\nwarmup = 0.3',
+    )
+    write(tmp_path / "sub", middle='extends = "../base.toml"\n[optim]\nlr = 0.2')
+    write(tmp_path, own='extends = "sub/middle.toml"\nprompts = ["c"]\nmodel = { hidden_size = 64 }\n[optim]\nlr = 0.4')
+    own = recipe.load(Recipe, tmp_path / "own.toml", {"train.seed": 3})
+    assert (own.preset, own.prompts) == ("laptop", ["c"])
+    assert own.model == {"num_hidden_layers": 2, "hidden_size": 64}
+    assert (own.optim.lr, own.optim.warmup, own.optim.decay) == (0.4, 0.3, Recipe().optim.decay)
+    assert "extends" not in recipe.dump(own)
+    write(tmp_path, installed='extends = "laptop/sft"\n[optim]\nlr = 0.5')
+    installed = recipe.load(Recipe, tmp_path / "installed.toml")
+    assert installed == recipe.override(recipe.load(Recipe, recipe.find("laptop", "sft")), {"optim.lr": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"r": 'extends = "r.toml"'}, r"r\.toml: extends itself, through .*r\.toml → .*r\.toml"),
+        ({"r": 'extends = "a.toml"', "a": 'extends = "r.toml"'}, r"through .*r\.toml → .*a\.toml → .*r\.toml"),
+        ({"r": 'extends = "none.toml"'}, r"r\.toml: extends = 'none\.toml': no such recipe"),
+        ({"r": 'extends = "laptop/sfd"'}, r"r\.toml: extends = 'laptop/sfd': .*did you mean 'laptop/sft'"),
+        ({"r": "extends = 3"}, r"r\.toml: extends = 3 must be"),
+        ({"r": 'extends = "a.toml"', "a": "[optim]\nrl = 1"}, r"a\.toml: unknown key 'optim\.rl'"),
+        ({"r": 'extends = "a.toml"\n[optim]\nrl = 1', "a": ""}, r"r\.toml: unknown key 'optim\.rl'"),
+        ({"r": 'extends = "a.toml"', "a": "[optim"}, r"a\.toml: not valid TOML"),
+    ],
+)
+def test_a_mistake_in_what_is_extended_is_named(tmp_path, files, expected):
+    write(tmp_path, **files)
+    with pytest.raises(UsageError, match=expected):
+        recipe.load(Recipe, tmp_path / "r.toml")
+
+
 def test_unknown_names_suggest_the_nearest():
     with pytest.raises(UsageError, match="did you mean 'laptop'"):
         recipe.find("laptp", "pretrain")

@@ -10,11 +10,12 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
 
 from minimind import runtime
+from minimind.bench.generator import Generator, Prompts, Speed
 from minimind.config import PRESETS
 from minimind.console import progress
 from minimind.engine.engine import Engine
@@ -24,22 +25,7 @@ from minimind.model.store import load_config, load_model, save_model
 from minimind.model.transformer import Transformer
 from minimind.tokenizer.bpe import Tokenizer
 
-Prompts = list[list[int]]
 DTYPES = ("float32", "bfloat16", "int8")
-
-
-class Speed(NamedTuple):
-    """Tokens per second of all rows together."""
-
-    prefill: float
-    decode: float
-
-
-class Generator(Protocol):
-    """Something that continues prompts of equal length greedily, each by exactly `new` tokens."""
-
-    def run(self, prompts: Prompts, new: int) -> Speed:
-        """Generate once, nothing cached from before."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +143,8 @@ def turn(engine: str, work: Work, folder: Path) -> list[tuple[str, int, float, f
                 generator = Transformers(directory, dtype, on)
             else:
                 continue
-            generator.run(prompts, 4)  # a compiler runs, memory is touched
+            # A compiler runs, memory is touched; on a GPU graphs are recorded, others for longer sequences.
+            generator.run(prompts, work.new if on.type == "cuda" else 4)
             done.append((dtype, batch, *generator.run(prompts, work.new)))
             del generator
     return done

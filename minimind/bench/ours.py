@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,17 @@ from minimind.compiler import can_compile
 from minimind.data.shard_reader import Shards
 from minimind.model.transformer import Transformer
 from minimind.recipe import Recipe
-from minimind.stages import common
+from minimind.stages import pretrain, setup
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import loop, parallel
+from minimind.train.job import Job, Progress, Stream
 from minimind.train.precision import Precision
-from minimind.train.resume import Progress
 
 
 class TimedStream:
     """A stream that counts the seconds spent waiting for it."""
 
-    def __init__(self, stream: loop.Stream) -> None:
+    def __init__(self, stream: Stream) -> None:
         self.stream, self.seconds = stream, 0.0
 
     def next_batch(self, rows: int, rank: int = 0, world: int = 1) -> Any:
@@ -44,21 +45,18 @@ class TimedStream:
 
 
 class Ours:
-    """A run of `recipe`, compiled as a long run would be.
-
-    `lesson`: what the stage teaches a model, as in `common.make_job`; by default it is that of next tokens.
-    """
+    """A run of `recipe`, compiled as a long run would be. `make_job` is the stage's; by default pretraining's."""
 
     def __init__(
         self,
         recipe: Recipe,
         tokenizer: Tokenizer,
         shards: Shards,
-        lesson: Callable[[Transformer], dict[str, Any]] = lambda model: {},
+        make_job: Callable[[Recipe, Transformer, Tokenizer, Shards], Job] = pretrain.make_job,
     ) -> None:
         self.recipe = recipe
-        self.model = common.make_model(recipe, tokenizer)
-        self.job = common.make_job(recipe, self.model, tokenizer, shards, None, **lesson(self.model))
+        self.model = setup.make_model(recipe, tokenizer)
+        self.job = make_job(recipe, self.model, tokenizer, shards)
         self.job.stream = self.stream = TimedStream(self.job.stream)
         self.precision = Precision(runtime.device(recipe.train.device), recipe.train.dtype)
         self.compiled = recipe.train.compile == "always" or (
@@ -66,7 +64,7 @@ class Ours:
         )
         if self.compiled:
             self.job.compile()
-        self.replica = parallel.replicate(self.model, self.job.loss)
+        self.replica = parallel.replicate(self.model, partial(self.job.loss, compiled=self.compiled))
         self.tokens = self.steps = 0
 
     @property

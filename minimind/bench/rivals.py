@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from minimind.bench.generate import Prompts, Speed
+from minimind import runtime
+from minimind.bench.generator import Prompts, Speed
 from minimind.convert.gguf import export_gguf
 from minimind.errors import UserError
 
@@ -38,6 +39,7 @@ class Transformers:
 
     def _seconds(self, prompts: Prompts, new: int) -> float:
         ids = torch.tensor(prompts, device=self._on)
+        runtime.synchronize(self._on)
         start = time.perf_counter()
         with torch.inference_mode():
             self._model.generate(
@@ -48,6 +50,7 @@ class Transformers:
                 max_new_tokens=new,
                 pad_token_id=0,
             )
+        runtime.synchronize(self._on)
         return time.perf_counter() - start
 
 

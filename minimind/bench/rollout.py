@@ -108,18 +108,23 @@ def turn(engine: str, work: Work) -> float:
     prompts, lengths = work.prompts(vocabulary), work.lengths()
     run: Callable[[list[list[int]], list[int]], None]
     if engine == ENGINES[0]:
-        run = _ours(work)
+        run = ours(work)
     else:
         from minimind.bench.rivals import sampler
 
         run = sampler(directory, work.dtype, runtime.device(work.device), at_once=engine == ENGINES[1])
-    run(prompts[:2], [4, 4])  # a compiler runs, memory is touched
+    on = runtime.device(work.device)
+    # A compiler runs, memory is touched; on a GPU graphs are recorded, others for more and longer sequences.
+    run(*((prompts, lengths) if on.type == "cuda" else (prompts[:2], [4, 4])))
+    runtime.synchronize(on)
     start = time.perf_counter()
     run(prompts, lengths)
+    runtime.synchronize(on)
     return time.perf_counter() - start
 
 
-def _ours(work: Work) -> Callable[[list[list[int]], list[int]], None]:
+def ours(work: Work) -> Callable[[list[list[int]], list[int]], None]:
+    """Our engine, as a run of reinforcement learning uses it."""
     model = load_model(work.directory, device=runtime.device(work.device))
     context = work.prompt + work.new + 1
     rollout = LocalRollout(model, work.groups * work.samples, context, getattr(torch, work.dtype))

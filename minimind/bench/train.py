@@ -20,7 +20,7 @@ from minimind.console import say
 from minimind.data.shard_reader import Shards
 from minimind.data.smallworld.generate import generate
 from minimind.recipe import Recipe
-from minimind.stages import common
+from minimind.stages import setup
 from minimind.tokenizer.bpe import Tokenizer
 
 EXPERTS = 4
@@ -45,7 +45,7 @@ def measure(
     given = {"data.valid_fraction": 0.0, "train.device": device} | settings
     recipe = recipes.load(Recipe, recipes.find(preset, "pretrain"), given)
     on = runtime.device(device)
-    tokenizer = common.load_tokenizer(recipe)
+    tokenizer = setup.load_tokenizer(recipe)
     shards = _shards(recipe, files, tokenizer)
 
     ours = _warmed_up(Ours(recipe, tokenizer, shards), on)
@@ -108,11 +108,11 @@ def with_experts_switched(recipe: Recipe) -> Recipe:
 def _shards(recipe: Recipe, files: Sequence[Path], tokenizer: Tokenizer) -> Shards:
     if files:
         recipe.data.files = [str(file) for file in files]
-        return common.shards(recipe, tokenizer, kind="text")[0]
+        return setup.shards(recipe, tokenizer, kind="text")[0]
     with tempfile.TemporaryDirectory() as folder:  # only the shards, in the cache, are read later
         generate(Path(folder), WORLD_MB, seed=0)
         recipe.data.files = [str(Path(folder) / "pretrain.jsonl")]
-        return common.shards(recipe, tokenizer, kind="text")[0]
+        return setup.shards(recipe, tokenizer, kind="text")[0]
 
 
 def _warmed_up(contestant: C, on: torch.device) -> C:

@@ -190,12 +190,12 @@ class Pipeline:
         return load(Recipe, find(f"tiny/{name}", lesson.stage), changes)
 
     def _random(self, tokenizer: Path) -> Path:
-        from minimind.stages import common
+        from minimind.stages import setup
 
         recipe = self._recipe("pretrain", tokenizer)
-        words = common.load_tokenizer(recipe)
-        model = common.make_model(recipe, words)
-        common.write_model(model, words, self.folder / "random" / "model")
+        words = setup.load_tokenizer(recipe)
+        model = setup.make_model(recipe, words)
+        setup.write_model(model, words, self.folder / "random" / "model")
         return self.folder / "random" / "model"
 
     def _train(self, name: str, tokenizer: Path, run: Path, seed: int) -> Path:

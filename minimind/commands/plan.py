@@ -200,7 +200,7 @@ def _recommend(asked: Asked, minutes: float) -> int:
 
 def _corpus(asked: Asked, recipe: Any, tokenizer: Any) -> tuple[int, float]:
     """Tokens of one epoch of --data, and of the document that a token is in on average."""
-    from minimind.stages.common import shards
+    from minimind.stages.setup import shards
 
     recipe.data.files = list(asked.data)
     training, _ = shards(recipe, tokenizer, kind="sft" if asked.stage in ("sft", "lora") else "text")

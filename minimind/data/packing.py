@@ -34,16 +34,23 @@ class Batch(NamedTuple):
     """int64, from 0 in every document."""
     document_ids: torch.Tensor
     """int32, from 0 in every row; -1 on padding."""
+    host: Any = None
+    """Of a batch on a device, the one that it was copied from (`train.loop.moved`)."""
+
+    @property
+    def on_host(self) -> "Batch":
+        """The same in the host's memory."""
+        return self.host or self
 
     @property
     def weight(self) -> int:
         """The supervised tokens: what the sum of their losses is divided by."""
-        return int((self.labels != IGNORE).sum())
+        return int((self.on_host.labels != IGNORE).sum())
 
     @property
     def segments(self) -> Segments:
         """Who sees whom."""
-        return Segments(self.document_ids, self.positions)
+        return Segments(self.document_ids, self.positions, host_ids=self.on_host.document_ids)
 
 
 class _Rows(NamedTuple):

@@ -5,7 +5,7 @@ exactly what two separate conversations would give, for less.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,32 +30,41 @@ class PairBatch(NamedTuple):
     """uint8: 0 the prompt, 1 the chosen answer, 2 the rejected one; 0 on padding."""
     reference: Tensor
     """float32, log-probability of each label under the reference model; 0 where there is none."""
+    host: Any = None
+
+    @property
+    def on_host(self) -> "PairBatch":
+        """The same in the host's memory."""
+        return self.host or self
 
     @property
     def weight(self) -> int:
         """The pairs: what the sum of their losses is divided by."""
-        return int((self.document_ids.amax(1) + 1).sum())
+        return int((self.on_host.document_ids.amax(1) + 1).sum())
 
     @property
     def segments(self) -> Segments:
         """Who sees whom."""
-        return Segments(self.document_ids, self.positions, self.branches)
+        return Segments(self.document_ids, self.positions, self.branches)  # branches need a mask, made on the device
 
     def answer_sums(self, values_BT: Tensor) -> Tensor:
         """Add up `values_BT` over the supervised tokens of each answer: [P, 2], the pairs row by row."""
-        pairs_B = self.document_ids.amax(1) + 1
-        first_B1 = (pairs_B.cumsum(0) - pairs_B)[:, None]
-        scored_BT = self.labels != IGNORE
-        answer_N = (2 * (first_B1 + self.document_ids) + self.branches - 1)[scored_BT]
-        sums = torch.zeros(2 * int(pairs_B.sum()), dtype=values_BT.dtype, device=values_BT.device)
-        return sums.index_add(0, answer_N, values_BT[scored_BT]).view(-1, 2)
+        return self._sums(values_BT, self.labels != IGNORE)
 
     def last_tokens(self, values_BT: Tensor) -> Tensor:
         """Take from `values_BT` what is at the last token of each answer: [P, 2], the pairs row by row."""
         here_BT = self.document_ids * 3 + self.branches
         ends_BT = torch.ones_like(here_BT, dtype=torch.bool)
         ends_BT[:, :-1] = here_BT[:, 1:] != here_BT[:, :-1]
-        return values_BT[ends_BT & (self.branches > 0)].view(-1, 2)
+        return self._sums(values_BT, ends_BT & (self.branches > 0))
+
+    def _sums(self, values_BT: Tensor, chosen_BT: Tensor) -> Tensor:
+        """Add up what is chosen of each answer; the rest goes to an answer behind the last one."""
+        pairs_B, answers = self.document_ids.amax(1) + 1, 2 * self.weight
+        first_B1 = (pairs_B.cumsum(0) - pairs_B)[:, None]
+        answer_BT = (2 * (first_B1 + self.document_ids) + self.branches - 1).where(chosen_BT, answers)
+        sums = torch.zeros(answers + 1, dtype=values_BT.dtype, device=values_BT.device)
+        return sums.index_add(0, answer_BT.flatten(), values_BT.flatten())[:-1].view(-1, 2)
 
 
 Place = tuple[list[int], list[int]]
@@ -104,4 +113,4 @@ class PairStream(PackedStream):
                 if self.reference is not None:
                     reference_BT[row, here] = self.reference[start : start + length]
                 begin += length
-        return PairBatch(*texts, torch.from_numpy(branches_BT), torch.from_numpy(reference_BT))
+        return PairBatch(*texts[:4], torch.from_numpy(branches_BT), torch.from_numpy(reference_BT))

@@ -105,6 +105,11 @@ class Shards:
         return int(self.lengths.sum(dtype=np.int64))
 
     @property
+    def summary(self) -> str:
+        """In words, how much there is."""
+        return f"{self.documents:,} documents, {self.tokens:,} tokens"
+
+    @property
     def mean_length(self) -> float:
         """Tokens of a document that a token is in on average: the context that attention really sees."""
         squares = np.square(self.lengths.astype(np.float64)).sum()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from minimind import runtime
 from minimind.engine.grammar import Grammars
+from minimind.engine.grammar_compile import complaint
 from minimind.engine.passes import Passes
 from minimind.engine.request import FinishReason, Output, PromptTooLong, Request, Token
 from minimind.engine.sampling import Draws, Sampling, sample, uniforms
@@ -125,7 +126,7 @@ class Engine:
         if self.tokenizer:
             self._detokenizers[request] = Detokenizer(self.tokenizer, sampling.stop)
         if sampling.grammar:
-            self._matchers[request] = self._grammars.matcher(sampling.grammar)
+            self._matchers[request] = self.grammars.matcher(sampling.grammar)
         if limit == len(prompt_ids):
             self._finish(request, "length")
         else:
@@ -146,7 +147,7 @@ class Engine:
         if self.tokenizer is None and (sampling.stop or sampling.grammar):
             raise UsageError("stop strings and grammars need an engine with a tokenizer")
         if sampling.grammar:
-            self._grammars.matcher(sampling.grammar)
+            self.grammars.matcher(sampling.grammar)
 
     def cancel(self, request: Request) -> None:
         """End a request now; its cache row is free at once."""
@@ -154,7 +155,8 @@ class Engine:
             self._finish(request, "abort")
 
     @cached_property
-    def _grammars(self) -> Grammars:
+    def grammars(self) -> Grammars:
+        """What answers may be held to; making it takes a moment, so a server does before it serves."""
         assert self.tokenizer  # `check` has seen to it
         return Grammars(self.tokenizer, self.model.config.vocab_size)
 
@@ -247,7 +249,7 @@ class Engine:
             counts_BV = torch.from_numpy(np.stack(counts)).to(self.device)
         allowed_BV = None
         if self._matchers.keys() & set(requests):
-            allowed_BV = self._grammars.allowed([self._matchers.get(request) for request in requests]).to(self.device)
+            allowed_BV = self.grammars.allowed([self._matchers.get(request) for request in requests]).to(self.device)
         return sample(logits_BV, samplings, uniform_B, counts_BV, allowed_BV)
 
     def _tokens(self, draws: Draws, requests: Sequence[Request]) -> list[Token]:
@@ -266,11 +268,17 @@ class Engine:
         text = detokenizer.feed(token.id) if detokenizer else ""
         eos = self.tokenizer.eos_id if self.tokenizer and not request.sampling.ignore_eos else None
         reason: FinishReason | None = None
-        if token.id in request.sampling.stop_ids or token.id == eos:
+        ends = token.id in request.sampling.stop_ids or token.id == eos
+        matcher = self._matchers.get(request)
+        if matcher and not ends:
+            matcher.consume_token(token.id)
+        if matcher and matcher.is_error():
+            reason, request.error = "error", complaint(matcher)
+        elif ends:
             reason, request.stop = "stop", token.id
         elif detokenizer and detokenizer.found:
             reason, request.stop = "stop", detokenizer.found
-        elif (matcher := self._matchers.get(request)) and (not matcher.consume_token(token.id) or matcher.is_stopped()):
+        elif matcher and matcher.is_stopped():
             reason = "stop"  # nothing may follow
         elif len(request) >= request.limit:
             reason = "length"

@@ -7,12 +7,13 @@ tells before each token which ones may come next.
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from minimind.errors import UsageError
+from minimind.engine import grammar_compile
 from minimind.tokenizer.bpe import Tokenizer
 
 COMPILED = 32
@@ -51,48 +52,46 @@ def tool_call(tools: Sequence[Mapping[str, Any]], open_thinking: bool = False) -
     return _grammar("body", rules, open_thinking)
 
 
+class Compiled(NamedTuple):
+    """A grammar made ready beforehand, which a `Sampling` may hold in place of its text."""
+
+    start: Any
+    """A matcher at the beginning of an answer; copied for each."""
+
+
 class Grammars:
     """Grammars for one tokenizer; `vocabulary` is the number of scores that its model gives."""
 
     def __init__(self, tokenizer: Tokenizer, vocabulary: int) -> None:
-        if tokenizer.eos_id is None:
-            raise UsageError("a grammar needs a tokenizer with an end-of-text token")
-        try:
-            import llguidance
-        except ImportError:
-            raise UsageError("grammars need the package llguidance: pip install 'minimind[serve]'") from None
-        self._tokenizer = llguidance.LLTokenizer(
-            tokenizer.files["tokenizer.json"], n_vocab=vocabulary, eos_token=tokenizer.eos_id
-        )
+        self._tokenizer = grammar_compile.load(grammar_compile.vocabulary_of(tokenizer, vocabulary))
         self._vocabulary = vocabulary
-        self._compiled = lru_cache(COMPILED)(self._compile)
+        self._compiled = lru_cache(COMPILED)(self.compile)
 
-    def matcher(self, grammar: str) -> Any:
+    def compile(self, grammar: str) -> Compiled:
+        """Make a grammar ready; from any thread, and without holding up the others.
+
+        Raises:
+            UsageError: the grammar is wrong or too large, nothing fits it, or it needs a control token that is not
+                there.
+        """
+        return Compiled(grammar_compile.compile(self._tokenizer, grammar))
+
+    def matcher(self, grammar: str | Compiled) -> Any:
         """Start one answer: an `LLMatcher`, to be told each token by `consume_token`.
 
         Raises:
-            UsageError: the grammar is wrong, or uses a control token that the tokenizer does not have.
+            UsageError: as `compile`.
         """
-        return self._compiled(grammar).deep_copy()
-
-    def _compile(self, grammar: str) -> Any:
-        import llguidance
-
-        matcher = llguidance.LLMatcher(self._tokenizer, grammar)
-        if error := matcher.get_error():
-            raise UsageError(f"the grammar cannot be used: {' '.join(error.split())}")
-        return matcher
+        return (grammar if isinstance(grammar, Compiled) else self._compiled(grammar)).start.deep_copy()
 
     def allowed(self, matchers: Sequence[Any | None]) -> Tensor:
         """Which tokens may come next in each answer, bool `[B, vocabulary]`; None allows all."""
-        import llguidance.torch
-
-        bits = llguidance.torch.allocate_token_bitmask(len(matchers), self._vocabulary)
+        allowed = np.ones((len(matchers), self._vocabulary), dtype=bool)
         for row, matcher in enumerate(matchers):
             if matcher:
-                llguidance.torch.fill_next_token_bitmask(matcher, bits, row)
-        places = torch.arange(32, dtype=torch.int32)
-        return (bits[:, :, None] >> places & 1).bool().flatten(1)[:, : self._vocabulary]
+                bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+                allowed[row] = np.unpackbits(bits, bitorder="little", count=self._vocabulary)
+        return torch.from_numpy(allowed)
 
 
 def _grammar(body: str, rules: str, open_thinking: bool) -> str:

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 from minimind.engine.sampling import Sampling
 from minimind.errors import UsageError
 
-FinishReason = Literal["stop", "length", "abort"]
+FinishReason = Literal["stop", "length", "abort", "error"]
 
 
 class PromptTooLong(UsageError):
@@ -50,6 +50,8 @@ class Request:
     finish_reason: FinishReason | None = None
     stop: str | int | None = None
     """The stop string or token id that ended it."""
+    error: str = ""
+    """Why it ended with "error": the grammar became too much to follow, or nothing could come next."""
     cached_tokens: int = 0
     """How many tokens of the prompt were found in the cache."""
 

@@ -5,7 +5,7 @@ Letters: B rows of a batch, V vocabulary.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -52,8 +52,8 @@ class Sampling:
     """Go on after the tokenizer's end of text (but not after `stop_ids`)."""
     top_logprobs: int = 0
     """How many of the likeliest tokens to report with each token."""
-    grammar: str | None = None
-    """What the answer must look like, from `engine.grammar`."""
+    grammar: Any = None
+    """What the answer must look like, from `engine.grammar`: its text, or `Compiled`."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -115,10 +115,10 @@ def sample(
     if allowed_BV is not None:
         scores_BV = scores_BV.masked_fill(~allowed_BV, -torch.inf)
     likeliest_B = scores_BV.argmax(-1)
-    temperature_B1 = _column(samplings, "temperature", scores_BV)
-    if not temperature_B1.any():
+    if not any(s.temperature for s in samplings):
         ids_B, policy_B = likeliest_B, torch.zeros_like(model_BV[:, 0])
     else:
+        temperature_B1 = _column(samplings, "temperature", scores_BV)
         greedy_B1 = temperature_B1 == 0
         p_BV = (scores_BV / temperature_B1.masked_fill(greedy_B1, 1)).softmax(-1)
         ids_B, policy_B = _draw(p_BV, samplings, uniform_B)

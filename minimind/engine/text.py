@@ -6,11 +6,35 @@ from collections.abc import Sequence
 from minimind.tokenizer.bpe import Tokenizer
 
 
+class _Prefix:
+    """How much of one stop string the end of a text is, told a character at a time (Knuth, Morris, Pratt 1977)."""
+
+    def __init__(self, stop: str) -> None:
+        self.stop, self.length = stop, 0
+        self._shorter = [0] * len(stop)
+        """By the length of a beginning, less one: the longest shorter beginning that it ends in."""
+        for i in range(1, len(stop)):
+            self._shorter[i] = self._next(self._shorter[i - 1], stop[i])
+
+    def _next(self, length: int, character: str) -> int:
+        while length and self.stop[length] != character:
+            length = self._shorter[length - 1]
+        return length + (self.stop[length] == character)
+
+    def feed(self, text: str) -> int | None:
+        """Take more text; return at which of its characters the stop string is complete."""
+        for i, character in enumerate(text):
+            self.length = self._next(self.length, character)
+            if self.length == len(self.stop):
+                return i
+        return None
+
+
 class StopFinder:
     """Passes text on until a stop string comes; holds back an end that may be the beginning of one."""
 
     def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = list(stops)
+        self._prefixes = [_Prefix(stop) for stop in stops]
         self._held = ""
         self.found: str | None = None
         """The stop string that came."""
@@ -19,19 +43,19 @@ class StopFinder:
         """Take more text; return what is certain not to be part of a stop string."""
         if self.found:
             return ""
-        text = self._held + text
-        found = [(at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
-        if found:
-            at, self.found = min(found)
+        ends = [(i, prefix.stop) for prefix in self._prefixes if (i := prefix.feed(text)) is not None]
+        text, before = self._held + text, len(self._held)
+        if ends:
+            at, self.found = min((before + i + 1 - len(stop), stop) for i, stop in ends)
             self._held = ""
             return text[:at]
-        held = max((n for stop in self._stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+        held = max((prefix.length for prefix in self._prefixes), default=0)
         self._held = text[len(text) - held :]
         return text[: len(text) - held]
 
     def completes(self, text: str) -> bool:
         """Whether a stop string would come with this text."""
-        return any(stop in self._held + text for stop in self._stops)
+        return any(prefix.stop in self._held + text for prefix in self._prefixes)
 
     def finish(self) -> str:
         """Return what was held back, when no more text will come."""

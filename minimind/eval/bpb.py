@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from minimind import runtime
 from minimind.losses.lm import IGNORE, token_nll
 from minimind.model.transformer import Segments, Transformer
 from minimind.tokenizer.bpe import Tokenizer
@@ -65,10 +66,11 @@ def bits_per_byte(
     was_training = model.training
     model.eval()
     for batch in _batches(_windows(counted(), context), batch_tokens):
-        ids_BT, labels_BT, document_ids_BT = (torch.from_numpy(array).to(device) for array in _pad(batch))
-        positions_BT = torch.arange(ids_BT.shape[1], device=device).expand_as(ids_BT)
+        ids_BT, labels_BT = (runtime.sent(torch.from_numpy(array), device) for array in _pad(batch))
+        lengths_B = torch.tensor([len(ids) for ids, _ in batch])
+        segments = Segments.right_padded(lengths_B, ids_BT.shape[1], device)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            states = model(ids_BT, Segments(document_ids_BT, positions_BT)).states
+            states = model(ids_BT, segments).states
             nll += token_nll(states, model.output_weight, labels_BT).sum(dtype=torch.float64).item()
         tokens += int((labels_BT != IGNORE).sum())
     model.train(was_training)
@@ -125,14 +127,12 @@ def _batches(
     yield from cut(pool)
 
 
-def _pad(batch: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Right-pad to [windows, longest]: ids, labels (what each position predicts), document ids (-1 on padding)."""
+def _pad(batch: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Right-pad to [windows, longest]: ids and labels (what each position predicts)."""
     longest = len(batch[0][0])
     ids_BT = np.zeros((len(batch), longest), dtype=np.int64)
     labels_BT = np.full((len(batch), longest), IGNORE, dtype=np.int64)
-    document_ids_BT = np.full((len(batch), longest), -1, dtype=np.int32)
     for row, (ids, scored) in enumerate(batch):
         ids_BT[row, : len(ids)] = ids
-        document_ids_BT[row, : len(ids)] = 0
         labels_BT[row, : len(ids) - 1] = np.where(scored[1:], ids[1:], IGNORE)
-    return ids_BT, labels_BT, document_ids_BT
+    return ids_BT, labels_BT

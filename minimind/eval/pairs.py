@@ -7,6 +7,7 @@ import torch
 
 from minimind.data.pairs import PairBatch
 from minimind.model.transformer import Transformer
+from minimind.train.job import moved
 from minimind.train.precision import Precision
 
 
@@ -25,14 +26,14 @@ def pair_figures(
     sums: dict[str, float] = {}
     pairs = tokens = 0
     for cpu_batch in batches:
-        batch = PairBatch(*(tensor.to(precision.device) for tensor in cpu_batch))
+        batch = moved(cpu_batch, precision.device)
         with precision.autocast():
             figures = loss(model, batch).figures
         for name, value in figures.items():
             if not value.ndim:
                 sums[name] = sums.get(name, 0.0) + float(value)
-        pairs += batch.weight
-        tokens += int((batch.document_ids >= 0).sum())
+        pairs += cpu_batch.weight
+        tokens += int((cpu_batch.document_ids >= 0).sum())
         if tokens >= most_tokens:
             break
     return {name: value / pairs for name, value in sums.items()}

@@ -5,7 +5,6 @@ scores may stand beside published ones.
 """
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -69,7 +68,14 @@ def _hellaswag(row: Row) -> Question:
 def _clean(text: str) -> str:
     """Take out what WikiHow's layout left in the texts of HellaSwag: [title], [step], [header]."""
     text = text.strip().replace(" [title]", ". ")
-    return re.sub(r"\[.*?\]", "", text).replace("  ", " ")
+    return "\n".join(map(_without_brackets, text.split("\n"))).replace("  ", " ")
+
+
+def _without_brackets(line: str) -> str:
+    kept, done = "", 0
+    while (start := line.find("[", done)) >= 0 and (end := line.find("]", start)) >= 0:
+        kept, done = kept + line[done:start], end + 1
+    return kept + line[done:]
 
 
 GENERAL = Task(_after("Question: {}\nAnswer:"))

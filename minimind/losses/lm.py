@@ -9,8 +9,11 @@ import math
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from minimind import runtime
 
 CHUNK = 1024
 """Rows of logits that exist at a time."""
@@ -30,12 +33,13 @@ def linear_cross_entropy(
 
     Divide by your count of supervised tokens. Products are taken in autocast's dtype where it is on, else in that of
     `states`; softmax in float32. At most `chunk` rows of logits exist at a time. `compiled` fuses the
-    element-wise work on them with `torch.compile`. `sparse`: many labels are -100, and their rows are left out.
+    element-wise work on them with `torch.compile`. `sparse`: many labels are -100, and their rows are left out; the
+    labels should then be the host's (`labelled_rows`).
     """
     states_NC, labels_N = states_NC.flatten(0, -2), labels_N.flatten()
     if sparse:
-        rows_M = labelled_rows(labels_N, chunk)
-        states_NC, labels_N = states_NC[rows_M], labels_N[rows_M]
+        rows_M, labels_N = labelled_rows(labels_N, chunk, states_NC.device)
+        states_NC = states_NC[rows_M]
     if torch.is_grad_enabled() and (states_NC.requires_grad or weight_VC.requires_grad):
         return _LinearCrossEntropy.apply(states_NC, weight_VC, labels_N, chunk, compiled)
     return token_nll(states_NC, weight_VC, labels_N, chunk).sum()
@@ -102,15 +106,20 @@ def _nll(logits_NV: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
     return (lse_N - label_logit_N).where(supervised, 0), lse_N
 
 
-def labelled_rows(labels_N: Tensor, chunk: int) -> Tensor:
-    """Indices of the rows that have a label and, to fill their last chunk, of some that have none.
+def labelled_rows(labels_N: Tensor, chunk: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Indices, on `device`, of the rows that have a label and, to fill their last chunk, of some that have none; and
+    their labels.
+
+    The host must know their number, so `labels_N` should lie there: a device would have to be waited for.
 
     In whole chunks, because a new number of rows is dear: the CPU's matrix library keeps buffers for each that it has
     seen (a distillation grew by 80 MB a step), and a compiled program may be for one alone.
     """
-    unlabelled_N = labels_N == IGNORE
-    chunks = math.ceil((len(labels_N) - int(unlabelled_N.sum())) / chunk)
-    return unlabelled_N.argsort(stable=True)[: chunks * chunk]
+    labels = labels_N.cpu().numpy()
+    chunks = math.ceil(np.count_nonzero(labels != IGNORE) / chunk)
+    rows_M = (labels == IGNORE).argsort(kind="stable")[: chunks * chunk]
+    index_M, labels_M = (runtime.sent(torch.from_numpy(array), device) for array in (rows_M, labels[rows_M]))
+    return index_M, labels_M
 
 
 def wide(logits: Tensor) -> Tensor:

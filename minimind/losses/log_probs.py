@@ -56,14 +56,14 @@ def token_log_probs(
     stays possible): the distribution of a sampler that filters. Which tokens those are counts as a constant.
 
     Differentiable in `states` and `weight_VC`. Positions whose label is -100 are not even projected, but for those that
-    fill the last chunk. Products are taken in autocast's dtype where it is on, else in that of `states`; softmax in
-    float32. `compiled` fuses the element-wise work on a chunk with `torch.compile`.
+    fill the last chunk; so the labels should lie on the host (`labelled_rows`). Products are taken in autocast's dtype
+    where it is on, else in that of `states`; softmax in float32. `compiled` fuses the element-wise work on a chunk with
+    `torch.compile`.
     """
     rule = Rule(temperature, keep, entropy)
-    rows_M = labelled_rows(labels.flatten(), chunk)
-    states_MC, labels_M = states.flatten(0, -2)[rows_M], labels.flatten()[rows_M]
-    found = _TokenLogProbs.apply(states_MC, weight_VC, labels_M, rule, chunk, compiled)
-    empty_N = torch.zeros(labels.numel(), dtype=found[0].dtype, device=labels.device)
+    rows_M, labels_M = labelled_rows(labels.flatten(), chunk, states.device)
+    found = _TokenLogProbs.apply(states.flatten(0, -2)[rows_M], weight_VC, labels_M, rule, chunk, compiled)
+    empty_N = torch.zeros(labels.numel(), dtype=found[0].dtype, device=states.device)
     return LogProbs(*(empty_N.index_copy(0, rows_M, values_M).view(labels.shape) for values_M in found))
 
 
@@ -72,6 +72,7 @@ class _TokenLogProbs(torch.autograd.Function):
     def forward(
         ctx: Any, states_NC: Tensor, weight: Tensor, labels_N: Tensor, rule: Rule, chunk: int, compiled: bool
     ) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
         dtype = compute_dtype(states_NC)
         weight_VC = weight.to(dtype)
         ctx.save_for_backward(states_NC, weight, labels_N)
@@ -87,13 +88,15 @@ class _TokenLogProbs(torch.autograd.Function):
         return log_probs_N, entropy_N
 
     @staticmethod
-    def backward(ctx: Any, d_log_probs_N: Tensor, d_entropy_N: Tensor) -> Any:
+    def backward(ctx: Any, d_log_probs_N: Tensor | None, d_entropy_N: Tensor | None) -> Any:
         states_NC, weight, labels_N = ctx.saved_tensors
         weight_VC = weight.to(ctx.dtype)
         run = _compiled(chunk_gradients) if ctx.compiled else chunk_gradients
         trained = ctx.needs_input_grad[1]  # not under LoRA: its product is a third of the work here
         d_states_NC, d_weight_VC = torch.empty_like(states_NC), torch.zeros_like(weight) if trained else None
-        rule = ctx.rule._replace(entropy=ctx.rule.entropy and bool(d_entropy_N.any()))
+        rule = ctx.rule._replace(entropy=ctx.rule.entropy and d_entropy_N is not None)
+        zeros_N = torch.zeros(len(labels_N), device=labels_N.device)
+        d_log_probs_N, d_entropy_N = (zeros_N if d_N is None else d_N for d_N in (d_log_probs_N, d_entropy_N))
         for start in range(0, len(labels_N), ctx.chunk):
             rows = slice(start, start + ctx.chunk)
             d_outputs = (d_log_probs_N[rows], d_entropy_N[rows])

@@ -14,8 +14,8 @@ prompt, not on what a tool said). What is outside the mask may be anything, NaN 
 by 0. `sequences` gives each token the number of its answer, so that answers may be packed into rows.
 """
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -24,11 +24,79 @@ Normalise = Literal["sequence", "token", "constant"]
 KL = Literal["k1", "k2", "k3", "k3_weighted"]
 
 
+@dataclass(frozen=True)
+class Algorithm:
+    """The choices in which the methods differ, and what may be added to any of them."""
+
+    loss: Literal["clip", "gspo", "cispo"]
+    normalise: Normalise
+    divide_by_sigma: bool = True
+    """Divide a group's advantages by the standard deviation of its rewards."""
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    ratio_max: float = 5.0
+    importance_limit: float = 0.0
+    """Largest weight of `truncated_importance`; 0: no correction."""
+    kl: KL = "k3_weighted"
+    kl_coef: float = 0.0
+    """Weight of the KL divergence from the reference, as a loss."""
+    entropy_coef: float = 0.0
+    """Weight of the bonus for an undecided policy."""
+
+
+ALGORITHMS = {
+    "ppo_clip": Algorithm("clip", "token"),
+    "grpo": Algorithm("clip", "sequence"),
+    "dr_grpo": Algorithm("clip", "constant", divide_by_sigma=False),
+    "dapo": Algorithm("clip", "token", clip_high=0.28),
+    "gspo": Algorithm("gspo", "sequence", clip_low=3e-4, clip_high=4e-4),
+    "cispo": Algorithm("cispo", "token"),
+}
+
+
 class Terms(NamedTuple):
     """What each token adds: `loss`, to be minimised, 0 outside the mask; `clipped`: the clip stopped its gradient."""
 
     loss: Tensor
     clipped: Tensor
+
+
+class SampledTokens(Protocol):
+    """What is known of each token since it was sampled, `[..., T]` each."""
+
+    @property
+    def mask(self) -> Tensor: ...  # noqa: D102
+    @property
+    def sequences(self) -> Tensor: ...  # noqa: D102
+    @property
+    def advantages(self) -> Tensor: ...  # noqa: D102
+    @property
+    def engine(self) -> Tensor: ...  # noqa: D102
+    @property
+    def reference(self) -> Tensor: ...  # noqa: D102
+
+
+def policy_loss(
+    algorithm: Algorithm, log_probs: Tensor, entropy: Tensor, old_log_probs: Tensor, tokens: SampledTokens
+) -> Terms:
+    """f(r) A · min(π_old / π_engine, limit) + kl_coef · KL(π ‖ reference) - entropy_coef · H, of each token."""
+    mask, (low, high) = tokens.mask, (algorithm.clip_low, algorithm.clip_high)
+    given = (log_probs, old_log_probs, tokens.advantages, mask)
+    if algorithm.loss == "gspo":
+        terms = gspo(*given, tokens.sequences, low, high)
+    elif algorithm.loss == "cispo":
+        terms = cispo(*given, algorithm.ratio_max)
+    else:
+        terms = ppo_clip(*given, low, high)
+    loss = terms.loss
+    if algorithm.importance_limit:
+        loss = loss * truncated_importance(old_log_probs, tokens.engine, mask, algorithm.importance_limit)
+    if algorithm.kl_coef:
+        ratio = ratios(log_probs, old_log_probs, mask)
+        loss = loss + algorithm.kl_coef * kl_estimate(log_probs, tokens.reference, mask, algorithm.kl, ratio)
+    if algorithm.entropy_coef:
+        loss = loss - algorithm.entropy_coef * entropy.where(mask, 0)
+    return Terms(loss, terms.clipped)
 
 
 def ratios(log_probs: Tensor, old_log_probs: Tensor, mask: Tensor) -> Tensor:
@@ -100,7 +168,7 @@ def token_weights(
         step is the denominator, whatever micro-batches and ranks they are in.
     """
     ones = mask.to(dtype)
-    tokens = _sums(ones, sequences)
+    tokens = _sums(ones, sequences, int(sequences.max()) + 1 if sequences.numel() else 0)
     some = (tokens > 0).to(dtype)
     if normalise == "sequence":
         return ones / tokens.clamp(min=1)[sequences], some
@@ -110,14 +178,15 @@ def token_weights(
 
 
 def sequence_mean(values: Tensor, mask: Tensor, sequences: Tensor) -> Tensor:
-    """The mean of each token's answer, over the mask; shaped like `values`."""
-    sums = _sums(values.where(mask, 0), sequences)
-    return (sums / _sums(mask.to(values.dtype), sequences).clamp(min=1))[sequences]
+    """The mean of each token's answer, over the mask; shaped like `values`. Their numbers are below that of tokens."""
+    most = sequences.numel()
+    sums = _sums(values.where(mask, 0), sequences, most)
+    return (sums / _sums(mask.to(values.dtype), sequences, most).clamp(min=1))[sequences]
 
 
-def _sums(values: Tensor, sequences: Tensor) -> Tensor:
+def _sums(values: Tensor, sequences: Tensor, answers: int) -> Tensor:
     """Sum over each answer: `[answers]`."""
-    sums = values.new_zeros(int(sequences.max()) + 1 if sequences.numel() else 0)
+    sums = values.new_zeros(answers)
     return sums.index_add(0, sequences.flatten(), values.flatten())
 
 
@@ -153,49 +222,6 @@ def truncated_importance(old_log_probs: Tensor, engine_log_probs: Tensor, mask: 
     return ratios(old_log_probs, engine_log_probs, mask).clamp(max=limit).detach()
 
 
-def group_advantages(rewards_GN: Tensor, divide: bool = True, least: float = 1e-4) -> Tensor:
-    """A = (R - mean) / (σ + 1e-4) over the answers of one prompt (GRPO, Shao et al. 2024, arXiv 2402.03300).
-
-    A NaN is an answer without a reward: it takes no part in mean and σ (the unbiased one), and its advantage is 0.
-    Dr. GRPO does not `divide`: σ makes easy and hard prompts weigh more than those between.
-    """
-    known = ~rewards_GN.isnan()
-    count = known.sum(-1, keepdim=True)
-    centred = rewards_GN - rewards_GN.where(known, 0).sum(-1, keepdim=True) / count.clamp(min=1)
-    # Equal rewards teach nothing: not even the last bit of their mean, which σ would make large.
-    same = rewards_GN.nan_to_num(nan=-torch.inf).amax(-1) == rewards_GN.nan_to_num(nan=torch.inf).amin(-1)
-    centred = centred.where(known & ~same[..., None], 0)
-    if not divide:
-        return centred
-    sigma = (centred.square().sum(-1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
-    return centred / (sigma + least)
-
-
-def gae(
-    rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, gamma: float = 1.0, lam: float = 0.95
-) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation over each row (Schulman et al. 2016, arXiv 1506.02438); 0 outside the mask.
-
-        δ_t = r_t + γ V_{t+1} - V_t      A_t = δ_t + γ λ A_{t+1}      return_t = A_t + V_t
-
-    t + 1 is the next token *in the mask*: what a tool said between two chosen tokens takes no time, and changes
-    nothing. After the last one the value is 0.
-
-    Returns:
-        Advantages and returns, both `[B, T]`.
-    """
-    advantages_BT, returns_BT = torch.zeros_like(values_BT), torch.zeros_like(values_BT)
-    next_value_B, next_advantage_B = torch.zeros_like(values_BT[:, 0]), torch.zeros_like(values_BT[:, 0])
-    for t in reversed(range(values_BT.shape[1])):
-        chosen_B = mask_BT[:, t]
-        delta_B = rewards_BT[:, t] + gamma * next_value_B - values_BT[:, t]
-        next_advantage_B = torch.where(chosen_B, delta_B + gamma * lam * next_advantage_B, next_advantage_B)
-        next_value_B = torch.where(chosen_B, values_BT[:, t], next_value_B)
-        advantages_BT[:, t] = next_advantage_B.where(chosen_B, 0)
-        returns_BT[:, t] = (next_advantage_B + next_value_B).where(chosen_B, 0)
-    return advantages_BT, returns_BT
-
-
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float = 0.2) -> Terms:
     """½ max((V - R)², (clip(V, V_old ± clip) - R)²): the critic, too, stays near what it was (0: it need not)."""
     values, old_values, returns = (tensor.where(mask, 0) for tensor in (values, old_values, returns))
@@ -204,16 +230,3 @@ def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor
         return Terms(loss / 2, torch.zeros_like(mask))
     held_loss = (old_values + (values - old_values).clamp(-clip, clip) - returns).square()
     return Terms(torch.maximum(loss, held_loss) / 2, held_loss > loss)
-
-
-def whiten(
-    values: Tensor, mask: Tensor, centre: bool = True, summed: Callable[[Tensor], Tensor] = lambda total: total
-) -> Tensor:
-    """(x - mean) / σ over the mask; without `centre` the mean is put back. `summed` adds up over ranks."""
-    kept = values.where(mask, 0).double()
-    count, total = summed(torch.stack([mask.sum().double(), kept.sum()]))
-    mean = total / count.clamp(min=1)
-    square = summed((kept - mean).where(mask, 0).square().sum())
-    sigma = (square / (count - 1).clamp(min=1)).sqrt()
-    white = (kept - mean) / (sigma + 1e-8) + (0 if centre else mean)
-    return white.where(mask, 0).to(values.dtype)

@@ -6,6 +6,7 @@ Shape letters: B rows, T query positions, S key positions, H query heads, K key/
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,36 +31,63 @@ class Segments(NamedTuple):
     `positions` (int64): from 0 in each document.
     `branches` (uint8), if a document goes on in several ways from one beginning: 0 there, then 1, 2, ... in each; the
     positions of each go on from where the beginning ends, and no branch sees another.
+    `host_ids`: `document_ids` in the host's memory, where they can be looked at without waiting for the device.
     """
 
     document_ids: Tensor
     positions: Tensor
     branches: Tensor | None = None
+    host_ids: Tensor | None = None
 
     @classmethod
     def whole(cls, input_ids_BT: Tensor) -> "Segments":
         """One document a row, no padding."""
-        positions = torch.arange(input_ids_BT.shape[1], device=input_ids_BT.device).expand_as(input_ids_BT)
-        return cls(torch.zeros_like(positions, dtype=torch.int32), positions)
+        rows, length = input_ids_BT.shape
+        return cls.right_padded(torch.full((rows,), length), length, input_ids_BT.device)
 
     @classmethod
-    def right_padded(cls, lengths_B: Tensor, length: int) -> "Segments":
-        """One document a row, padded at the right to `length`; padding has document id -1."""
-        positions = torch.arange(length, device=lengths_B.device).expand(len(lengths_B), length)
-        return cls(torch.where(positions < lengths_B[:, None], 0, -1).int(), positions)
+    def right_padded(cls, lengths_B: Tensor, length: int, device: torch.device) -> "Segments":
+        """One document a row, padded at the right to `length`; padding has document id -1. `lengths_B`: the host's."""
+        positions = torch.arange(length).expand(len(lengths_B), length)
+        ids = torch.where(positions < lengths_B[:, None], 0, -1).int()
+        return cls(runtime.sent(ids, device), runtime.sent(positions, device), host_ids=ids)
 
 
 class Layout(NamedTuple):
     """What `attend` needs to know of the documents, made once a forward pass and shared by all layers.
 
-    One of `mask` `[B, 1, T, S]` (boolean: True = may see; or a bias: 0 = may see, -inf = may not), `starts`
-    `[documents + 1]` (int32 offsets of the documents in the flattened batch) for CUDA's variable-length kernel, and
-    `document_ids` `[B, T]` for long rows on a CPU (`document_attention`).
+    One of `mask` `[B, 1, T, S]` (boolean: True = may see; or a bias: 0 = may see, -inf = may not), `documents` for
+    CUDA's variable-length kernel, and `document_ids` `[B, T]` for long rows on a CPU (`document_attention`).
     """
 
     mask: Tensor | None
-    starts: Tensor | None = None
+    documents: "Documents | None" = None
     document_ids: Tensor | None = None
+
+
+class Documents(NamedTuple):
+    """Where documents lie in the flattened batch. Both sizes are powers of two, so that shapes hardly ever change."""
+
+    starts: Tensor
+    """int32 `[documents + 1]`; behind the last document come empty ones, which start where the batch ends."""
+    longest: int
+    """No document has more tokens."""
+
+    @classmethod
+    def found(cls, host_ids_BT: Tensor, device: torch.device) -> "Documents":
+        """Look for them on the host: the device could not say how many there are without being waited for."""
+        ids = host_ids_BT.numpy()
+        first = np.ones(ids.shape, bool)
+        first[:, 1:] = ids[:, 1:] != ids[:, :-1]
+        begins = np.flatnonzero(first)
+        starts = np.full(_power_of_two(len(begins)) + 1, ids.size, np.int32)
+        starts[: len(begins)] = begins
+        longest = _power_of_two(int(np.diff(begins, append=ids.size).max()))
+        return cls(runtime.sent(torch.from_numpy(starts), device), longest)
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << (count - 1).bit_length()
 
 
 def make_layout(segments: Segments, dtype: torch.dtype) -> Layout:
@@ -69,15 +97,12 @@ def make_layout(segments: Segments, dtype: torch.dtype) -> Layout:
     `torch.nn.attention.varlen`, which skips whatever lies outside a document; it needs a GPU to be exercised.
     """
     document_ids = segments.document_ids
-    rows, length = document_ids.shape
     half = dtype in (torch.bfloat16, torch.float16)
-    flash = document_ids.is_cuda and half and segments.branches is None
+    flash = document_ids.is_cuda and half and segments.branches is None and segments.host_ids is not None
     if flash and torch.cuda.get_device_capability(document_ids.device) >= (8, 0):
-        first = torch.ones(rows, length, dtype=torch.bool, device=document_ids.device)
-        first[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
-        starts = F.pad(first.flatten().nonzero().flatten(), (0, 1), value=rows * length)
-        return Layout(None, starts.int())
-    if document_ids.device.type == "cpu" and length > PRODUCTS_UP_TO and segments.branches is None:
+        assert segments.host_ids is not None
+        return Layout(None, Documents.found(segments.host_ids, document_ids.device))
+    if document_ids.device.type == "cpu" and document_ids.shape[1] > PRODUCTS_UP_TO and segments.branches is None:
         return Layout(None, document_ids=document_ids)
     # Padding sees padding, so that no row of the softmax is empty.
     visible = (document_ids[:, :, None] == document_ids[:, None, :]).tril()
@@ -93,8 +118,8 @@ def attend(q_BTHD: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, layout: Layout) -> Te
 
     The heads of a group share their key/value head without a copy of it.
     """
-    if layout.starts is not None:
-        return _attend_varlen(q_BTHD, k_BSKD, v_BSKD, layout.starts)
+    if layout.documents is not None:
+        return _attend_varlen(q_BTHD, k_BSKD, v_BSKD, *layout.documents)
     if layout.document_ids is not None:
         out_BTHD: Tensor = attend_documents(q_BTHD, k_BSKD, v_BSKD, layout.document_ids)
         return out_BTHD
@@ -124,10 +149,9 @@ def _attend_products(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, bias: Tenso
     return torch.cat(out, dim=2)
 
 
-def _attend_varlen(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, starts: Tensor) -> Tensor:
+def _attend_varlen(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, starts: Tensor, longest: int) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    longest = q_BTHD.shape[1]  # a document never crosses a row; the exact maximum would cost a synchronisation
     q, k, v = (x.flatten(0, 1) for x in (q_BTHD, k_BTKD, v_BTKD))
     out = varlen_attn(q, k, v, starts, starts, longest, longest, window_size=(-1, 0), **runtime.grouped_heads())
     assert isinstance(out, Tensor)  # a pair only where the log-sum-exp is asked for too

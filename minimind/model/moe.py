@@ -29,6 +29,8 @@ class RouterStatistics(NamedTuple):
     """`[sparse layers, E]`: the router's probability of each expert, summed over tokens (has the gradient)."""
     tokens: Tensor
     """Number of real tokens, a scalar."""
+    coefficient: float
+    """Weight of the load-balancing loss beside the stage's own (`router_aux_loss_coef`)."""
 
     def load_balancing_loss(self) -> Tensor:
         """E · Σ_e (share of choices of e) · (mean probability of e), over the tokens of all layers together.

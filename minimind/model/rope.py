@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from minimind import runtime
 from minimind.config import ModelConfig
 from minimind.errors import UserError
 
@@ -37,7 +38,7 @@ class RotaryEmbedding:
     def __call__(self, positions_BT: Tensor) -> Rotation:
         """Return the rotation of each token."""
         if self.frequencies.device != positions_BT.device:
-            self.frequencies = self.frequencies.to(positions_BT.device)
+            self.frequencies = runtime.sent(self.frequencies, positions_BT.device)
         angles = positions_BT[:, :, None, None].float() * self.frequencies
         return Rotation(angles.cos() * self.scale, angles.sin() * self.scale)
 

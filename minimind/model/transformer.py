@@ -5,7 +5,7 @@ Names of modules and parameters are Hugging Face's Qwen3 names without the `mode
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,6 @@ from minimind.model.mlp import MLP
 from minimind.model.moe import MixtureOfExperts, RouterCounts, RouterStatistics
 from minimind.model.norm import RMSNorm
 from minimind.model.rope import RotaryEmbedding, Rotation
-
-if TYPE_CHECKING:
-    from minimind.model.lora import Adaptation
 
 
 class Hidden(NamedTuple):
@@ -81,8 +78,8 @@ class Transformer(nn.Module):
         self.activation_checkpointing = False
         """Recompute each block in the backward pass instead of keeping its activations: less memory, a third slower."""
         self.run_block: Callable[..., tuple[Tensor, RouterCounts | None]] = run_block
-        self.adaptation: Adaptation | None = None
-        """Set where some matrices have a trained change and all else is frozen (`lora.attach`)."""
+        self.adaptation: Any = None
+        """A `lora.Adaptation` where some matrices have a trained change and all else is frozen (`lora.attach`)."""
         self.init_weights()
 
     @torch.no_grad()
@@ -153,18 +150,18 @@ class Transformer(nn.Module):
                 x_BTC, layer_counts = run(*args)
             if layer_counts is not None:
                 counts.append(layer_counts)
-        return Hidden(self.norm(x_BTC), _statistics(counts, segments) if counts else None)
+        return Hidden(self.norm(x_BTC), self._statistics(counts, segments) if counts else None)
+
+    def _statistics(self, counts: list[RouterCounts], segments: Segments) -> RouterStatistics:
+        return RouterStatistics(
+            torch.stack([c.tokens for c in counts]),
+            torch.stack([c.probability for c in counts]),
+            (segments.document_ids >= 0).sum(),
+            self.config.router_aux_loss_coef,
+        )
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
     """The dtype that queries and keys will have: autocast's, where it is on."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-
-
-def _statistics(counts: list[RouterCounts], segments: Segments) -> RouterStatistics:
-    return RouterStatistics(
-        torch.stack([c.tokens for c in counts]),
-        torch.stack([c.probability for c in counts]),
-        (segments.document_ids >= 0).sum(),
-    )

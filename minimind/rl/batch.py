@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from minimind import ranks, runtime
 from minimind.data.packing import best_fit
 from minimind.losses.lm import IGNORE
 from minimind.losses.policy import Normalise, token_weights
@@ -48,11 +49,18 @@ class PolicyBatch(NamedTuple):
     """What each token counts (`losses.policy.token_weights`)."""
     shares: Tensor
     """[rows, 1]: each row's share of what the step's sum is divided by."""
+    host: Any = None
+    """Of a batch on a device, the one that it was copied from (`train.loop.moved`)."""
+
+    @property
+    def on_host(self) -> "PolicyBatch":
+        """The same in the host's memory."""
+        return self.host or self
 
     @property
     def weight(self) -> int:
         """What the sum of the losses is divided by: answers or tokens, as the algorithm says."""
-        return round(float(self.shares.sum()))
+        return round(float(self.on_host.shares.sum()))
 
     @property
     def mask(self) -> Tensor:
@@ -68,30 +76,49 @@ class PolicyBatch(NamedTuple):
     @property
     def segments(self) -> Segments:
         """Who sees whom. Without branches the attention may take a faster way."""
-        return Segments(self.document_ids, self.positions, self.branches if bool(self.branches.any()) else None)
+        branches = self.branches if bool(self.on_host.branches.any()) else None
+        return Segments(self.document_ids, self.positions, branches, self.on_host.document_ids)
 
 
 class Packed(NamedTuple):
-    """A batch and where in it each sample is: its row, the place of its first token (if another has computed its
-    prompt, the place where it would be)."""
+    """Samples and the batch that they are in."""
 
     batch: PolicyBatch
+    samples: Sequence[Sample]
     rows: list[int]
+    """Which row each sample is in."""
     starts: list[int]
+    """Where its first token is (if another has computed its prompt, where it would be)."""
 
-    def gather(self, column: Tensor, samples: Sequence[Sample]) -> list[Tensor]:
+    def gather(self, column: Tensor) -> list[Tensor]:
         """What a column `[rows, time]` holds for each id of each sample."""
         return [
             column[row, start + len(sample.prompt_ids) - 1 :][: len(sample.ids)]
-            for row, start, sample in zip(self.rows, self.starts, samples, strict=True)
+            for row, start, sample in zip(self.rows, self.starts, self.samples, strict=True)
         ]
 
-    def scatter(self, values: Sequence[Any], samples: Sequence[Sample]) -> Tensor:
+    def scatter(self, values: Sequence[Any] | Tensor) -> Tensor:
         """A column from what belongs to each id of each sample: a tensor, a list, or one number for all."""
         column = torch.zeros(self.batch.labels.shape)
-        for place, value in zip(self.gather(column, samples), values, strict=True):
+        for place, value in zip(self.gather(column), values, strict=True):
             place[:] = torch.as_tensor(value, dtype=column.dtype)
         return column.where(self.batch.mask, 0)
+
+    def with_columns(self, **columns: Tensor) -> "Packed":
+        """The same with some columns of the batch replaced."""
+        return self._replace(batch=self.batch._replace(**columns))
+
+
+def minibatches(count: int, parts: int, seed: Sequence[int]) -> list[list[int]]:
+    """Shuffle a rollout's samples and cut them into `parts` minibatches of nearly equal size: indices of each part.
+
+    It is the samples of all ranks that are shuffled and cut, of which this rank, with `count` of them, gets its own: so
+    a minibatch holds the same samples however many ranks there are.
+    """
+    counts = ranks.gathered(count)
+    before = sum(counts[: runtime.rank()])
+    order = np.random.default_rng(seed).permutation(sum(counts))
+    return [[int(i) - before for i in part if 0 <= i - before < count] for part in np.array_split(order, parts)]
 
 
 def pack(
@@ -131,12 +158,20 @@ def pack(
     shares = torch.zeros(shape[0])
     if samples:
         shares.index_add_(0, torch.tensor(rows), share[: len(samples)])
-    tensors = [torch.from_numpy(array) for array in (ids, labels, positions, document_ids, branches, answers)]
-    columns = [torch.zeros(shape) for _ in range(6)]
-    batch = PolicyBatch(*tensors, *columns, weights, shares[:, None])  # type: ignore[call-arg]  # it counts no stars
-    packed = Packed(batch, rows, starts)
-    engine = packed.scatter([sample.log_probs for sample in samples], samples)
-    return packed._replace(batch=batch._replace(engine=engine))
+    empty = torch.zeros(shape)
+    batch = PolicyBatch(
+        input_ids=torch.from_numpy(ids),
+        labels=torch.from_numpy(labels),
+        positions=torch.from_numpy(positions),
+        document_ids=torch.from_numpy(document_ids),
+        branches=torch.from_numpy(branches),
+        answers=torch.from_numpy(answers),
+        **dict.fromkeys(("engine", "old", "reference", "values", "returns", "advantages"), empty),
+        weights=weights,
+        shares=shares[:, None],
+    )
+    packed = Packed(batch, samples, rows, starts)
+    return packed.with_columns(engine=packed.scatter([sample.log_probs for sample in samples]))
 
 
 def _documents(samples: Sequence[Sample], length: int, share_prompts: bool) -> list[list[int]]:
@@ -169,15 +204,21 @@ def pad_rows(batch: PolicyBatch, rows: int) -> PolicyBatch:
     columns = {
         name: torch.cat([column, column.new_full((more, *column.shape[1:]), fill.get(name, 0))])
         for name, column in batch._asdict().items()
+        if column is not None
     }
     return PolicyBatch(**columns)
+
+
+def joined(parts: Sequence[PolicyBatch]) -> PolicyBatch:
+    """One batch of all rows."""
+    return PolicyBatch(*(torch.cat(columns) for columns in zip(*parts, strict=True) if columns[0] is not None))
 
 
 def encode(batch: PolicyBatch) -> list[Any]:
     """A batch as JSON can hold it, to the bit."""
     return [
         [str(array.dtype), list(array.shape), base64.b64encode(array.tobytes()).decode("ascii")]
-        for array in (column.numpy() for column in batch)
+        for array in (column.numpy() for column in batch if column is not None)
     ]
 
 

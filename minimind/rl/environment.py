@@ -82,18 +82,18 @@ Make = Callable[[Sample, Sampling], Environment]
 
 
 def play(
-    rollout: Rollout, make: Make, samples: Sequence[Sample], samplings: Sequence[Sampling], most_tokens: int
+    rollout: Rollout, samples: Sequence[Sample], samplings: Sequence[Sampling], make: Make, max_tokens: int
 ) -> None:
     """Let the policy act until every episode is over, all at once: none waits for another's turn.
 
-    `most_tokens` bounds everything after a prompt, what tools say included. An episode that has no room left, or does
+    `max_tokens` bounds everything after a prompt, what tools say included. An episode that has no room left, or does
     not come to an answer, is truncated.
     """
     environments = [make(sample, sampling) for sample, sampling in zip(samples, samplings, strict=True)]
     for number, (sample, sampling, environment) in enumerate(zip(samples, samplings, environments, strict=True)):
         sample.prompt_ids = environment.reset(sample.prompt)
         sample.info = {"calls": [], "turns": 0}
-        rollout.submit(number, sample.prompt_ids, replace(sampling, max_new_tokens=most_tokens))
+        rollout.submit(number, sample.prompt_ids, replace(sampling, max_new_tokens=max_tokens))
     for number, completion in rollout.finished():
         sample, sampling = samples[number], samplings[number]
         sample.add(completion)
@@ -102,7 +102,7 @@ def play(
         observed, done, info = environments[number].step(completion.ids)
         sample.info["calls"] += info["calls"]
         sample.info["turns"] += 1
-        room = most_tokens - len(sample.ids) - len(observed)
+        room = max_tokens - len(sample.ids) - len(observed)
         if done:
             sample.status = "completed" if info["finished"] else "truncated"
         elif room <= 0:

@@ -19,8 +19,7 @@ from minimind.model.attention import Segments
 from minimind.model.heads import Scorer
 from minimind.model.hf_config import scores_texts
 from minimind.model.store import load_scorer
-from minimind.recipe import Recipe
-from minimind.rl.rewards import Reward, built
+from minimind.rl.rewards import Reward, RewardContext, built
 from minimind.rl.rollout import Sample
 from minimind.text import read_json, write_json
 from minimind.tokenizer.bpe import Tokenizer
@@ -51,9 +50,9 @@ def weighed(score: Any, thinking_weight: float) -> Reward:
 
 
 @built
-def judge(recipe: Recipe, _tokenizer: Tokenizer) -> Reward:
+def judge(context: RewardContext) -> Reward:
     """The mean of a judge's grades, from 0 to 1; equal answers to equal questions are graded once."""
-    config = recipe.scoring
+    config = context.scoring
     if not config.judge or not config.judge_model:
         raise UsageError(
             "recipe: the reward `judge` needs scoring.judge (an address up to /v1) and scoring.judge_model"
@@ -87,16 +86,15 @@ def judge(recipe: Recipe, _tokenizer: Tokenizer) -> Reward:
 
 
 @built
-def reward_model(recipe: Recipe, _tokenizer: Tokenizer) -> Reward:
+def reward_model(context: RewardContext) -> Reward:
     """The score of a reward model: ours, or any other sequence-classification directory through `transformers`."""
-    config = recipe.scoring
+    config = context.scoring
     if not config.reward_model:
         raise UsageError("recipe: the reward `reward_model` needs scoring.reward_model, its directory")
     directory = Path(config.reward_model)
-    device = runtime.device(recipe.train.device)
     content = read_file(directory / "config.json")
     if content.get("model_type") in ("qwen3", "qwen3_moe") and scores_texts(content):
-        scorer = load_scorer(directory, device=device)
+        scorer = load_scorer(directory, device=context.device)
         tokenizer = Tokenizer.load(directory)
         return weighed(lambda texts: score_texts(scorer, tokenizer, texts), config.thinking_weight)
     return weighed(_through_transformers(directory, content, config.trust_remote_code), config.thinking_weight)
@@ -111,11 +109,11 @@ def score_texts(scorer: Scorer, tokenizer: Tokenizer, texts: Texts) -> list[floa
     at_once = max(1, BATCH_TOKENS // max(map(len, rows), default=1))
     for first in range(0, len(rows), at_once):
         some = rows[first : first + at_once]
-        lengths_B = torch.tensor([len(row) for row in some], device=device)
+        lengths_B = torch.tensor([len(row) for row in some])
         longest = max(map(len, some))
         ids_BT = torch.tensor([row + [0] * (longest - len(row)) for row in some], device=device)
-        states = scorer(ids_BT, Segments.right_padded(lengths_B, longest)).states
-        last = states[torch.arange(len(some), device=device), lengths_B - 1]
+        states = scorer(ids_BT, Segments.right_padded(lengths_B, longest, device)).states
+        last = states[torch.arange(len(some), device=device), (lengths_B - 1).to(device)]
         scores += scorer.scores(last).tolist()
     return scores
 
@@ -150,12 +148,12 @@ def _through_transformers(directory: Path, content: dict[str, Any], trust: bool)
 
 
 @built
-def service(recipe: Recipe, _tokenizer: Tokenizer) -> Reward:
+def service(context: RewardContext) -> Reward:
     """What a scoring service says: it is posted messages and answers, and replies with a list of numbers.
 
     Null, or anything else that is no number, means that it cannot say.
     """
-    config = recipe.scoring
+    config = context.scoring
     if not config.service:
         raise UsageError("recipe: the reward `service` needs scoring.service, its address")
 

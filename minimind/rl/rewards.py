@@ -8,122 +8,47 @@ None means: cannot say; the sample then takes no part in learning. The same happ
 long: it is counted (`unjudged` in the log), and the run goes on. Nothing that a model wrote is ever evaluated.
 """
 
-import importlib.util
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, TimeoutError
-from math import isfinite
-from pathlib import Path
+from typing import NamedTuple
 
-from minimind.console import warn
+import torch
+
 from minimind.data.corpus import language
-from minimind.errors import UsageError, UserError, did_you_mean
-from minimind.recipe import Recipe, ScoringConfig
+from minimind.recipe import ScoringConfig
 from minimind.rl.rollout import Sample
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tools import by_name, schema
 from minimind.tools.answers import numbers
 
 Reward = Callable[[Sequence[Sample]], list[float | None]]
-Build = Callable[[Recipe, Tokenizer], Reward]
-"""Makes a reward that needs to know the recipe or the tokenizer."""
-_BUILDERS: dict[str, Build] = {}
+
+
+class RewardContext(NamedTuple):
+    """What a reward may need to know of the run."""
+
+    scoring: ScoringConfig
+    tokenizer: Tokenizer
+    max_new_tokens: int
+    device: torch.device
+
+
+Build = Callable[[RewardContext], Reward]
+"""Makes a reward that needs to know something of the run."""
+BUILDERS: dict[str, Build] = {}
+"""All rewards by name."""
 
 
 def reward(function: Reward) -> Reward:
     """Register a function under its name."""
-    _BUILDERS[function.__name__] = lambda _recipe, _tokenizer: function
+    BUILDERS[function.__name__] = lambda _context: function
     return function
 
 
 def built(build: Build) -> Build:
     """Register a function that makes the reward of that name."""
-    _BUILDERS[build.__name__] = build
+    BUILDERS[build.__name__] = build
     return build
-
-
-class Rewards:
-    """Judges samples by the recipe's rewards: fills in each component, and their weighted sum.
-
-    Raises:
-        UserError: there is no such reward, or one cannot be made ready.
-    """
-
-    def __init__(self, recipe: Recipe, tokenizer: Tokenizer) -> None:
-        import minimind.rl.reward_models  # noqa: F401  (importing it registers them)
-
-        self.config: ScoringConfig = recipe.scoring
-        if self.config.file:
-            _import(Path(self.config.file))
-        for name in self.config.weights:
-            if name not in _BUILDERS:
-                raise UsageError(f"recipe: scoring.weights: no reward {name!r}{did_you_mean(name, _BUILDERS)}")
-        if not self.config.weights:
-            raise UsageError("recipe: scoring.weights is empty: name a reward and its weight, as in { exact = 1.0 }")
-        self._rewards = {name: _BUILDERS[name](recipe, tokenizer) for name in self.config.weights}
-        self._warned: set[str] = set()
-
-    def __call__(self, samples: Sequence[Sample]) -> None:
-        """Judge samples that have ended; those that were aborted or failed get no reward."""
-        whole = [sample for sample in samples if sample.status in ("completed", "truncated")]
-        for name, function in self._rewards.items():
-            for sample, value in zip(whole, self._values(name, function, whole), strict=True):
-                sample.rewards[name] = value
-        for sample in whole:
-            values = [sample.rewards[name] for name in self._rewards]
-            weights = [float(weight) for weight in self.config.weights.values()]
-            known = [w * v for w, v in zip(weights, values, strict=True) if v is not None]
-            sample.reward = sum(known) if len(known) == len(values) else None
-
-    def _values(self, name: str, function: Reward, samples: Sequence[Sample]) -> list[float | None]:
-        """What one reward says of all samples; where that fails, of each by itself, so that one spoils only itself."""
-        if not samples:
-            return []
-        values = self._attempt(name, function, samples)
-        if values is None:
-            alone = [self._attempt(name, function, [sample]) for sample in samples]
-            values = [one[0] if one else None for one in alone]
-        return [self._clipped(value) for value in values]
-
-    def _attempt(self, name: str, function: Reward, samples: Sequence[Sample]) -> list[float | None] | None:
-        pool = ThreadPoolExecutor(1, thread_name_prefix=f"reward {name}")
-        try:
-            values = pool.submit(function, samples).result(self.config.timeout)
-            if len(values) != len(samples):
-                raise ValueError(f"{len(values)} values for {len(samples)} samples")
-            return values
-        except UserError as error:  # the reward has tried each sample itself
-            self._warn(name, str(error))
-            return [None] * len(samples)
-        except TimeoutError:
-            self._warn(name, f"took longer than scoring.timeout = {self.config.timeout:g} s")
-            return [None] * len(samples)
-        except Exception as error:  # the boundary to whatever a user, a model or a server made of it
-            self._warn(name, str(error) or type(error).__name__)
-            return None
-        finally:
-            pool.shutdown(wait=False)
-
-    def _clipped(self, value: float | None) -> float | None:
-        if value is None or not isfinite(value):
-            return None
-        limit = self.config.clip
-        return min(max(float(value), -limit), limit) if limit else float(value)
-
-    def _warn(self, name: str, what: str) -> None:
-        if name not in self._warned:
-            self._warned.add(name)
-            warn(f"reward {name!r}: {what}; those samples have no reward (said once)")
-
-
-def _import(path: Path) -> None:
-    spec = importlib.util.spec_from_file_location(f"rewards_of_{path.stem}", path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise UsageError(f"recipe: scoring.file = {str(path)!r} is no Python file")
-    try:
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
-    except Exception as error:
-        raise UserError(f"{path}: cannot be imported: {type(error).__name__}: {error}") from error
 
 
 # What is expected
@@ -178,10 +103,10 @@ def _bare(text: str) -> str:
 
 
 @built
-def closed(_recipe: Recipe, tokenizer: Tokenizer) -> Reward:
+def closed(context: RewardContext) -> Reward:
     """1 where the answer came to its end, with every block that it opened closed, and is not empty."""
     pairs = [("<think>", "</think>"), ("<tool_call>", "</tool_call>")]
-    ids = [(tokenizer.control_id(opening), tokenizer.control_id(closing)) for opening, closing in pairs]
+    ids = [(context.tokenizer.control_id(opening), context.tokenizer.control_id(closing)) for opening, closing in pairs]
 
     def judge(sample: Sample) -> float:
         said = sample.chosen_ids
@@ -203,16 +128,16 @@ def unfinished(samples: Sequence[Sample]) -> list[float | None]:
 
 
 @built
-def overlong(recipe: Recipe, _tokenizer: Tokenizer) -> Reward:
+def overlong(context: RewardContext) -> Reward:
     """DAPO's soft punishment: 0, then over the last `overlong_buffer` tokens before the limit down to -1."""
-    limit, buffer = recipe.rl.max_new_tokens, max(1, recipe.scoring.overlong_buffer)
+    limit, buffer = context.max_new_tokens, max(1, context.scoring.overlong_buffer)
     return lambda samples: [max(-1.0, min(0.0, (limit - buffer - len(s.ids)) / buffer)) for s in samples]
 
 
 @built
-def repetition(recipe: Recipe, _tokenizer: Tokenizer) -> Reward:
+def repetition(context: RewardContext) -> Reward:
     """Minus the share of n-grams that occurred before; over tokens, so that it is right for Chinese too."""
-    n = recipe.scoring.ngram
+    n = context.scoring.ngram
 
     def judge(sample: Sample) -> float:
         ids = sample.chosen_ids

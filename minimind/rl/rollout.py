@@ -6,7 +6,7 @@ engine is a pool: prompts are submitted, answers come out as each of them ends, 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -91,6 +91,17 @@ class Sample:
         return str(self.message.get("content", "")).strip()
 
     @property
+    def last_turn(self) -> list[int]:
+        """The ids of the last thing that the policy said."""
+        end = len(self.ids)
+        while end and not self.trainable[end - 1]:
+            end -= 1
+        start = end
+        while start and self.trainable[start - 1]:
+            start -= 1
+        return self.ids[start:end]
+
+    @property
     def chosen_ids(self) -> list[int]:
         """The ids that the policy chose."""
         return [id for id, chosen in zip(self.ids, self.trainable, strict=True) if chosen]
@@ -114,19 +125,6 @@ class Rollout(Protocol):
         Raises:
             UserError: they could not be brought there.
         """
-
-
-def generate(
-    rollout: Rollout, prompts: Sequence[Sequence[int]], samplings: Sampling | Sequence[Sampling]
-) -> list[Completion]:
-    """Answer all prompts; with one `Sampling` that has a seed, prompt i draws from the seed + i."""
-    if isinstance(samplings, Sampling):
-        one = samplings
-        samplings = [one if one.seed is None else replace(one, seed=one.seed + i) for i in range(len(prompts))]
-    for key, (prompt, sampling) in enumerate(zip(prompts, samplings, strict=True)):
-        rollout.submit(key, prompt, sampling)
-    found = dict(rollout.finished())
-    return [found[key] for key in range(len(prompts))]
 
 
 class LocalRollout:

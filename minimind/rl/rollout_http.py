@@ -33,6 +33,8 @@ from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import parallel
 
 TRIES, KEPT = 5, 2
+SEEDS = 2**31
+"""Seeds are sent modulo this: some versions of SGLang keep 32 bits, with a sign."""
 ENDED: dict[str, Status] = {"stop": "completed", "length": "truncated", "abort": "aborted"}
 
 
@@ -160,7 +162,7 @@ class HttpRollout:
             "skip_special_tokens": False,
         }
         if sampling.seed is not None:
-            params["sampling_seed"] = sampling.seed
+            params["sampling_seed"] = sampling.seed % SEEDS
         body = {"input_ids": prompt_ids, "sampling_params": params, "return_logprob": True}
         reply = self._post("/generate", body)
         if not isinstance(reply, dict) or not isinstance(reply.get("meta_info"), dict):

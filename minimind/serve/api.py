@@ -5,9 +5,16 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import minimind
-from minimind.serve import errors, rollout, routes, site
+from minimind.serve import bodies, errors, rollout, rollout_schema, routes, schema, site
 from minimind.serve.guard import Guard
 from minimind.serve.service import Service
+
+BODIES = (
+    *(schema.ChatRequest, schema.CompletionRequest, schema.TokenizeRequest, schema.DetokenizeRequest),
+    *(schema.ToolRequest, rollout_schema.GenerateRequest, rollout_schema.UpdateRequest),
+    *(rollout_schema.PauseRequest, rollout_schema.AbortRequest),
+)
+"""What the routes read, for the description of the interface."""
 
 
 def create_app(service: Service) -> FastAPI:
@@ -25,6 +32,7 @@ def create_app(service: Service) -> FastAPI:
     if settings.rollout_root:
         app.include_router(rollout.router(service, settings.rollout_root))
     app.include_router(site.router())
+    bodies.describe(app, BODIES)
     # The last added runs first: counting, then cross-origin headers (errors need them too), then the guard.
     app.add_middleware(Guard, settings=settings)
     app.add_middleware(

@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+from minimind.engine.grammar import Compiled
 from minimind.engine.request import Output, Request
 from minimind.engine.text import StopFinder
-from minimind.serve.constraint import constraint
 from minimind.serve.errors import ApiError
 from minimind.serve.logprobs import TokenNames
 from minimind.serve.schema import ChatRequest, limit
@@ -21,8 +21,8 @@ from minimind.tokenizer.parse import MessageParser
 Delta = dict[str, Any]
 
 
-def jobs(request: ChatRequest, service: Service) -> list[Job]:
-    """What the engine has to do for a request; takes a while for a long conversation.
+def jobs(request: ChatRequest, service: Service, form: Compiled | None) -> list[Job]:
+    """What the engine has to do for a request; takes a while for a long conversation. `form` is `grammar`, made ready.
 
     Raises:
         ApiError, UserError: the request asks for something that cannot be.
@@ -34,8 +34,10 @@ def jobs(request: ChatRequest, service: Service) -> list[Job]:
     if (request.n or 1) > settings.most_choices:
         raise ApiError(400, f"n is {request.n}, more than {settings.most_choices}", "too_many_choices", "n")
     tools = [tool.model_dump(exclude_none=True) for tool in request.tools or [] if request.tool_choice != "none"]
+    turns = [message.turn() for message in request.messages]
+    service.check_length(turn["content"] for turn in turns)
     prompt_ids, _ = render(
-        [message.turn() for message in request.messages],
+        turns,
         tokenizer,
         tools or None,
         request.thinks,
@@ -46,7 +48,7 @@ def jobs(request: ChatRequest, service: Service) -> list[Job]:
         max_new_tokens=limit(request.max_completion_tokens or request.max_tokens, settings.most_tokens),
         stop_ids=[*(request.stop_token_ids or []), *(id for id in ends if id is not None)],
         top_logprobs=request.top_logprobs or 0,
-        grammar=constraint(request),
+        grammar=form,
     )
     variant = service.variant(request.model)
     return [Job(prompt_ids, sampling, index, variant) for index in range(request.n or 1)]
@@ -92,6 +94,8 @@ class Choice:
             self.finish_reason = "tool_calls"
         elif output.finish_reason == "abort":
             raise ApiError(503, "the answer was aborted: the server is shutting down", "aborted")
+        elif output.finish_reason == "error":
+            raise ApiError(400, f"the answer cannot be held to its form: {output.request.error}", "grammar_failed")
         elif output.finish_reason:
             for delta in self._parser.finish():
                 deltas += self._visible(delta)

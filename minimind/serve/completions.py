@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+from minimind.engine.grammar import Compiled
 from minimind.engine.request import Output
 from minimind.serve.errors import ApiError
 from minimind.serve.logprobs import FLOOR, TokenNames
@@ -24,7 +25,7 @@ def prompts(request: CompletionRequest) -> list[str | list[int]]:
     return given  # type: ignore[return-value]
 
 
-def jobs(request: CompletionRequest, service: Service) -> list[Job]:
+def jobs(request: CompletionRequest, service: Service, form: Compiled | None) -> list[Job]:
     """What the engine has to do: `n` answers to each prompt, those of a prompt together.
 
     Raises:
@@ -43,7 +44,10 @@ def jobs(request: CompletionRequest, service: Service) -> list[Job]:
         stop=request.stops,
         stop_ids=request.stop_token_ids or [],
         top_logprobs=request.logprobs or 0,
+        grammar=form,
     )
+    for text in texts:
+        service.check_length([text] if isinstance(text, str) else [])
     bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     ids = [bos + tokenizer.encode(text) if isinstance(text, str) else text for text in texts]
     variant = service.variant(request.model)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
@@ -17,7 +16,6 @@ from minimind.text import write_json
 
 log = logging.getLogger("minimind.serve")
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
-_KINDS = {"str", "int", "float", "bool", "dict", "NamedTool"}
 
 
 class ApiError(Exception):
@@ -68,8 +66,6 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(400, "the request is nested too deeply")
         case HTTPException():
             return ApiError(error.status_code, str(error.detail), headers=error.headers)
-        case RequestValidationError():
-            return _validation(error)
     log.error("%s", "".join(traceback.format_exception(error)))
     return ApiError(500, "the server made a mistake; its log says more", "internal_error")
 
@@ -86,23 +82,8 @@ def install(app: FastAPI) -> None:
     async def handle(request: Request, error: Exception) -> Json:
         return response(error)
 
-    for kind in (ApiError, UserError, RecursionError, HTTPException, RequestValidationError, Exception):
+    for kind in (ApiError, UserError, RecursionError, HTTPException, Exception):
         app.add_exception_handler(kind, handle)
-
-
-def _validation(error: RequestValidationError) -> ApiError:
-    """A field that is wrong, named as a client wrote it: `messages[0].content`."""
-    deepest = max(error.errors(), key=lambda one: len(one["loc"]))  # of a union's members, the one that came furthest
-    if deepest["type"] == "json_invalid":
-        return ApiError(400, f"the body is not valid JSON ({deepest['ctx']['error']})", "invalid_json")
-    param = ""
-    for part in deepest["loc"][1:]:
-        if isinstance(part, int):
-            param += f"[{part}]"
-        elif part.isidentifier() and part not in _KINDS:  # others are pydantic's names of a union's members
-            param += f".{part}" if param else part
-    what = deepest["msg"].removeprefix("Value error, ")
-    return ApiError(400, f"{param or 'the body'}: {what}", "invalid_value", param or None)
 
 
 _FIELDS: dict[str, Any] = {"message": {"type": "string"}, "type": {"type": "string"}}
@@ -112,7 +93,7 @@ _BODY = {"application/json": {"schema": {"type": "object", "properties": {"error
 DESCRIBED: dict[int | str, dict[str, Any]] = {
     "4XX": {
         "description": "The request is wrong (400), its API key (401), Host or Origin (403), model or path (404), size "
-        "(413) or type (415); or the queue is full (429, see Retry-After).",
+        "(413), type (415) or slowness (408); or the queue is full (429, see Retry-After).",
         "content": _BODY,
     },
     "5XX": {

@@ -20,8 +20,6 @@ from minimind.serve.settings import Settings
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 OPEN_PATHS = ("/", "/health", "/docs", "/openapi.json", "/favicon.ico")
 """Answered without a key, like everything under `/page/`: they say nothing about the model or its users."""
-BODY_SECONDS = 60.0
-"""A body must have come by then: a client that sends a byte a minute does not hold a connection for ever."""
 
 
 class Guard:
@@ -89,20 +87,22 @@ class Guard:
 
     def _limited(self, receive: Receive) -> Receive:
         size, complete = 0, False
+        until = asyncio.get_running_loop().time() + self.settings.body_seconds
 
         async def limited() -> Message:
             nonlocal size, complete
             if complete:
                 return await receive()  # from now on it tells of a client that leaves
             try:
-                async with asyncio.timeout(BODY_SECONDS):
+                async with asyncio.timeout_at(until):  # of all of it: a byte a minute is no progress
                     message = await receive()
             except TimeoutError:
-                raise HTTPException(408, f"the body has not come within {BODY_SECONDS:.0f} s") from None
+                late = f"the body has not come within {self.settings.body_seconds:g} s"
+                raise HTTPException(408, late, {"Connection": "close"}) from None
             size += len(message.get("body", b""))
             complete = not message.get("more_body", False)
             if size > self.settings.most_bytes:
-                raise HTTPException(413, str(_too_large(self.settings.most_bytes)))
+                raise HTTPException(413, str(_too_large(self.settings.most_bytes)), {"Connection": "close"})
             return message
 
         return limited

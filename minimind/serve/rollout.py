@@ -7,7 +7,7 @@ log-probabilities; weights are replaced in place. Only there with `--rollout`.
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,11 @@ from fastapi import APIRouter
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
+from minimind.engine.grammar import Compiled
 from minimind.engine.request import Output, Request
 from minimind.errors import UserError
 from minimind.model.store import load_model
+from minimind.serve.bodies import described, read
 from minimind.serve.errors import DESCRIBED, ApiError, Json, as_api_error
 from minimind.serve.events import EventStream, while_connected
 from minimind.serve.rollout_schema import AbortRequest, GenerateRequest, PauseRequest, UpdateRequest
@@ -28,15 +30,21 @@ from minimind.serve.service import Answers, Job, Service
 class _Reply:
     """The answers to one request as they are."""
 
-    def __init__(self, request: GenerateRequest, service: Service) -> None:
+    def __init__(self, request: GenerateRequest, service: Service, forms: Mapping[str, Compiled | None]) -> None:
         self.request, self.service, self.start = request, service, time.perf_counter()
         self.jobs: list[Job] = []
         self.rids: list[str] = []
+        answers = sum(request.params(i).n for i in range(len(request.prompts)))
+        if answers > service.settings.most_open:
+            message = f"{answers:,} answers are asked for, the most of this server are {service.settings.most_open}"
+            raise ApiError(400, message, "too_many_choices", "sampling_params")
         given = request.rid if isinstance(request.rid, list) else [request.rid] * len(request.prompts)
         for i, prompt in enumerate(request.prompts):
+            service.check_length([prompt] if isinstance(prompt, str) else [])
             ids = service.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
             params = request.params(i)
-            sampling = params.sampling(request.top_logprobs_num, service.settings.most_tokens)
+            form = forms.get(params.form or "")
+            sampling = params.sampling(request.top_logprobs_num, service.settings.most_tokens, form)
             self.jobs += [Job(ids, sampling, nth) for nth in range(params.n)]
             self.rids += [given[i] or uuid.uuid4().hex] * params.n
         self.single = request.single and len(self.jobs) == 1
@@ -74,6 +82,8 @@ def _finish(request: Request | None) -> dict[str, Any] | None:
             return {"type": "stop", "matched": request.stop if request else None}
         case "length":
             return {"type": "length", "length": len(request.tokens) if request else 0}
+        case "error":
+            return {"type": "abort", "message": request.error if request else ""}
         case "abort":
             return {"type": "abort", "message": "aborted by /abort_request, /pause_generation or the end of the server"}
     return None
@@ -152,18 +162,21 @@ def router(service: Service, root: Path) -> APIRouter:
     routes = APIRouter(tags=["rollout"], default_response_class=Json, responses=DESCRIBED)
     rollout = Rollout(service, root)
 
-    @routes.post("/generate")
-    async def generate(request: GenerateRequest, http: HttpRequest) -> Response:
+    @routes.post("/generate", **described(GenerateRequest))
+    async def generate(http: HttpRequest) -> Response:
         """Continue token ids (or texts); answers ids and their log-probabilities."""
+        request = await read(GenerateRequest, http, service.texts)
         check = service.engine.engine.check
+        grammars = {request.params(i).form for i in range(len(request.prompts))}
+        forms = {grammar: await service.form(grammar) for grammar in grammars if grammar}
 
         def prepare() -> _Reply:
-            reply = _Reply(request, service)
+            reply = _Reply(request, service, forms)
             for job in reply.jobs:
                 check(job.prompt_ids, job.sampling)
             return reply
 
-        reply = await asyncio.to_thread(prepare)
+        reply = await service.texts.run(prepare)
         release = service.take(reply.jobs)
         if request.stream:
             return EventStream(rollout.stream(reply), service.settings.seconds, release)
@@ -172,9 +185,10 @@ def router(service: Service, root: Path) -> APIRouter:
         finally:
             release()
 
-    @routes.post("/update_weights_from_disk")
-    async def update(request: UpdateRequest) -> Response:
+    @routes.post("/update_weights_from_disk", **described(UpdateRequest))
+    async def update(http: HttpRequest) -> Response:
         """Replace the weights by those of a model directory; running answers go on with the new ones."""
+        request = await read(UpdateRequest, http, service.texts)
         engine = service.engine
 
         def load() -> Any:
@@ -195,9 +209,10 @@ def router(service: Service, root: Path) -> APIRouter:
         await service.engine.call(lambda engine: engine.flush_cache())
         return Json({"success": True})
 
-    @routes.post("/pause_generation")
-    async def pause(request: PauseRequest) -> Response:
+    @routes.post("/pause_generation", **described(PauseRequest))
+    async def pause(http: HttpRequest) -> Response:
         """Stop generating until `/continue_generation`."""
+        request = await read(PauseRequest, http, service.texts)
         service.engine.pause()
         if request.mode == "abort":
             service.abort()
@@ -209,9 +224,10 @@ def router(service: Service, root: Path) -> APIRouter:
         service.engine.resume()
         return Json({"success": True})
 
-    @routes.post("/abort_request")
-    async def abort(request: AbortRequest) -> Response:
+    @routes.post("/abort_request", **described(AbortRequest))
+    async def abort(http: HttpRequest) -> Response:
         """Abort one request of `/generate`, or everything."""
+        request = await read(AbortRequest, http, service.texts)
         if request.abort_all:
             service.abort()
         else:

@@ -6,7 +6,8 @@ from pydantic import Field, model_validator
 
 from minimind.engine import grammar
 from minimind.engine.sampling import MOST_TOP_LOGPROBS, Sampling
-from minimind.serve.schema import Body, Ids, StopString, Token, limit
+from minimind.serve.bodies import few
+from minimind.serve.schema import MOST, Body, Prompt, Stops, Token, limit
 
 
 class SamplingParams(Body):
@@ -20,17 +21,22 @@ class SamplingParams(Body):
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
-    stop: StopString | list[StopString] | None = None
-    stop_token_ids: list[Token] | None = None
+    stop: Stops | None = None
+    stop_token_ids: Annotated[list[Token], *few(64)] | None = None
     ignore_eos: bool = False
     n: Annotated[int, Field(ge=1)] = 1
     sampling_seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     json_schema: dict[str, Any] | None = None
     regex: str | None = None
 
-    def sampling(self, top_logprobs: int, most_tokens: int | None) -> Sampling:
-        """The engine's rules."""
+    @property
+    def form(self) -> str | None:
+        """The grammar of the answer."""
         form = grammar.json_schema(self.json_schema) if self.json_schema else None
+        return grammar.regex(self.regex) if self.regex else form
+
+    def sampling(self, top_logprobs: int, most_tokens: int | None, form: grammar.Compiled | None) -> Sampling:
+        """The engine's rules; `form` is the grammar made ready."""
         return Sampling(
             temperature=self.temperature,
             top_k=max(self.top_k, 0),
@@ -45,26 +51,32 @@ class SamplingParams(Body):
             stop_ids=self.stop_token_ids or [],
             ignore_eos=self.ignore_eos,
             top_logprobs=top_logprobs,
-            grammar=grammar.regex(self.regex) if self.regex else form,
+            grammar=form,
         )
+
+
+Rid = Annotated[str, Field(max_length=200)]
 
 
 class GenerateRequest(Body):
     """Body of `/generate`: one prompt or a list of them. A text is plain text, without any control token."""
 
-    input_ids: Ids | Annotated[list[Ids], Field(min_length=1)] | None = None
-    text: str | Annotated[list[str], Field(min_length=1)] | None = None
-    sampling_params: SamplingParams | list[SamplingParams] = SamplingParams()
+    input_ids: Prompt | None = None
+    text: Prompt | None = None
+    sampling_params: SamplingParams | Annotated[list[SamplingParams], *few(MOST)] = SamplingParams()
     return_logprob: bool = False
     logprob_start_len: Literal[-1] | None = None
     top_logprobs_num: Annotated[int, Field(ge=0, le=MOST_TOP_LOGPROBS)] = 0
     stream: bool = False
-    rid: str | list[str] | None = None
+    rid: Rid | Annotated[list[Rid], *few(MOST)] | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if (self.input_ids is None) == (self.text is None):
             raise ValueError("give input_ids, or text, and not both")
+        first = self.prompts[0]
+        if isinstance(first, str) != (self.text is not None):
+            raise ValueError("text is a text or several, input_ids are token ids")
         for name, given in (("sampling_params", self.sampling_params), ("rid", self.rid)):
             if isinstance(given, list) and len(given) != len(self.prompts):
                 raise ValueError(f"there are {len(self.prompts)} prompts, but {len(given)} {name}")
@@ -75,7 +87,8 @@ class GenerateRequest(Body):
     @property
     def single(self) -> bool:
         """Whether one prompt was given, not a list."""
-        return isinstance(self.text, str) or bool(self.input_ids and isinstance(self.input_ids[0], int))
+        given = self.input_ids if self.text is None else self.text
+        return isinstance(given, str) or isinstance((given or [0])[0], int)
 
     @property
     def prompts(self) -> list[Any]:

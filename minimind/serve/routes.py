@@ -1,6 +1,5 @@
 """The routes that everybody knows: OpenAI's, their unprefixed aliases, and what other local servers add."""
 
-import asyncio
 from typing import Any
 
 from fastapi import APIRouter
@@ -9,10 +8,13 @@ from starlette.responses import Response
 
 from minimind import tools
 from minimind.serve import chat, completions
+from minimind.serve.bodies import described, read
+from minimind.serve.constraint import constraint
 from minimind.serve.errors import DESCRIBED, ApiError, Json
 from minimind.serve.events import EventStream, while_connected
 from minimind.serve.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest, ToolRequest
 from minimind.serve.service import Job, Service
+from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
 
 
@@ -30,19 +32,20 @@ def router(service: Service) -> APIRouter:
 
         return register
 
-    async def reply(kind: Any, request: Any, http: Request) -> Response:
-        """Answer a chat or a text request, streamed or whole."""
+    async def reply(kind: Any, request: Any, http: Request, form: str | None = None) -> Response:
+        """Answer a chat or a text request, streamed or whole; `form` is a grammar."""
         service.check_model(request.model)
         check = service.engine.engine.check  # 503 comes before the work of rendering
+        grammar = await service.form(form)
 
         def prepare() -> list[Job]:
-            jobs = kind.jobs(request, service)
+            jobs = kind.jobs(request, service, grammar)
             for job in jobs:
                 if job.nth == 0:
                     check(job.prompt_ids, job.sampling)
             return jobs
 
-        jobs = await asyncio.to_thread(prepare)  # long texts and grammars take a while
+        jobs = await service.texts.run(prepare)
         release = service.take(jobs)
         if request.stream:
             return EventStream(kind.stream(request, service, jobs), settings.seconds, release)
@@ -51,15 +54,16 @@ def router(service: Service) -> APIRouter:
         finally:
             release()
 
-    @aliased("POST", "/chat/completions", tags=["OpenAI"])
-    async def chat_completions(request: ChatRequest, http: Request) -> Response:
+    @aliased("POST", "/chat/completions", tags=["OpenAI"], **described(ChatRequest))
+    async def chat_completions(http: Request) -> Response:
         """Answer a conversation; with `stream`, as server-sent events."""
-        return await reply(chat, request, http)
+        request = await read(ChatRequest, http, service.texts)
+        return await reply(chat, request, http, constraint(request))
 
-    @aliased("POST", "/completions", tags=["OpenAI"])
-    async def text_completions(request: CompletionRequest, http: Request) -> Response:
+    @aliased("POST", "/completions", tags=["OpenAI"], **described(CompletionRequest))
+    async def text_completions(http: Request) -> Response:
         """Continue a text."""
-        return await reply(completions, request, http)
+        return await reply(completions, await read(CompletionRequest, http, service.texts), http)
 
     def card(name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": service.created, "owned_by": "minimind"}
@@ -101,40 +105,45 @@ def router(service: Service) -> APIRouter:
             }
         )
 
-    @routes.post("/tokenize", tags=["server"])
-    async def tokenize(request: TokenizeRequest) -> Response:
+    @routes.post("/tokenize", tags=["server"], **described(TokenizeRequest))
+    async def tokenize(http: Request) -> Response:
         """Turn a text (never into control tokens) or a conversation into token ids."""
-
-        def encode() -> list[int]:
-            if request.messages is None:
-                return tokenizer.encode(
-                    next(t for t in (request.content, request.prompt, request.text) if t is not None)
-                )
-            turns = [message.turn() for message in request.messages]
-            specs = [tool.model_dump(exclude_none=True) for tool in request.tools or []]
-            return render(turns, tokenizer, specs or None, add_generation_prompt=request.add_generation_prompt)[0]
-
-        ids = await asyncio.to_thread(encode)
-        pieces = [{"id": id, "piece": _piece(tokenizer.token_bytes(id))} for id in ids]
+        request = await read(TokenizeRequest, http, service.texts)
         context = service.engine.engine.context
-        return Json({"tokens": pieces if request.with_pieces else ids, "count": len(ids), "max_model_len": context})
 
-    @routes.post("/detokenize", tags=["server"])
-    async def detokenize(request: DetokenizeRequest) -> Response:
+        def encode() -> Response:
+            ids = _encoded(request, tokenizer)
+            pieces = [{"id": id, "piece": _piece(tokenizer.token_bytes(id))} for id in ids if request.with_pieces]
+            return Json({"tokens": pieces if request.with_pieces else ids, "count": len(ids), "max_model_len": context})
+
+        return await service.texts.run(encode)
+
+    @routes.post("/detokenize", tags=["server"], **described(DetokenizeRequest))
+    async def detokenize(http: Request) -> Response:
         """Turn token ids into text."""
-        if any(id >= tokenizer.vocab_size for id in request.tokens):
+        request = await read(DetokenizeRequest, http, service.texts)
+        if max(request.tokens, default=0) >= tokenizer.vocab_size:
             raise ApiError(400, f"token ids end at {tokenizer.vocab_size - 1}", param="tokens")
-        text = tokenizer.decode(request.tokens)
+        text = await service.texts.run(tokenizer.decode, request.tokens)
         return Json({"content": text, "prompt": text})
 
-    @routes.post("/tools/{name}", tags=["server"])
-    async def run_tool(name: str, request: ToolRequest) -> Response:
+    @routes.post("/tools/{name}", tags=["server"], **described(ToolRequest))
+    async def run_tool(name: str, http: Request) -> Response:
         """Run a built-in tool that `--tools` allows; a fault of the call is a result too."""
+        request = await read(ToolRequest, http, service.texts)
         if name not in settings.tools:
             raise ApiError(404, f"the tool {name!r} is not allowed here; start the server with --tools", "no_tool")
-        return Json({"result": await asyncio.to_thread(tools.call, name, request.arguments)})
+        return Json({"result": await service.tools.run(tools.call, name, request.arguments)})
 
     return routes
+
+
+def _encoded(request: TokenizeRequest, tokenizer: Tokenizer) -> list[int]:
+    if request.messages is None:
+        return tokenizer.encode(next(t for t in (request.content, request.prompt, request.text) if t is not None))
+    turns = [message.turn() for message in request.messages]
+    specs = [tool.model_dump(exclude_none=True) for tool in request.tools or []]
+    return render(turns, tokenizer, specs or None, add_generation_prompt=request.add_generation_prompt)[0]
 
 
 def _piece(bytes: bytes) -> str | list[int]:

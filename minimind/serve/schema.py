@@ -5,13 +5,16 @@ Types are strict (`"temperature": "1"` is a mistake, not a number), unknown fiel
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from minimind.engine.sampling import MOST_TOP_LOGPROBS, Sampling
+from minimind.serve.bodies import few, sized
 from minimind.tokenizer.chat import normalize_tool
 
 BIAS = 100.0
 """Largest `logit_bias`; it forbids or forces a token."""
+MOST = 4096
+"""Entries of most lists of objects; a server's own limits are lower."""
 
 
 class Body(BaseModel):
@@ -34,8 +37,11 @@ def _token_keys(bias: dict[str, float]) -> dict[str, float]:
 
 Number = Annotated[float, Field(ge=-2, le=2)]
 Bias = Annotated[float, Field(ge=-BIAS, le=BIAS)]
+Biases = Annotated[dict[str, Bias], Field(max_length=1024), sized(1024), AfterValidator(_token_keys)]
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
+Stops = StopString | Annotated[list[StopString], *few(16)]
 Token = Annotated[int, Field(ge=0, lt=2**31)]
+Ids = Annotated[list[Token], Field(min_length=1, fail_fast=True)]
 
 
 class Sampled(Body):
@@ -46,17 +52,19 @@ class Sampled(Body):
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
+    stop: Stops | None = None
     presence_penalty: Number | None = None
     frequency_penalty: Number | None = None
-    logit_bias: Annotated[dict[str, Bias], Field(max_length=1024), AfterValidator(_token_keys)] | None = None
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=1024), sized(1024), AfterValidator(_token_keys)] | None = (
+        None
+    )
     stream: bool | None = None
     stream_options: "StreamOptions | None" = None
     # Extensions, named as in vLLM.
     top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
-    stop_token_ids: Annotated[list[Token], Field(max_length=64)] | None = None
+    stop_token_ids: Annotated[list[Token], *few(64)] | None = None
     ignore_eos: bool | None = None
 
     @property
@@ -129,10 +137,10 @@ class Message(Body):
     """One turn. `developer` is the newer name of `system`; reasoning is called by either of its common names."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[Part] | None = None
+    content: str | Annotated[list[Part], *few(MOST)] | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
-    tool_calls: list[Call] | None = None
+    tool_calls: Annotated[list[Call], *few(MOST)] | None = None
     tool_call_id: str | None = None
 
     @model_validator(mode="after")
@@ -170,6 +178,10 @@ class ToolSpec(Body):
     @classmethod
     def _one_form(cls, value: Any) -> Any:
         return normalize_tool(value) if isinstance(value, dict) else value
+
+
+Messages = Annotated[list[Message], *few(MOST, 1)]
+Tools = Annotated[list[ToolSpec], *few(512)]
 
 
 class NamedFunction(Body):
@@ -216,12 +228,12 @@ class TemplateOptions(Body):
 class ChatRequest(Sampled):
     """Body of `/v1/chat/completions`."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Messages
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
-    tools: list[ToolSpec] | None = None
+    tools: Tools | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
@@ -247,13 +259,32 @@ class ChatRequest(Sampled):
         return next((choice for choice in chosen if choice is not None), False)
 
 
-Ids = Annotated[list[Token], Field(min_length=1)]
+def _kind_of_prompt(value: Any) -> str | None:
+    """By its first entry: were all kinds tried, each wrong entry would be described by each of them."""
+    first = value[0] if isinstance(value, list) and value else None
+    if isinstance(value, str):
+        return "text"
+    return {int: "ids", str: "texts", list: "lists"}.get(type(first))
+
+
+Prompt = Annotated[
+    Annotated[str, Tag("text")]
+    | Annotated[Ids, Tag("ids")]
+    | Annotated[list[str], *few(MOST, 1), Tag("texts")]
+    | Annotated[list[Ids], *few(MOST, 1), Tag("lists")],
+    Discriminator(
+        _kind_of_prompt,
+        custom_error_type="prompt",
+        custom_error_message="give a text, token ids, or a list of one of them",
+    ),
+]
+"""A text or token ids, one or several."""
 
 
 class CompletionRequest(Sampled):
     """Body of `/v1/completions`: a text, several, or token ids in their place."""
 
-    prompt: str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)]
+    prompt: Prompt
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
     echo: bool | None = None
@@ -275,8 +306,8 @@ class TokenizeRequest(Body):
     content: str | None = None
     prompt: str | None = None
     text: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1)] | None = None
-    tools: list[ToolSpec] | None = None
+    messages: Messages | None = None
+    tools: Tools | None = None
     add_generation_prompt: bool = True
     with_pieces: bool = False
 
@@ -290,7 +321,7 @@ class TokenizeRequest(Body):
 class DetokenizeRequest(Body):
     """Body of `/detokenize`."""
 
-    tokens: list[Token]
+    tokens: Annotated[list[Token], Field(fail_fast=True)]
 
 
 class ToolRequest(Body):

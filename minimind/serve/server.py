@@ -11,6 +11,7 @@ import uvicorn
 from minimind.engine.background import EngineThread
 from minimind.errors import UserError
 from minimind.serve.api import create_app
+from minimind.serve.connections import BACKLOG, Connections
 from minimind.serve.events import SLACK
 from minimind.serve.service import Service
 
@@ -39,20 +40,26 @@ def listen(host: str, port: int) -> socket.socket:
         raise UserError(f"cannot listen on {host}:{port} ({reason}); choose another --port or --host") from error
 
 
+def configure(service: Service) -> uvicorn.Config:
+    """How the application is served."""
+    return uvicorn.Config(
+        create_app(service),
+        http=Connections(service.settings),  # type: ignore[arg-type]  # it is called as the class would be
+        backlog=BACKLOG,
+        log_level="warning",
+        lifespan="off",
+        timeout_graceful_shutdown=int(service.settings.grace + SLACK),
+        server_header=False,
+    )
+
+
 def run(service: Service, load: Callable[[], EngineThread], listening: socket.socket) -> None:
     """Serve until SIGINT or SIGTERM; requests are answered with 503 until `load` has returned.
 
     Raises:
         Exception: what `load` raised.
     """
-    config = uvicorn.Config(
-        create_app(service),
-        log_level="warning",
-        lifespan="off",
-        timeout_graceful_shutdown=int(service.settings.grace + SLACK),
-        server_header=False,
-    )
-    server = _Server(config, service)
+    server = _Server(configure(service), service)
     failed: list[BaseException] = []
 
     def loading() -> None:

@@ -2,15 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import NamedTuple
 
 from minimind.engine.background import EngineThread
-from minimind.engine.request import Output
+from minimind.engine.grammar import Compiled
+from minimind.engine.request import Output, PromptTooLong
 from minimind.engine.sampling import Sampling
 from minimind.serve.errors import ApiError
+from minimind.serve.grammars import PROCESSES, Grammars
 from minimind.serve.metrics import Metrics
+from minimind.serve.pools import Pool
 from minimind.serve.settings import Settings
 from minimind.tokenizer.bpe import Tokenizer
 
@@ -35,6 +38,10 @@ class Service:
         self.metrics = Metrics()
         self.weights = ""
         """Where the present weights came from, if not from the directory that the server was started with."""
+        self.texts, self.tools = Pool("texts", 4, 256), Pool("tools", 2, 64)
+        """For what is computed from what clients send, and for tools."""
+        self._forms = Pool("grammars", PROCESSES, 64)
+        self._grammars: Grammars | None = None
         self._engine: EngineThread | None = None
         self._closing = False
         self._open = 0
@@ -55,6 +62,7 @@ class Service:
 
     def attach(self, engine: EngineThread) -> None:
         """Begin to answer."""
+        self._grammars = Grammars(engine.engine)
         self._engine = engine
         self.metrics.open.set_function(lambda: self._open)
 
@@ -64,6 +72,9 @@ class Service:
         if self._engine:
             engine, self._engine = self._engine, None
             engine.close()
+        if self._grammars:
+            grammars, self._grammars = self._grammars, None
+            grammars.close()
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -80,6 +91,26 @@ class Service:
     def variant(self, name: str | None) -> str | None:
         """The engine's variant for a model's name."""
         return name if name in self.settings.adapters else None
+
+    async def form(self, grammar: str | None) -> Compiled | None:
+        """A grammar made ready; nothing for nothing.
+
+        Raises:
+            UserError: it cannot be used.
+        """
+        if grammar is None:
+            return None
+        _ = self.engine
+        assert self._grammars
+        return await self._forms.run(self._grammars.compile, grammar)
+
+    def check_length(self, texts: Iterable[str]) -> None:
+        """Raise `PromptTooLong` for texts that no encoding brings into the context, before they are encoded."""
+        context, least = self.engine.engine.context, 0
+        for text in texts:
+            least += len(text) // self.tokenizer.longest
+        if least >= context:
+            raise PromptTooLong(least, context)
 
     def take(self, jobs: Sequence[Job]) -> Callable[[], None]:
         """Reserve room for `jobs`, all of them or none; call what is returned when they are over.

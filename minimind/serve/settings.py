@@ -30,6 +30,12 @@ class Settings:
     """Answers to one request (`n`, or prompts times `n`)."""
     most_tokens: int | None = None
     """Of one answer; None: as many as the context holds."""
+    most_connections: int = 1024
+    """Connections at once, if the operating system lets us have so many files open."""
+    header_seconds: float = 10.0
+    """In which the head of a request must have come."""
+    body_seconds: float = 60.0
+    """In which its body must have come."""
     most_open: int = 256
     """Answers being written or waiting; more requests are told to come back later."""
     seconds: float = 600.0

@@ -10,13 +10,14 @@ and every token that the model chose shares it: the digits it copied into a call
 the tools said is read, not learned: its probability is not the model's doing.
 """
 
+from functools import partial
 from pathlib import Path
 
 from minimind.engine.sampling import Sampling
 from minimind.recipe import Recipe
-from minimind.rl.environment import Make, ToolUse, repeatable
+from minimind.rl.environment import Make, ToolUse, play, repeatable
 from minimind.rl.rollout import Sample
-from minimind.stages import common, groups
+from minimind.stages import grpo, setup
 from minimind.tools import sandbox
 
 
@@ -28,14 +29,13 @@ def run(recipe: Recipe, out: Path, resume: bool = True, make: Make | None = None
     Raises:
         UserError: bad data, recipe, tools, rewards, server or checkpoint; no model to start from; nothing to learn.
     """
-    groups.check(recipe, out)
     own = recipe.agent
     for file in own.tools:
         sandbox.load(file, sandbox.Limits(own.tool_seconds, own.tool_memory_mb))
-    tokenizer = common.load_tokenizer(recipe)
-    model = common.make_model(recipe, tokenizer)
+    tokenizer = setup.load_tokenizer(recipe)
 
     def tool_use(sample: Sample, sampling: Sampling) -> ToolUse:
         return ToolUse(tokenizer, own.most_turns, sample.thinking, repeatable(sampling.seed))
 
-    return groups.train(recipe, out, model, tokenizer, resume, make or tool_use)
+    episodes = partial(play, make=make or tool_use, max_tokens=recipe.rl.max_new_tokens)
+    return grpo.run(recipe, out, resume, episodes)

@@ -25,17 +25,19 @@ from minimind.console import progress
 from minimind.data.pairs import PairBatch, PairStream
 from minimind.data.shard_reader import Shards
 from minimind.errors import UsageError
-from minimind.eval.pairs import pair_figures
 from minimind.files import atomic_write, writing_to
 from minimind.losses.lm import IGNORE
 from minimind.losses.log_probs import token_log_probs
 from minimind.losses.preference import Answers, preference_loss, rewards
 from minimind.model.files import weights_checksum
 from minimind.model.transformer import Hidden, Transformer
+from minimind.optim.groups import make_optimizers
 from minimind.recipe import DpoConfig, Recipe
-from minimind.stages import common
-from minimind.train import loop
+from minimind.stages import setup
+from minimind.tokenizer.bpe import Tokenizer
+from minimind.train import parallel
 from minimind.train.folder import check_writable
+from minimind.train.job import Job, Loss, moved
 from minimind.train.precision import Precision
 
 
@@ -48,52 +50,67 @@ def run(recipe: Recipe, out: Path, resume: bool = True) -> Path:
     if not recipe.init:
         raise UsageError("train dpo: name the fine-tuned model to start from with --init MODEL_DIR")
     check_writable(out)
-    tokenizer = common.load_tokenizer(recipe)
-    model = common.make_model(recipe, tokenizer)
+    tokenizer = setup.load_tokenizer(recipe)
+    model = setup.make_model(recipe, tokenizer)
 
     # pairs -> ids, the prompt once and then both answers -> rows of whole pairs
-    training, validation = common.shards(recipe, tokenizer, kind="dpo")
+    training, validation = setup.shards(recipe, tokenizer, kind="dpo")
 
     # what the model says of every answer before it has learned anything
     stream = with_reference(recipe, model, training)
     held_out = with_reference(recipe, model, validation) if validation and validation.documents else None
 
-    loss = PreferenceLoss(recipe.dpo)
-    lesson = {"stream": stream, "loss": loss, "validate": partial(validate, recipe, model, held_out, loss)}
-    return common.train(recipe, out, model, tokenizer, training, validation, resume, **lesson)
+    job = make_job(recipe, model, tokenizer, training, stream, held_out)
+    return setup.train(job, recipe, out, resume)
 
 
-class PreferenceLoss:
-    """The recipe's preference loss, summed over the pairs of a batch."""
+def make_job(
+    recipe: Recipe,
+    model: Transformer,
+    tokenizer: Tokenizer,
+    training: Shards,
+    stream: PairStream,
+    held_out: PairStream | None = None,
+) -> Job:
+    """Learn the preferences of `stream`; on those of `held_out` loss and accuracy are measured."""
+    parallel.shard(model, model.layers, recipe.train)
+    loss = partial(pair_loss, config=recipe.dpo)
+    return Job(
+        model=model,
+        optimizers=make_optimizers(model, recipe.optim),
+        stream=stream,
+        loss=loss,
+        steps=setup.steps(recipe, stream.rows_per_epoch),
+        flops_per_token=setup.flops_per_token(recipe, model, training),
+        write_model=partial(setup.write_model, model, tokenizer, dtype=setup.save_dtype(recipe)),
+        validate=partial(setup.valid_pairs, recipe, model, held_out, loss),
+        sample=partial(setup.sample, recipe, model, tokenizer),
+        compile=model.compile_blocks,
+        data=training.summary,
+    )
 
-    def __init__(self, config: DpoConfig) -> None:
-        self.config = config
-        self.compiled = False
 
-    def compile(self) -> None:
-        """Compile the work on logits."""
-        self.compiled = True
-
-    def __call__(self, model: Transformer, batch: PairBatch) -> loop.Loss:
-        """Score both answers of each pair with the model and compare."""
-        log_probs_BT, hidden = score(model, batch, self.compiled)
-        answers = Answers(
-            policy=batch.answer_sums(log_probs_BT),
-            reference=batch.answer_sums(batch.reference),
-            lengths=batch.answer_sums((batch.labels != IGNORE).float()),
-        )
-        total = preference_loss(answers, self.config).sum()
-        drift_P2 = batch.answer_sums((log_probs_BT.detach() - batch.reference).square() / 2) / answers.lengths
-        figures = {"loss": total, **describe(answers, self.config)}
-        if self.config.loss != "simpo":
-            figures["kl"] = drift_P2[:, 0].sum()
-        return common.balanced(loop.Loss(total, figures), model, hidden, batch)
+def pair_loss(model: Transformer, batch: PairBatch, compiled: bool = False, *, config: DpoConfig) -> Loss:
+    """Score both answers of each pair with the model and compare: the preference loss, summed over pairs."""
+    log_probs_BT, hidden = score(model, batch, compiled)
+    answers = Answers(
+        policy=batch.answer_sums(log_probs_BT),
+        reference=batch.answer_sums(batch.reference),
+        lengths=batch.answer_sums((batch.labels != IGNORE).float()),
+    )
+    total = preference_loss(answers, config).sum()
+    drift_P2 = batch.answer_sums((log_probs_BT.detach() - batch.reference).square() / 2) / answers.lengths
+    figures = {"loss": total, **describe(answers, config)}
+    if config.loss != "simpo":
+        figures["kl"] = drift_P2[:, 0].sum()
+    return Loss(total, figures, hidden.router)
 
 
 def score(model: Transformer, batch: PairBatch, compiled: bool = False) -> tuple[Tensor, Hidden]:
     """Log-probability [B, T] of each label, 0 where there is none, and the states that it comes from."""
     hidden = model(batch.input_ids, batch.segments)
-    found = token_log_probs(hidden.states, model.output_weight, batch.labels, entropy=False, compiled=compiled)
+    weight, labels = model.output_weight, batch.on_host.labels
+    found = token_log_probs(hidden.states, weight, labels, entropy=False, compiled=compiled)
     return found.log_probs, hidden
 
 
@@ -105,15 +122,6 @@ def describe(answers: Answers, config: DpoConfig) -> dict[str, Tensor]:
     policy = answers.policy.detach()
     figures |= {"chosen_log_prob": policy[:, 0], "rejected_log_prob": policy[:, 1]}
     return {name: values.sum() for name, values in figures.items()}
-
-
-def validate(recipe: Recipe, model: Transformer, held_out: PairStream | None, loss: PreferenceLoss) -> dict[str, float]:
-    """Loss, accuracy and margin on pairs that are not trained on."""
-    if held_out is None:
-        return {}
-    precision = Precision(model.output_weight.device, recipe.train.dtype)
-    batches = (batch for _, batch in held_out.epoch(common.rows_at_a_time(recipe)))
-    return pair_figures(model, batches, loss, precision, common.VALID_TOKENS)
 
 
 def with_reference(recipe: Recipe, model: Transformer, pairs: Shards) -> PairStream:
@@ -136,7 +144,7 @@ def reference_log_probs(recipe: Recipe, model: Transformer, stream: PairStream) 
     identity += [model.config.rope_scaling]
     folder = runtime.cache_dir() / "reference"
     path = folder / f"{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]}.npy"
-    if not ranks.anywhere(not path.is_file()):
+    if ranks.every_rank(path.is_file()):
         return np.load(path, mmap_mode="r")
 
     found = score_all(recipe, model, stream)
@@ -155,10 +163,10 @@ def score_all(recipe: Recipe, model: Transformer, stream: PairStream) -> np.ndar
     found = np.zeros(int((starts + lengths).max()), np.float32)
     model.eval()
     with progress("scoring the reference", stream.rows_per_epoch) as bar, torch.no_grad():
-        for turn, (places, batch) in enumerate(stream.epoch(common.rows_at_a_time(recipe))):
+        for turn, (places, batch) in enumerate(stream.epoch(setup.rows_at_a_time(recipe))):
             if turn % runtime.world_size() == runtime.rank():
                 with precision.autocast():
-                    log_probs_BT, _ = score(model, PairBatch(*(tensor.to(precision.device) for tensor in batch)))
+                    log_probs_BT, _ = score(model, moved(batch, precision.device))
                 for row_T, (pair_starts, pair_lengths) in zip(log_probs_BT.cpu().numpy(), places, strict=True):
                     begin = 0
                     for start, length in zip(pair_starts, pair_lengths, strict=True):

@@ -1,26 +1,113 @@
 """Reinforcement learning without a critic: several answers to each prompt, and each learns from how it compares.
 
+    prompts → a group of answers each → rewards R → advantages A → packed rows → policy loss
+
     A_i  = R_i - mean of its group                    (GRPO: divided by the group's σ; Shao et al. 2024)
     loss = - Σ_answers Σ_tokens f(r_t) A_i            r_t = π(token) / π_old(token)
 
 What f is, and what the sum is divided by, is the algorithm: `rl.algorithm` = grpo, dr_grpo, dapo, gspo, cispo or
 ppo_clip (`minimind/losses/policy.py`). A group whose answers are all right or all wrong has nothing to compare; it is
 left out.
+
+The prompts are asked, answered and judged in `minimind/rl/collector.py`; what an answer is, is in
+`minimind/rl/rollout.py`; how answers become rows, in `minimind/rl/batch.py`.
 """
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+import torch
+
+from minimind.errors import UsageError
+from minimind.losses.policy import kl_estimate, policy_loss
+from minimind.model.transformer import Transformer
+from minimind.optim.groups import make_optimizers
 from minimind.recipe import Recipe
-from minimind.stages import common, groups
+from minimind.rl.advantages import group_advantages
+from minimind.rl.batch import PolicyBatch, minibatches, pack
+from minimind.rl.collector import Play, answer_once
+from minimind.rl.log_probs import score
+from minimind.rl.metrics import PolicyDrift, measure_policy
+from minimind.rl.rollout import Sample
+from minimind.rl.stream import RolloutStream
+from minimind.stages import setup
+from minimind.tokenizer.bpe import Tokenizer
+from minimind.train import parallel
+from minimind.train.folder import check_writable
+from minimind.train.job import Job, Loss
 
 
-def run(recipe: Recipe, out: Path, resume: bool = True) -> Path:
+def run(recipe: Recipe, out: Path, resume: bool = True, play: Play = answer_once) -> Path:
     """Train `recipe.init` on answers to the prompts in `recipe.data.files`; return `out`/model.
+
+    `play` fills the samples: with one answer to a prompt, or with an episode.
 
     Raises:
         UserError: bad data, recipe, rewards, server or checkpoint; no model to start from; nothing to learn.
     """
-    groups.check(recipe, out)
-    tokenizer = common.load_tokenizer(recipe)
-    model = common.make_model(recipe, tokenizer)
-    return groups.train(recipe, out, model, tokenizer, resume)
+    if not recipe.init:
+        raise UsageError(f"train {recipe.stage}: name the fine-tuned model to start from with --init MODEL_DIR")
+    if recipe.rl.samples < 2:
+        raise UsageError("recipe: rl.samples = 1 leaves nothing to compare an answer with; use 8, or train ppo")
+    check_writable(out)
+    tokenizer = setup.load_tokenizer(recipe)
+    model = setup.make_model(recipe, tokenizer)
+    return setup.train(make_job(recipe, model, tokenizer, play), recipe, out, resume)
+
+
+def make_job(recipe: Recipe, model: Transformer, tokenizer: Tokenizer, play: Play = answer_once) -> Job:
+    """Ask `model` the recipe's prompts, compare its answers, and make the better ones likelier."""
+    rl, length = recipe.rl, recipe.data.sequence_length
+    parallel.shard(model, model.layers, recipe.train)
+
+    # prompts → answers → rewards
+    collector = setup.make_collector(recipe, model, tokenizer, play)
+    held_out = setup.valid_prompts(recipe, tokenizer)
+
+    # what π_old, and the model that the run started from, say of every sampled token
+    runner = setup.make_log_prob_runner(recipe, model, collector.sampling)
+    algorithm, drift = setup.algorithm(rl), PolicyDrift()
+
+    def make_batches(samples: Sequence[Sample], number: int) -> list[PolicyBatch]:
+        """Rewards of rollout `number` → advantages → the batches of its optimizer steps."""
+        parts = minibatches(len(samples), rl.minibatches, (recipe.train.seed, number))
+        rewards_N = torch.tensor([sample.reward for sample in samples], dtype=torch.float64)
+        packs = []
+        for part in parts:
+            own = [samples[i] for i in part]
+            packed = runner.annotated(pack(own, length, algorithm.normalise, rl.max_new_tokens, rl.share_prompts))
+            if runner.reference is not None and rl.kl_in == "reward":
+                kl = kl_estimate(packed.batch.old, packed.batch.reference, packed.batch.mask, rl.kl)
+                rewards_N[part] -= torch.tensor([float(one.sum()) for one in packed.gather(rl.kl_coef * kl)])
+            packs.append(packed)
+        advantages_N = group_advantages(rewards_N, [sample.group for sample in samples], algorithm.divide_by_sigma)
+        batches = [
+            packed.batch._replace(advantages=packed.scatter(advantages_N[part]))
+            for packed, part in zip(packs, parts, strict=True)
+        ]
+        return batches * rl.epochs
+
+    def loss(model: Transformer, batch: PolicyBatch, compiled: bool = False) -> Loss:
+        """Score the answers anew and compare with what sampled them; a sum over tokens, each with its weight."""
+        scored, hidden = score(model, batch, collector.sampling)
+        old = scored.log_probs.detach() if runner.one_step else batch.old
+        terms = policy_loss(algorithm, scored.log_probs, scored.entropy, old, batch)
+        measure_policy(collector.meter, drift, batch, scored, old, terms.clipped)
+        total = (terms.loss * batch.weights).sum()
+        return Loss(total, {"loss": total}, hidden.router)
+
+    return Job(
+        model=model,
+        optimizers=make_optimizers(model, recipe.optim),
+        stream=RolloutStream(collector, model, make_batches, drift),
+        loss=loss,
+        steps=setup.rl_steps(recipe, collector.prompts),
+        flops_per_token=model.config.flops_per_token(context=length / 2),
+        write_model=partial(setup.write_model, model, tokenizer, dtype=setup.save_dtype(recipe)),
+        validate=partial(collector.validate, model, held_out),
+        sample=collector.transcripts,
+        compile=model.compile_blocks,
+        figures=collector.meter.take,
+        data=setup.rl_data(recipe, collector.prompts),
+    )

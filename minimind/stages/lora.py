@@ -4,14 +4,16 @@
 
 Gradients and moments exist for a percent of the parameters, and what is saved is that percent: an adapter in PEFT's
 format, which any number of can share one base. What the base knows, it keeps (`minimind/model/lora.py`).
+
+Data, loss and loop are those of `stages/sft.py`. With `lora.rank` above 0 the model that any stage trains is the base,
+frozen, with B = 0 beside each chosen matrix: at first it computes exactly what it did before.
 """
 
 from pathlib import Path
 
 from minimind.errors import UsageError
 from minimind.recipe import Recipe
-from minimind.stages import common
-from minimind.train.folder import check_writable
+from minimind.stages import sft
 
 
 def run(recipe: Recipe, out: Path, resume: bool = True) -> Path:
@@ -22,14 +24,4 @@ def run(recipe: Recipe, out: Path, resume: bool = True) -> Path:
     """
     if not recipe.lora.rank:
         raise UsageError("train lora: give the change a rank with --set.lora.rank N (8 is usual)")
-    if not recipe.init:
-        raise UsageError("train lora: name the model to adapt with --init MODEL_DIR")
-    check_writable(out)
-    tokenizer = common.load_tokenizer(recipe)
-
-    # the base, frozen, with B = 0 beside each chosen matrix: at first it computes exactly what it did before
-    model = common.make_model(recipe, tokenizer)
-
-    # conversations -> ids and the mask of what is supervised -> rows of whole conversations
-    training, validation = common.shards(recipe, tokenizer, kind="sft")
-    return common.train(recipe, out, model, tokenizer, training, validation, resume)
+    return sft.run(recipe, out, resume)

@@ -1,33 +1,42 @@
 """PPO: an actor that answers, and a critic that says at every token what reward it expects.
 
+    prompts → answers → rewards R_t; values V_t of the critic → advantages A_t → packed rows → both losses
+
     A_t  = Σ_l (γλ)^l (r_{t+l} + γ V_{t+l+1} - V_{t+l})                  GAE, Schulman et al. 2016
     loss = - Σ_t min(r_t A_t, clip(r_t) A_t) + value_coef · ½ Σ_t (V_t - (A_t + V_old,t))²
 
 An answer is compared with what the critic expected, not with other answers; so one answer to a prompt is enough, and
 each token has an advantage of its own. The price is a second network. It starts from the same model, with a head of
-zeros (`minimind/model/heads.py`), and has its own learning rate.
+zeros (`minimind/model/heads.py`), and has its own learning rate. Collecting and packing are those of `stages/grpo.py`.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from minimind import ranks
 from minimind.errors import UsageError, UserError
-from minimind.losses import policy
+from minimind.losses.policy import kl_estimate, policy_loss, value_loss
 from minimind.model.heads import Scorer
 from minimind.model.store import load_scorer
 from minimind.model.transformer import Transformer
 from minimind.optim.groups import make_optimizers
 from minimind.recipe import Recipe
-from minimind.rl.batch import PolicyBatch
-from minimind.rl.learner import CriticLearner
-from minimind.rl.objective import PolicyLoss, chosen, score
-from minimind.rl.session import Session
-from minimind.stages import common, rollouts
-from minimind.train import loop, parallel
+from minimind.rl.advantages import gae_of_answers, whiten, whiten_answers
+from minimind.rl.batch import Packed, PolicyBatch, minibatches, pack
+from minimind.rl.log_probs import score
+from minimind.rl.metrics import PolicyDrift, measure_policy
+from minimind.rl.rollout import Sample
+from minimind.rl.stream import RolloutStream
+from minimind.stages import setup
+from minimind.tokenizer.bpe import Tokenizer
+from minimind.train import parallel
 from minimind.train.folder import check_writable
+from minimind.train.job import Job, Loss
 
 
 class ActorCritic(nn.Module):
@@ -42,32 +51,9 @@ class ActorCritic(nn.Module):
         self.actor.compile_blocks()
         self.critic.compile_blocks()
 
-
-class PpoLoss:
-    """The policy's loss of each token and `value_coef` times the critic's, over the same tokens."""
-
-    def __init__(self, recipe: Recipe, loss: PolicyLoss) -> None:
-        self.ppo, self.policy = recipe.ppo, loss
-        self.actor_learns = True
-        """False in the critic's first rollouts: its guesses are worth nothing yet."""
-
-    def __call__(self, model: ActorCritic, batch: PolicyBatch) -> loop.Loss:
-        """Sum over the tokens, to be divided by the step's weight."""
-        scored, hidden = score(model.actor, batch, self.policy.sampling)
-        states = model.critic(batch.input_ids, batch.segments).states
-        values, mask = model.critic.scores(states), batch.mask
-        value = policy.value_loss(values, batch.values, batch.returns, mask, self.ppo.value_clip)
-        value_total = (value.loss * batch.weights).sum()
-        policy_total = (self.policy.tokens(scored, batch) * batch.weights).sum()
-        total = policy_total * float(self.actor_learns) + self.ppo.value_coef * value_total
-        self.measure(values.detach(), value, batch)
-        figures = {"loss": total, "policy_loss": policy_total, "value_loss": value_total}
-        return common.balanced(loop.Loss(total, figures), model.actor, hidden, batch)
-
-    def measure(self, values: Tensor, value: policy.Terms, batch: PolicyBatch) -> None:
-        """What there is to log of the critic."""
-        meter, mask = self.policy.meter, batch.mask
-        meter.over(mask, value=values, value_clipped=value.clipped.float(), returns=batch.returns)
+    def values(self, batch: PolicyBatch) -> Tensor:
+        """The reward that the critic expects at each token, `[rows, time]`."""
+        return self.critic.scores(self.critic(batch.input_ids, batch.segments).states)
 
 
 def run(recipe: Recipe, out: Path, resume: bool = True) -> Path:
@@ -78,35 +64,102 @@ def run(recipe: Recipe, out: Path, resume: bool = True) -> Path:
     """
     if not recipe.init:
         raise UsageError("train ppo: name the fine-tuned model to start from with --init MODEL_DIR")
-    recipe.rl.algorithm, recipe.rl.spread = "ppo_clip", "keep"  # nothing is compared within groups
+    # nothing is compared within groups
+    recipe = replace(recipe, rl=replace(recipe.rl, algorithm="ppo_clip", spread="keep"))
     check_writable(out)
-    tokenizer = common.load_tokenizer(recipe)
-    actor = common.make_model(recipe, tokenizer)
+    tokenizer = setup.load_tokenizer(recipe)
+    actor = setup.make_model(recipe, tokenizer)
     critic = make_critic(recipe, actor)
+    return setup.train(make_job(recipe, actor, critic, tokenizer), recipe, out, resume)
+
+
+def make_job(recipe: Recipe, actor: Transformer, critic: Scorer, tokenizer: Tokenizer) -> Job:
+    """Ask the actor the recipe's prompts, and make each token likelier that did better than the critic expected."""
+    rl, ppo, length = recipe.rl, recipe.ppo, recipe.data.sequence_length
     for network in (actor, critic):
         parallel.shard(network, network.layers, recipe.train)
     model = ActorCritic(actor, critic)
-
-    # prompts -> answers of the actor -> rewards; values of the critic -> advantages -> packed rows
-    session = Session(recipe, actor, tokenizer)
-    algorithm = chosen(recipe.rl)
     optimizers = [make_optimizers(network, recipe.optim) for network in (actor, critic)]
-    learner = CriticLearner(recipe, actor, critic, session.scorer, algorithm=algorithm, reference=session.reference())
-    loss = PpoLoss(recipe, session.loss(algorithm))
 
-    def begin_step(rollout: int) -> None:
-        loss.actor_learns = rollout >= recipe.ppo.warmup_rollouts
-        set_rates(optimizers, recipe, loss.actor_learns)
+    # prompts → answers → rewards
+    collector = setup.make_collector(recipe, actor, tokenizer)
+    held_out = setup.valid_prompts(recipe, tokenizer)
 
-    begin_step(0)
-    stream = session.stream(loss.policy, learner, recipe.ppo.target_kl, begin_step)
-    pair: dict[str, Any] = {
-        "model": model,
-        "optimizers": [*optimizers[0], *optimizers[1]],
-        "flops_per_token": 2 * actor.config.flops_per_token(context=recipe.data.sequence_length / 2),
-        "compile": model.compile_blocks,
-    }
-    return rollouts.train(session, stream, loss, out, resume, "ppo: an actor and its critic, each", **pair)
+    # what π_old, and the model that the run started from, say of every sampled token
+    runner = setup.make_log_prob_runner(recipe, actor, collector.sampling)
+    algorithm, drift = setup.algorithm(rl), PolicyDrift()
+
+    def make_batches(samples: Sequence[Sample], number: int) -> list[PolicyBatch]:
+        """Rewards of rollout `number`, values of the critic → advantages → the batches of its optimizer steps."""
+        packs = []
+        for part in minibatches(len(samples), rl.minibatches, (recipe.train.seed, number)):
+            own = [samples[i] for i in part]
+            packed = runner.annotated(pack(own, length, algorithm.normalise, rl.max_new_tokens, rl.share_prompts))
+            values = runner.run(critic, packed.batch, model.values).where(packed.batch.mask, 0)
+            packs.append(packed.with_columns(values=values))
+        advantages, returns = estimate(packs)
+        batches, first = [], 0
+        for packed in packs:
+            mine = slice(first, first := first + len(packed.samples))
+            columns = {"advantages": packed.scatter(advantages[mine]), "returns": packed.scatter(returns[mine])}
+            batches.append(packed.batch._replace(**columns))
+        return batches * rl.epochs
+
+    def estimate(packs: Sequence[Packed]) -> tuple[list[Tensor], list[Tensor]]:
+        """Advantages and returns of every answer of a rollout, over its tokens."""
+        samples = [sample for packed in packs for sample in packed.samples]
+        masks = [torch.tensor(sample.trainable, dtype=torch.bool) for sample in samples]
+        rewards = [torch.zeros(len(mask)) for mask in masks]
+        if runner.reference is not None and rl.kl_in == "reward":
+            kl = [kl_estimate(batch.old, batch.reference, batch.mask, rl.kl) for batch, *_ in packs]
+            rewards = [
+                -one for packed, column in zip(packs, kl, strict=True) for one in packed.gather(rl.kl_coef * column)
+            ]
+        reward_N = torch.tensor([sample.reward for sample in samples])
+        if ppo.whiten_rewards:
+            reward_N = whiten(reward_N, torch.ones_like(reward_N, dtype=torch.bool), False, ranks.summed)
+        for reward_T, mask_T, reward in zip(rewards, masks, reward_N, strict=True):
+            reward_T[mask_T.nonzero()[-1]] += reward  # it comes with the last token that the policy chose
+        values = [one for packed in packs for one in packed.gather(packed.batch.values)]
+        advantages, returns = gae_of_answers(rewards, values, masks, ppo.gamma, ppo.lam)
+        if ppo.whiten:
+            advantages = whiten_answers(advantages, masks, ranks.summed)
+        return advantages, returns
+
+    def loss(model: ActorCritic, batch: PolicyBatch, compiled: bool = False) -> Loss:
+        """The actor's loss and `value_coef` times the critic's, summed over the same tokens, each with its weight."""
+        scored, hidden = score(model.actor, batch, collector.sampling)
+        old = scored.log_probs.detach() if runner.one_step else batch.old
+        terms = policy_loss(algorithm, scored.log_probs, scored.entropy, old, batch)
+        values = model.values(batch)
+        value = value_loss(values, batch.values, batch.returns, batch.mask, ppo.value_clip)
+        policy_total, value_total = (terms.loss * batch.weights).sum(), (value.loss * batch.weights).sum()
+        total = policy_total * float(stream.number > ppo.warmup_rollouts) + ppo.value_coef * value_total
+        measure_policy(collector.meter, drift, batch, scored, old, terms.clipped)
+        of_critic = {"value": values.detach(), "value_clipped": value.clipped.float(), "returns": batch.returns}
+        collector.meter.masked(batch.mask, **of_critic)
+        return Loss(total, {"loss": total, "policy_loss": policy_total, "value_loss": value_total}, hidden.router)
+
+    def before_step(rollout: int) -> None:
+        """While only the critic learns, its guesses being worth nothing yet, the actor's rate is 0."""
+        set_rates(optimizers, recipe, actor_learns=rollout >= ppo.warmup_rollouts)
+
+    before_step(0)
+    stream = RolloutStream(collector, actor, make_batches, drift, ppo.target_kl, before_step)
+    return Job(
+        model=model,
+        optimizers=[*optimizers[0], *optimizers[1]],
+        stream=stream,
+        loss=loss,
+        steps=setup.rl_steps(recipe, collector.prompts),
+        flops_per_token=2 * actor.config.flops_per_token(context=length / 2),
+        write_model=partial(setup.write_model, actor, tokenizer, dtype=setup.save_dtype(recipe)),
+        validate=partial(collector.validate, actor, held_out),
+        sample=collector.transcripts,
+        compile=model.compile_blocks,
+        figures=collector.meter.take,
+        data=setup.rl_data(recipe, collector.prompts),
+    )
 
 
 def make_critic(recipe: Recipe, actor: Transformer) -> Scorer:

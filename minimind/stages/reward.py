@@ -13,15 +13,15 @@ from pathlib import Path
 
 from minimind.data.pairs import PairBatch, PairStream
 from minimind.errors import UsageError
-from minimind.eval.pairs import pair_figures
 from minimind.losses.preference import bradley_terry
 from minimind.model.heads import Scorer
 from minimind.model.store import load_scorer
+from minimind.optim.groups import make_optimizers
 from minimind.recipe import Recipe
-from minimind.stages import common
-from minimind.train import loop
+from minimind.stages import setup
+from minimind.train import parallel
 from minimind.train.folder import check_writable
-from minimind.train.precision import Precision
+from minimind.train.job import Job, Loss
 
 
 def run(recipe: Recipe, out: Path, resume: bool = True) -> Path:
@@ -35,45 +35,43 @@ def run(recipe: Recipe, out: Path, resume: bool = True) -> Path:
     if recipe.lora.rank:
         raise UsageError("train reward: its new head cannot be an adapter; leave lora.rank at 0")
     check_writable(out)
-    tokenizer = common.load_tokenizer(recipe)
+    tokenizer = setup.load_tokenizer(recipe)
 
     # the language model's body, and a head that gives one number for a token
-    model = common.make_model(recipe, tokenizer, read=load_scorer)
+    model = setup.make_model(recipe, tokenizer, read=load_scorer)
     assert isinstance(model, Scorer)
 
     # pairs -> ids, the prompt once and then both answers -> rows of whole pairs
-    training, validation = common.shards(recipe, tokenizer, kind="dpo")
+    training, validation = setup.shards(recipe, tokenizer, kind="dpo")
     length, seed = recipe.data.sequence_length, recipe.train.seed
     held_out = PairStream(validation, length, seed) if validation and validation.documents else None
 
-    loss = RewardLoss()
     stream = PairStream(training, length, seed)
-    lesson = {"stream": stream, "loss": loss, "validate": partial(validate, recipe, model, held_out, loss)}
-    return common.train(recipe, out, model, tokenizer, training, validation, resume, **lesson)
+
+    parallel.shard(model, model.layers, recipe.train)
+    job = Job(
+        model=model,
+        optimizers=make_optimizers(model, recipe.optim),
+        stream=stream,
+        loss=reward_loss,
+        steps=setup.steps(recipe, stream.rows_per_epoch),
+        flops_per_token=setup.flops_per_token(recipe, model, training),
+        write_model=partial(setup.write_model, model, tokenizer, dtype=setup.save_dtype(recipe)),
+        validate=partial(setup.valid_pairs, recipe, model, held_out, reward_loss),
+        sample=list,
+        compile=model.compile_blocks,
+        data=training.summary,
+    )
+    return setup.train(job, recipe, out, resume)
 
 
-class RewardLoss:
-    """Bradley-Terry, summed over the pairs of a batch."""
-
-    def compile(self) -> None:
-        """Leave it: two numbers a pair."""
-
-    def __call__(self, model: Scorer, batch: PairBatch) -> loop.Loss:
-        """Score the last token of both answers of each pair and compare."""
-        hidden = model(batch.input_ids, batch.segments)
-        scores_P2 = batch.last_tokens(model.scores(hidden.states))
-        total = bradley_terry(scores_P2).sum()
-        chosen, rejected = scores_P2.detach().unbind(1)
-        figures = {"accuracy": chosen > rejected, "margin": chosen - rejected}
-        figures |= {"chosen_score": chosen, "rejected_score": rejected}
-        sums = {name: values.sum() for name, values in figures.items()}
-        return common.balanced(loop.Loss(total, {"loss": total, **sums}), model, hidden, batch)
-
-
-def validate(recipe: Recipe, model: Scorer, held_out: PairStream | None, loss: RewardLoss) -> dict[str, float]:
-    """Loss, accuracy and margin on pairs that are not trained on."""
-    if held_out is None:
-        return {}
-    precision = Precision(model.output_weight.device, recipe.train.dtype)
-    batches = (batch for _, batch in held_out.epoch(common.rows_at_a_time(recipe)))
-    return pair_figures(model, batches, loss, precision, common.VALID_TOKENS)
+def reward_loss(model: Scorer, batch: PairBatch, compiled: bool = False) -> Loss:
+    """Score the last token of both answers of each pair and compare: Bradley-Terry, summed over pairs."""
+    hidden = model(batch.input_ids, batch.segments)
+    scores_P2 = batch.last_tokens(model.scores(hidden.states))
+    total = bradley_terry(scores_P2).sum()
+    chosen, rejected = scores_P2.detach().unbind(1)
+    figures = {"accuracy": chosen > rejected, "margin": chosen - rejected}
+    figures |= {"chosen_score": chosen, "rejected_score": rejected}
+    sums = {name: values.sum() for name, values in figures.items()}
+    return Loss(total, {"loss": total, **sums}, hidden.router)

@@ -63,6 +63,8 @@ class Tokenizer:
         self._bytes = {id: fast.token_to_bytes(token) or token.encode() for token, id in vocabulary.items()}
         self._bytes |= {id: content.encode() for content, id in self._added.items()}
         self.vocab_size = max(self._bytes) + 1  # rows that an embedding needs: ids may have holes
+        self.longest = max(map(len, self._bytes.values()))
+        """Bytes of the longest token: a text has no fewer tokens than its characters divided by this."""
 
         self.bos_id = self._named(config, "bos_token")
         self.eos_id = self._named(config, "eos_token")

@@ -37,8 +37,6 @@ _TOOLS_TAIL = (
     "<tool_call></tool_call> XML tags:\n<tool_call>\n"
     '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call><|im_end|>\n',
 )
-_THINK_BLOCK = re.compile(r"\s*<think>\n?(.*?)\n?</think>\n{0,2}", re.DOTALL)
-_CALL_BLOCK = re.compile(r"\n?<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
 
 
 def render(
@@ -157,8 +155,8 @@ def normalize(message: Message) -> dict[str, Any]:
     if not isinstance(reasoning, str):
         raise UserError("an assistant message's reasoning_content must be a string")
     calls = [_normalize_call(call) for call in _as_list(message.get("tool_calls"))]
-    if not reasoning and (block := _THINK_BLOCK.match(turn["content"])):
-        reasoning, turn["content"] = block[1], turn["content"][block.end() :]
+    if not reasoning:
+        reasoning, turn["content"] = _thought_in(turn["content"])
     if not calls and "<tool_call>" in turn["content"]:
         turn["content"], calls = _calls_in(turn["content"])
     return turn | ({"reasoning_content": reasoning} if reasoning else {}) | ({"tool_calls": calls} if calls else {})
@@ -187,18 +185,27 @@ def parse_call(text: str) -> dict[str, Any] | None:
         return None
 
 
+def _thought_in(content: str) -> tuple[str, str]:
+    """The think block that a text begins with (empty where there is none), and the text behind it."""
+    opening, _, behind = content.partition("<think>")
+    thought, closing, text = behind.partition("</think>")
+    if opening.strip() or not closing:
+        return "", content
+    return thought.removeprefix("\n").removesuffix("\n"), text.removeprefix("\n").removeprefix("\n")
+
+
 def _calls_in(content: str) -> tuple[str, list[dict[str, Any]]]:
     """Cut the well-formed tool-call blocks out of a text; a block that is no call stays in the text."""
-    calls = []
-
-    def cut(block: re.Match[str]) -> str:
-        call = parse_call(block[1])
+    kept, calls, done = [], [], 0
+    while (start := content.find("<tool_call>", done)) >= 0 and (end := content.find("</tool_call>", start)) >= 0:
+        call = parse_call(content[start + len("<tool_call>") : end].strip())
+        before, done = done, end + len("</tool_call>")
         if call is None:
-            return block[0]
-        calls.append(call)
-        return ""
-
-    return _CALL_BLOCK.sub(cut, content), calls
+            kept.append(content[before:done])
+        else:
+            kept.append(content[before:start].removesuffix("\n"))
+            calls.append(call)
+    return "".join(kept) + content[done:], calls
 
 
 def plain_text(content: Any) -> str:

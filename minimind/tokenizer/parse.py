@@ -49,7 +49,8 @@ class MessageParser:
         self.message: dict[str, Any] = {"role": "assistant", "content": ""}
         self.done = False
         self._state = state  # header | content | reasoning_content | tool_call
-        self._text = ""  # read but not yet given out
+        self._parts: list[str] = []  # read but not yet given out: joined only then, for there may be many
+        self._tail = ""  # the end of it, where that may be the beginning of a spelled marker
         self._skip = 0  # newlines of the layout that may still come
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
@@ -61,8 +62,9 @@ class MessageParser:
     @property
     def held(self) -> str:
         """Content that was read and is held back: newlines that may turn out to be the layout's."""
-        skipped = min(self._skip, len(self._text) - len(self._text.lstrip("\n")))
-        return self._text[skipped:] if self._state == "content" and "tool_calls" not in self.message else ""
+        text = "".join(self._parts) + self._tail
+        skipped = min(self._skip, len(text) - len(text.lstrip("\n")))
+        return text[skipped:] if self._state == "content" and "tool_calls" not in self.message else ""
 
     def feed(self, id: int) -> list[Delta]:
         """Take one id and return what it adds to the message; concatenated, the deltas are the message."""
@@ -75,87 +77,96 @@ class MessageParser:
             self.done = True
             return deltas
         if id in self._markers:
-            self._text += self._utf8.decode(b"", final=True)
-            return self._mark(self._markers[id])
+            return self._flush() + self._mark(self._markers[id])
         if self._tokenizer.is_special(id):
             return []
-        self._text += self._utf8.decode(self._tokenizer.token_bytes(id))
-        return self._read()
+        return self._read(self._utf8.decode(self._tokenizer.token_bytes(id)))
 
     def finish(self) -> list[Delta]:
         """Return what was held back; call it when generation stops without `<|im_end|>`."""
-        self._text += self._utf8.decode(b"", final=True)
+        deltas, text = self._flush(), self._taken()
         if self._state == "header":
-            self._text = ""
+            text = ""
         elif self._state == "tool_call":  # cut off: not a call, but nothing that was said is lost
-            self._state, self._text = "content", "<tool_call>" + self._text
-        elif self._state == "content" and "tool_calls" in self.message and not self._text.strip("\n"):
-            self._text = ""
-        return self._give(len(self._text))
+            self._state, text = "content", "<tool_call>" + text
+        elif self._state == "content" and "tool_calls" in self.message and not text.strip("\n"):
+            text = ""
+        return deltas + self._give(text)
 
-    def _read(self) -> list[Delta]:
-        """Give out what can no longer change, after markers that this tokenizer spells in letters."""
-        deltas = []
-        while found := min(((self._text.find(m), m) for m in self._spelled if m in self._text), default=None):
+    def _flush(self) -> list[Delta]:
+        """What was waited for will not come: the end of a character, or of a spelled marker."""
+        text, self._tail = self._tail + self._utf8.decode(b"", final=True), ""
+        return self._take(text)
+
+    def _taken(self) -> str:
+        text, self._parts = "".join(self._parts), []
+        return text
+
+    def _read(self, text: str) -> list[Delta]:
+        """Take more text, in which a tokenizer without the markers spells them in letters."""
+        deltas, text = [], self._tail + text
+        while found := min(((text.find(m), m) for m in self._spelled if m in text), default=None):
             at, marker = found
-            rest, self._text = self._text[at + len(marker) :], self._text[:at]
-            deltas += self._mark(marker)
-            self._text = rest
-        if self._state == "header" and "\n" in self._text:
-            role, _, self._text = self._text.partition("\n")
-            self.message["role"], self._state = role, "content"
-        if self._state in ("content", "reasoning_content"):
-            deltas += self._give(len(self._text) - self._held())
-        return deltas
+            deltas += self._take(text[:at]) + self._mark(marker)
+            text = text[at + len(marker) :]
+        partial = max((n for m in self._spelled for n in range(1, len(m)) if text.endswith(m[:n])), default=0)
+        self._tail = text[len(text) - partial :]
+        return deltas + self._take(text[: len(text) - partial])
 
-    def _held(self) -> int:
-        """Characters at the end that may turn out to be layout: newlines, or the beginning of a spelled marker."""
-        partial = max((n for m in self._spelled for n in range(1, len(m)) if self._text.endswith(m[:n])), default=0)
-        before = self._text[: len(self._text) - partial]
-        return partial + len(before) - len(before.rstrip("\n"))
+    def _take(self, text: str) -> list[Delta]:
+        """Take text without markers; give out what can no longer change: newlines at its end may be the layout's."""
+        if self._state == "header" and "\n" in text:
+            role, _, text = text.partition("\n")
+            self.message["role"], self._state = self._taken() + role, "content"
+        kept = text.rstrip("\n") if self._state in ("content", "reasoning_content") else ""
+        deltas = self._give(self._taken() + kept) if kept else []
+        self._parts.append(text[len(kept) :])
+        return deltas
 
     def _mark(self, marker: str) -> list[Delta]:
         """A marker came: give out what stood before it and change what is being read."""
-        if marker == "</tool_call>" and self._state == "tool_call":
-            return self._call()
+        if self._state == "tool_call":
+            if marker == "</tool_call>":
+                return self._call()
+            self._parts.append(marker)
+            return []
+        text = self._taken()
         if marker == "</think>" and self._state == "reasoning_content":
-            deltas = self._give(len(self._text.removesuffix("\n")))
+            deltas = self._give(text.removesuffix("\n"))
             self._change("content", skip=2)
             return deltas
         if marker == "<think>" and self._state == "content":
-            deltas = self._give(len(self._text))
+            deltas = self._give(text)
             self._change("reasoning_content", skip=1)
             return deltas
         if marker == "<tool_call>" and self._state == "content":
-            deltas = self._give(len(self._text.removesuffix("\n")))
+            deltas = self._give(text.removesuffix("\n"))
             self._change("tool_call")
             return deltas
-        self._text += marker  # out of place: it is what the model said
-        return self._give(len(self._text)) if self._state != "tool_call" else []
+        return self._give(text + marker)  # out of place: it is what the model said
 
     def _change(self, state: str, skip: int = 0) -> None:
-        self._state, self._text, self._skip = state, "", skip
+        self._state, self._skip = state, skip
 
     def _call(self) -> list[Delta]:
-        written, call = self._text, parse_call(self._text)
+        written = self._taken()
+        call = parse_call(written)
         self._change("content")
         if call is None:
-            self._text = f"<tool_call>{written}</tool_call>"
-            return self._give(len(self._text))
+            return self._give(f"<tool_call>{written}</tool_call>")
         self.message.setdefault("tool_calls", []).append(call)
         return [{"tool_calls": [call]}]
 
-    def _give(self, length: int) -> list[Delta]:
-        """Move `length` characters from what was read into the message."""
-        while self._skip and self._text.startswith("\n"):
-            self._text, self._skip, length = self._text[1:], self._skip - 1, length - 1
-        given, self._text = self._text[: max(length, 0)], self._text[max(length, 0) :]
-        if not given:
+    def _give(self, text: str) -> list[Delta]:
+        """Move text into the message, without the layout's newlines before it."""
+        while self._skip and text.startswith("\n"):
+            text, self._skip = text[1:], self._skip - 1
+        if not text:
             return []
         self._skip = 0
         field = "reasoning_content" if self._state == "reasoning_content" else "content"
-        self.message[field] = self.message.get(field, "") + given
-        return [{field: given}]
+        self.message[field] = self.message.get(field, "") + text
+        return [{field: text}]
 
 
 def _control_ids(tokenizer: Tokenizer, *markers: str) -> set[int | None]:

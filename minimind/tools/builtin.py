@@ -1,10 +1,15 @@
-"""The eight built-in tools, under the names of MiniMind's published data so that it can be executed."""
+"""The eight built-in tools, under the names of MiniMind's published data so that it can be executed.
+
+A model writes their arguments, and they run in the process that serves everybody: each costs little, whatever it is
+given. Arithmetic is exact where it can be (0.1 + 0.2 is 0.3), in numbers whose size is bounded at every step.
+"""
 
 import ast
 import math
 import operator
 from collections.abc import Callable
 from datetime import UTC, timedelta, timezone
+from fractions import Fraction
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -12,40 +17,68 @@ from minimind.tools import tables
 from minimind.tools.registry import Context, tool
 
 MAX_EXPRESSION = 200  # characters; also bounds the depth of the syntax tree
-MAX_BITS = 4096  # of an integer power: 9**9**9 must cost nothing
+MAX_BITS = 4096  # of a numerator or denominator: 9**9**9 must cost nothing
+MAX_PLACES = 400  # that `round` counts; more than any float has
+NOISE = 1e-15  # what is left of zero after functions that only come near: sin(pi)
+
+Number = int | Fraction | float
+
+
+def _power(base: Number, exponent: Number) -> Any:
+    if not isinstance(base, int | Fraction) or not isinstance(exponent, int):
+        return base**exponent
+    if (max(abs(base.numerator), base.denominator) - 1).bit_length() * abs(exponent) > MAX_BITS:
+        raise ValueError("the power is too large")
+    return Fraction(base) ** exponent
+
+
+def _divide(left: Number, right: Number) -> Any:
+    return left / right if isinstance(left, float) or isinstance(right, float) else Fraction(left) / right
+
+
+def _round(value: Number, places: Number = 0) -> Any:
+    if not isinstance(places, int) or abs(places) > MAX_PLACES:
+        raise ValueError(f"round counts at most {MAX_PLACES} places")
+    return round(value, places)
+
 
 _OPERATORS: dict[type, Callable[..., Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
+    ast.Div: _divide,
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
+    ast.Pow: _power,
     ast.USub: operator.neg,
     ast.UAdd: operator.pos,
 }
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "sqrt": math.sqrt, "abs": abs, "round": round, "min": min, "max": max,
+    "sqrt": math.sqrt, "abs": abs, "round": _round, "min": min, "max": max,
     "sin": math.sin, "cos": math.cos, "tan": math.tan, "log": math.log, "log10": math.log10, "exp": math.exp,
 }  # fmt: skip
 _CONSTANTS = {"pi": math.pi, "e": math.e}
 _SPELLINGS = str.maketrans({"×": "*", "÷": "/", "（": "(", "）": ")", "，": ",", "−": "-"})
 
 
-def _power(base: float, exponent: float) -> float:
-    if isinstance(base, int) and isinstance(exponent, int) and base.bit_length() * abs(exponent) > MAX_BITS:
-        raise ValueError("the power is too large")
-    return base**exponent
-
-
 def _evaluate(node: ast.expr) -> Any:
+    """The value of an expression: an integer, a fraction that is none, or a float where a function made one."""
+    value = _value(node)
+    if isinstance(value, Fraction) and value.denominator == 1:
+        value = value.numerator
+    if isinstance(value, int | Fraction) and max(abs(value.numerator), value.denominator) >> MAX_BITS:
+        raise ValueError("a number becomes too large")
+    return value
+
+
+def _value(node: ast.expr) -> Any:
     match node:
-        case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
+        case ast.Constant(value=int() as value) if not isinstance(value, bool):
             return value
+        case ast.Constant(value=float() as value) if math.isfinite(value):
+            return Fraction(repr(value))
         case ast.Name(id=name) if name in _CONSTANTS:
             return _CONSTANTS[name]
-        case ast.BinOp(left=left, op=ast.Pow(), right=right):
-            return _power(_evaluate(left), _evaluate(right))
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
             return _OPERATORS[type(op)](_evaluate(left), _evaluate(right))
         case ast.UnaryOp(op=op, operand=operand) if type(op) in _OPERATORS:
@@ -55,10 +88,10 @@ def _evaluate(node: ast.expr) -> Any:
     raise ValueError(f"not arithmetic: {ast.unparse(node)[:40]}")
 
 
-def _number(value: float) -> int | float:
-    """Round away binary noise (0.1 + 0.2), and write whole numbers as integers."""
-    rounded = round(value, 6)
-    return int(rounded) if float(rounded).is_integer() else rounded
+def _number(value: float, digits: int = 6) -> int | float:
+    """Round to so many decimals, numbers below 1 to so many significant digits; whole numbers become integers."""
+    rounded = round(value, digits) if abs(value) >= 1 else float(f"{value:.{digits}g}")
+    return int(rounded) if rounded.is_integer() else rounded
 
 
 @tool
@@ -77,7 +110,9 @@ def calculate_math(expression: str) -> dict:
     value = _evaluate(tree.body)
     if isinstance(value, complex) or not math.isfinite(value):
         raise ValueError("the result is not a finite real number")
-    return {"result": str(value if isinstance(value, int) else _number(value))}
+    if isinstance(value, float) and abs(value) < NOISE:
+        value = 0
+    return {"result": str(value if isinstance(value, int) else _number(float(value)))}
 
 
 @tool
@@ -132,14 +167,16 @@ def unit_converter(value: float, from_unit: str, to_unit: str) -> dict:
     source, target = _unit(from_unit), _unit(to_unit)
     if source in tables.TEMPERATURES and target in tables.TEMPERATURES:
         celsius = {"celsius": value, "fahrenheit": (value - 32) / 1.8, "kelvin": value - 273.15}[source]
-        result = {"celsius": celsius, "fahrenheit": celsius * 1.8 + 32, "kelvin": celsius + 273.15}[target]
+        if celsius < -273.15 - 1e-9:
+            raise ValueError("nothing is colder than -273.15 °C")
+        result = round({"celsius": celsius, "fahrenheit": celsius * 1.8 + 32, "kelvin": celsius + 273.15}[target], 4)
     elif source in tables.UNITS and target in tables.UNITS and tables.UNITS[source][0] == tables.UNITS[target][0]:
         result = value * tables.UNITS[source][1] / tables.UNITS[target][1]
     else:
         raise ValueError(f"{from_unit} and {to_unit} do not measure the same thing")
     if not math.isfinite(result):
         raise ValueError("the value is not a finite number")
-    return {"result": _number(round(result, 4)), "from": from_unit, "to": to_unit}
+    return {"result": _number(result, 4), "from": from_unit, "to": to_unit}
 
 
 def _unit(name: str) -> str:

@@ -14,16 +14,14 @@ What holds where:
 
 import atexit
 import json
-import subprocess
-import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any
 
 from minimind.errors import UserError
 from minimind.tools import registry
+from minimind.tools.process import Died, Late, Process
 
 START_SECONDS = 60.0
 """For a worker to start and import the file; an antivirus can make that slow."""
@@ -45,7 +43,7 @@ class Sandbox:
 
     def __init__(self, file: Path, limits: Limits | None = None) -> None:
         self.file, self.limits = file, limits or Limits()
-        self._worker: subprocess.Popen[bytes] | None = None
+        self._worker = Process("minimind.tools.worker", str(file.resolve()), json.dumps(vars(self.limits)))
         self._lock = threading.Lock()
         atexit.register(self.close)
 
@@ -68,7 +66,7 @@ class Sandbox:
             ValueError: it raised, took too long, or its process died; in words for a model to read.
         """
         with self._lock:
-            if self._worker is None:
+            if not self._worker.runs:
                 self._ask({"describe": True}, START_SECONDS)  # starting is not the call's time
             answer = self._ask({"name": name, "arguments": arguments}, self.limits.seconds)
         if "error" in answer:
@@ -77,51 +75,15 @@ class Sandbox:
 
     def close(self) -> None:
         """End the worker."""
-        worker, self._worker = self._worker, None
-        if worker:
-            worker.kill()
-            worker.wait()
-            for pipe in (worker.stdin, worker.stdout):
-                if pipe:
-                    pipe.close()
+        self._worker.close()
 
     def _ask(self, question: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """One line to the worker, one line back."""
-        worker = self._worker or self._start()
-        assert worker.stdin
         try:
-            worker.stdin.write(json.dumps(question).encode() + b"\n")
-            worker.stdin.flush()
-            line = self._lines.get(timeout=seconds)
-        except OSError:
-            line = b""
-        except Empty:
-            self.close()
+            return self._worker.ask(question, seconds)
+        except Late:
             return {"error": f"the tool took longer than {seconds:g} s and was stopped"}
-        if not line:
-            self.close()
+        except Died:
             return {"error": "the tool's process died; it may have used more memory than it is allowed"}
-        return dict(json.loads(line))
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        limits = json.dumps(vars(self.limits))
-        command = [sys.executable, "-m", "minimind.tools.worker", str(self.file.resolve()), limits]
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self._worker = worker = subprocess.Popen(command, **pipes, cwd=Path(__file__).parents[2])
-        self._lines: SimpleQueue[bytes] = SimpleQueue()
-        threading.Thread(target=_read, args=(worker, self._lines), daemon=True).start()
-        return worker
-
-
-def _read(worker: "subprocess.Popen[bytes]", lines: "SimpleQueue[bytes]") -> None:
-    """Pass the worker's lines on; a thread, because a pipe cannot be waited for with a time limit everywhere."""
-    assert worker.stdout
-    try:
-        while line := worker.stdout.readline():
-            lines.put(line)
-    except (OSError, ValueError):
-        pass  # closed under our hands
-    lines.put(b"")
 
 
 def load(path: str | Path, limits: Limits | None = None) -> tuple[str, ...]:

@@ -22,7 +22,8 @@ _REFUSED = (
     *("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.chmod", "os.chown", "os.link", "os.symlink", "os.truncate"),
     *("os.listdir", "os.scandir", "os.walk", "os.kill", "os.putenv", "os.utime", "os.chdir", "os.add_dll_directory"),
     *("shutil.", "tempfile.", "glob.", "ctypes.", "ftplib.", "http.", "imaplib.", "poplib.", "smtplib.", "urllib."),
-    *("webbrowser.", "sqlite3.connect", "winreg.", "mmap.", "pty.", "signal.", "fcntl."),
+    *("webbrowser.", "sqlite3.connect", "winreg.", "mmap.", "pty.", "signal.", "fcntl.", "syslog.", "os.setxattr"),
+    *("os.getxattr", "os.listxattr", "os.removexattr", "os.chflags", "os.lchmod", "os.fwalk", "os.lockf", "resource."),
 )
 _LISTING = ("os.listdir", "os.scandir")  # what finding a module to import does, inside Python's own folders
 _READ_ONLY = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -46,7 +47,7 @@ def main() -> None:
             answer = _describe(functions) if complaint is None else {"error": complaint}
         else:
             answer = _call(functions.get(question["name"]), question["arguments"], limits["characters"])
-        answers.write(json.dumps(answer) + "\n")
+        answers.write("\n" + json.dumps({"number": question["number"], **answer}) + "\n")
         answers.flush()
 
 

@@ -54,7 +54,7 @@ def save(
         if runtime.is_main():
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
-        ranks.anywhere(False)  # nobody goes on before the folder is there
+        ranks.barrier()  # nobody goes on before the folder is there
         write_model(draft)
         weights, moments = get_state_dict(model, optimizers, options=TRAINED)
         with _quiet():
@@ -65,7 +65,7 @@ def save(
             _finish(draft, {"schema": SCHEMA, "step": step, **trainer})
             shutil.rmtree(final, ignore_errors=True)
             os.replace(draft, final)
-        ranks.anywhere(False)  # nor before it is there for good
+        ranks.barrier()  # nor before it is there for good
     except (OSError, UserError, dcp.CheckpointException) as error:
         if runtime.is_main():
             shutil.rmtree(draft, ignore_errors=True)

@@ -69,7 +69,7 @@ def describe(recipe: Recipe, out: Path) -> None:
             write_json(out / "environment.json", runtime.environment())
         except OSError as error:
             raise _unwritable(out, error.strerror or str(error)) from None
-    ranks.anywhere(False)  # now it is written
+    ranks.barrier()  # now it is written
     if not (out / "environment.json").exists():
         raise UserError(f"--out {out}: not the same folder on all machines; choose one on a disk that they share")
 

@@ -1,6 +1,6 @@
 """The training loop that every stage runs.
 
-A stage brings a `Job`: a model with its optimizers, a stateful stream of packed batches, a loss that
+A stage brings a `Job` (`train/job.py`): a model with its optimizers, a stateful stream of packed batches, a loss that
 returns sums, and callbacks for what only the stage knows (how to validate, sample and write the model).
 The loop brings accumulation, precision, clipping, schedules, checkpoints, resume and the log.
 
@@ -14,10 +14,10 @@ over all micro-batches and ranks before the first backward pass: never a mean of
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,62 +28,12 @@ from minimind.errors import UsageError, UserError
 from minimind.optim.schedule import learning_rate
 from minimind.recipe import Recipe
 from minimind.train import checkpoint, folder, parallel, tracker
+from minimind.train.job import Halt, Job, Progress, balanced, moved, split
 from minimind.train.metrics import Metrics, Window
 from minimind.train.precision import Precision
-from minimind.train.resume import Progress, start
+from minimind.train.resume import start
 from minimind.train.stop import stop_signals
 from minimind.train.trouble import Patience, explained
-
-
-class Loss(NamedTuple):
-    """What a stage's loss returns for one micro-batch."""
-
-    total: Tensor
-    """Scalar to differentiate: a sum over what the batch's weight counts."""
-    figures: dict[str, Tensor]
-    """What to log: scalars are sums, to be divided by the weight of the step (`loss` is one of them);
-    a matrix holds counts, of which the shares in each row are logged (tokens of each expert)."""
-
-
-class Halt(UserError):
-    """A stage gives up and says why in one sentence; what was learned until then is saved first."""
-
-
-class Stream(Protocol):
-    """Batches in one global order. The state is all that is needed to continue at the same token."""
-
-    def next_batch(self, rows: int, rank: int = 0, world: int = 1) -> Any:
-        """The next `rows` rows (this rank's share of them): a named tuple of tensors [rows, time].
-
-        It has `document_ids` (-1 on padding), and a property `weight`: what the sums of its loss are divided by.
-        """
-
-    def rehearsal_batch(self, rows: int, rank: int = 0, world: int = 1) -> Any:
-        """A batch like the others from which nothing will be learned; the state is put back after it."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """The position in the data."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue at that position."""
-
-
-@dataclass
-class Job:
-    """One stage's part of a run."""
-
-    model: nn.Module
-    optimizers: list[torch.optim.Optimizer]
-    stream: Stream
-    loss: Callable[[Any, Any], Loss]
-    steps: int
-    flops_per_token: float
-    write_model: Callable[[Path], None]
-    validate: Callable[[], dict[str, float]]
-    sample: Callable[[], list[str]]
-    compile: Callable[[], None]
-    figures: Callable[[], dict[str, Any]] = dict
-    """What else there is to log since it was last asked; all ranks ask."""
 
 
 def run(job: Job, recipe: Recipe, out: Path, resume: bool = True) -> Progress:
@@ -103,7 +53,7 @@ def run(job: Job, recipe: Recipe, out: Path, resume: bool = True) -> Progress:
         folder.describe(recipe, out)
         if at.compiled:
             job.compile()
-        replica = parallel.replicate(job.model, job.loss)
+        replica = parallel.replicate(job.model, partial(job.loss, compiled=at.compiled))
         if parallel.needs_rehearsal(replica):
             _rehearse(job, replica, recipe, precision)
         peak = runtime.peak_flops(precision.device, precision.dtype) * runtime.world_size()
@@ -138,7 +88,7 @@ def run(job: Job, recipe: Recipe, out: Path, resume: bool = True) -> Progress:
                     window.restart()
                 if train.max_minutes and time.monotonic() - began > train.max_minutes * 60:
                     stopping.request()
-                stop = ranks.anywhere(stopping())
+                stop = ranks.any_rank(stopping())
                 if last or stop or (train.save_every and at.step % train.save_every == 0):
                     save(job, recipe, at, checkpoints, precision)
                     saved_at = at.step
@@ -215,25 +165,15 @@ def _backward(replica: nn.Module, batch: Any, micro_rows: int, weight: int, prec
     """Accumulate the gradient of one step over micro-batches and ranks; return this rank's summed figures."""
     factor = precision.scale * runtime.world_size()  # ranks' gradients are averaged, the step's is their sum
     sums: dict[str, Tensor] = {}
-    micro_batches = list(_split(batch, micro_rows))
+    micro_batches = list(split(batch, micro_rows))
     for number, micro in enumerate(micro_batches, 1):
         with parallel.accumulating(replica, more_to_come=number < len(micro_batches)):
             with precision.autocast():
-                loss = replica(_to(micro, precision.device))
+                loss = balanced(replica(moved(micro, precision.device)), micro.weight)
             (loss.total * factor / max(1, weight)).backward()
         for name, value in loss.figures.items():
             sums[name] = sums.get(name, torch.zeros((), device=precision.device)) + value.detach()
     return sums
-
-
-def _split(batch: Any, rows: int) -> Iterator[Any]:
-    """Cut a batch (a named tuple of tensors [rows, time]) into micro-batches."""
-    for first in range(0, len(batch[0]), rows):
-        yield type(batch)(*(tensor[first : first + rows] for tensor in batch))
-
-
-def _to(batch: Any, device: torch.device) -> Any:
-    return type(batch)(*(tensor.to(device, non_blocking=True) for tensor in batch))
 
 
 def _update(optimizers: list[torch.optim.Optimizer], rate: float) -> None:

@@ -1,10 +1,9 @@
 """Where a run begins: at its newest whole checkpoint, or anew, and what may have changed in between."""
 
-import math
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from minimind import ranks, runtime
 from minimind.compiler import can_compile
@@ -13,10 +12,8 @@ from minimind.errors import UserError
 from minimind.model.files import weights_checksum
 from minimind.recipe import Recipe
 from minimind.train import checkpoint
+from minimind.train.job import Job, Progress
 from minimind.train.precision import Precision
-
-if TYPE_CHECKING:
-    from minimind.train.loop import Job
 
 FIXED = (
     *("stage", "preset", "model", "data.sequence_length", "data.too_long", "data.random_system_prompt"),
@@ -25,21 +22,7 @@ FIXED = (
 """What makes a run this run. Its data and its `init` are fixed too, but known by content: files may be moved."""
 
 
-@dataclass
-class Progress:
-    """Where a run is: what a checkpoint stores beside weights and moments."""
-
-    step: int = 0
-    tokens: int = 0
-    best_step: int | None = None
-    best_score: float = math.inf
-    """The lowest validation BPB, or loss where a stage has no BPB."""
-    compiled: bool = False
-    init: int = 0
-    """Checksum of the weights that the run started from; 0: drawn from the seed."""
-
-
-def start(job: "Job", recipe: Recipe, checkpoints: Path, precision: Precision, resume: bool) -> Progress:
+def start(job: Job, recipe: Recipe, checkpoints: Path, precision: Precision, resume: bool) -> Progress:
     """Load the newest whole checkpoint, or decide what is decided once a run.
 
     A run that starts anew deletes the old one's checkpoints, or it might be continued from those later.
@@ -94,7 +77,7 @@ def _check_recipe(source: Path, before: dict[str, Any], recipe: Recipe) -> None:
         say(f"Changed since the checkpoint: {listed}.")
 
 
-def _continue_stream(source: Path, job: "Job", state: dict[str, Any], recipe: Recipe) -> None:
+def _continue_stream(source: Path, job: Job, state: dict[str, Any], recipe: Recipe) -> None:
     try:
         job.stream.load_state_dict(state["stream"])
     except UserError as error:
@@ -102,7 +85,7 @@ def _continue_stream(source: Path, job: "Job", state: dict[str, Any], recipe: Re
         raise UserError(f"{source}: {error} (data.files: {was} then, {', '.join(recipe.data.files)} now)") from None
 
 
-def _compiles(job: "Job", recipe: Recipe, precision: Precision) -> bool:
+def _compiles(job: Job, recipe: Recipe, precision: Precision) -> bool:
     """Compiling costs some 30 s and saves about a third: it pays on runs longer than about two minutes.
 
     Raises:

@@ -13,6 +13,7 @@ from minimind.data.shards import ensure
 from minimind.losses.log_probs import token_log_probs
 from minimind.model.transformer import Segments, Transformer
 from minimind.tokenizer.chat import render
+from minimind.train.loop import split
 
 SHAPE = ModelConfig(
     vocab_size=TOKENIZER.vocab_size,
@@ -91,7 +92,7 @@ def test_the_reference_comes_with_the_tokens_it_belongs_to(shards):
 def test_a_micro_batch_counts_its_own_pairs(shards):
     stream = PairStream(shards, 320)
     batch = stream.next_batch(4)
-    parts = [type(batch)(*(tensor[i : i + 1] for tensor in batch)) for i in range(4)]
+    parts = list(split(batch, 1))
     assert sum(part.weight for part in parts) == batch.weight
     values = torch.rand(batch.labels.shape)
     pieces = torch.cat([part.answer_sums(values[i : i + 1]) for i, part in enumerate(parts)])

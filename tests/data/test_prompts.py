@@ -1,13 +1,11 @@
 import json
-from types import SimpleNamespace
 
 import pytest
 
 from minimind.data.prompts import read_prompts
-from minimind.engine.sampling import Sampling
 from minimind.errors import UserError
-from minimind.recipe import Recipe
-from minimind.rl.stream import RolloutStream, begins_with_thinking
+from minimind.recipe import RlConfig
+from minimind.rl.collector import Collector, begins_with_thinking
 from minimind.tokenizer.bpe import Tokenizer
 
 ASKED = {"messages": [{"role": "user", "content": "What is 3 + 4?"}]}
@@ -31,17 +29,14 @@ def test_a_line_may_say_whether_its_answer_begins_with_thinking(tmp_path):
     rows = [ASKED | {"open_thinking": True}, ASKED | {"open_thinking": False}, ASKED]
     told, told_not, left = read_prompts(written(tmp_path, *rows))
     for ratio in (0.0, 1.0):
-        recipe = Recipe()
-        recipe.rl.thinking_ratio = ratio
         for place in range(-3, 4):
-            assert begins_with_thinking(told, recipe, place)
-            assert not begins_with_thinking(told_not, recipe, place)
-            assert begins_with_thinking(left, recipe, place) == bool(ratio)
-    stream = SimpleNamespace(
-        recipe=Recipe(), prompts=[told, told_not], tokenizer=Tokenizer.load("default"), sampling=Sampling()
-    )
+            assert begins_with_thinking(told, ratio, 0, place)
+            assert not begins_with_thinking(told_not, ratio, 0, place)
+            assert begins_with_thinking(left, ratio, 0, place) == bool(ratio)
+    tokenizer = Tokenizer.load("default")
+    collector = Collector(RlConfig(), [told, told_not], tokenizer, rollout=None, rewards=None, seed=0)
     for index, thinking in enumerate((True, False)):
-        samples, _ = RolloutStream.samples_of(stream, 0, index)
+        samples, _ = collector.group(0, index)
         assert {sample.thinking for sample in samples} == {thinking}
 
 

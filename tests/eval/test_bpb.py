@@ -11,7 +11,7 @@ from minimind.data.shards import ensure
 from minimind.eval.bpb import Document, _windows, bits_per_byte, text_document
 from minimind.model.transformer import Segments, Transformer
 from minimind.recipe import Recipe
-from minimind.stages.common import valid_bpb
+from minimind.stages.setup import valid_bpb
 from minimind.tokenizer.bpe import Tokenizer
 
 CPU = torch.device("cpu")

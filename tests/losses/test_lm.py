@@ -48,13 +48,15 @@ def test_leaving_out_unsupervised_rows_changes_nothing(chunk):
 
 def test_labelled_rows_come_in_whole_chunks():
     labels = torch.full((12,), -100)
-    assert len(labelled_rows(labels, 4)) == 0
+    cpu = torch.device("cpu")
+    assert len(labelled_rows(labels, 4, cpu)[0]) == 0
     labels[[1, 3, 7, 8, 10]] = 5
-    rows = labelled_rows(labels, 4)
+    rows, their_labels = labelled_rows(labels, 4, cpu)
+    assert torch.equal(their_labels, labels[rows])
     assert len(rows) == 8
     assert rows[:5].tolist() == [1, 3, 7, 8, 10]
     assert (labels[rows[5:]] == -100).all()
-    assert len(labelled_rows(labels, 100)) == 12, "there are no more"
+    assert len(labelled_rows(labels, 100, cpu)[0]) == 12, "there are no more"
 
 
 def test_a_tied_weight_gets_both_gradients():

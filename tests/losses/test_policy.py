@@ -209,49 +209,7 @@ def test_an_answer_without_a_token_counts_for_nothing():
     assert weights.sum().item() == pytest.approx(5)
 
 
-# Advantages
-
-
-def test_group_advantages():
-    rewards = torch.tensor([[0.0, 1.0, 1.0, 0.0], [2.0, 2.0, 2.0, 2.0], [float("nan"), 1.0, 3.0, float("nan")]])
-    found = policy.group_advantages(rewards)
-    assert found[0].tolist() == pytest.approx([a / (0.57735 + 1e-4) for a in (-0.5, 0.5, 0.5, -0.5)], rel=1e-5)
-    assert found[1].tolist() == [0] * 4
-    sigma = 2**0.5
-    assert found[2].tolist() == pytest.approx([0, -1 / (sigma + 1e-4), 1 / (sigma + 1e-4), 0], rel=1e-5)
-    assert policy.group_advantages(rewards, divide=False)[2].tolist() == [0, -1, 1, 0]
-    assert not policy.group_advantages(torch.full((2, 3), float("nan"))).any()
-    torch.testing.assert_close(found[0].flip(0), policy.group_advantages(rewards.flip(1))[0])
-
-
-def plain_gae(rewards, values, gamma, lam):
-    """The sum Σ (γλ)^l δ_{t+l}, written out."""
-    nexts = [*values[1:], 0.0]
-    deltas = [r + gamma * n - v for r, n, v in zip(rewards, nexts, values, strict=True)]
-    n = len(rewards)
-    return [sum((gamma * lam) ** (k - t) * deltas[k] for k in range(t, n)) for t in range(n)]
-
-
-@pytest.mark.parametrize(("gamma", "lam"), [(1.0, 0.95), (0.9, 0.8), (1.0, 1.0), (0.99, 0.0)])
-def test_gae_is_its_formula_and_skips_what_was_not_chosen(gamma, lam):
-    draw = torch.Generator().manual_seed(0)
-    rewards, values = (torch.randn(1, 6, dtype=torch.float64, generator=draw) for _ in range(2))
-    advantages, returns = policy.gae(rewards, values, torch.ones(1, 6, dtype=torch.bool), gamma, lam)
-    expected = plain_gae(rewards[0].tolist(), values[0].tolist(), gamma, lam)
-    assert advantages[0].tolist() == pytest.approx(expected)
-    torch.testing.assert_close(returns, advantages + values)
-
-    # Two chosen tokens, three that a tool said, four chosen ones, two more of padding: as if only the six were there.
-    places = torch.tensor([0, 1, 5, 6, 7, 8])
-    mask = torch.zeros(1, 11, dtype=torch.bool)
-    mask[0, places] = True
-    wide = [torch.full((1, 11), float("nan"), dtype=torch.float64) for _ in range(2)]
-    for spread, x in zip(wide, (rewards, values), strict=True):
-        spread[0, places] = x[0]
-    spread_advantages, spread_returns = policy.gae(*wide, mask, gamma, lam)
-    torch.testing.assert_close(spread_advantages[:, places], advantages)
-    torch.testing.assert_close(spread_returns[:, places], returns)
-    assert not spread_advantages[~mask].any()
+# Values and corrections
 
 
 def test_values_are_clipped_to_where_they_were():
@@ -261,16 +219,6 @@ def test_values_are_clipped_to_where_they_were():
     assert found.loss.tolist() == pytest.approx([0.5 * 0.8**2, 0.5 * 2**2, 0.5 * 0.2**2])
     assert found.clipped.tolist() == [True, False, False]
     assert policy.value_loss(values, old, returns, mask, clip=0).loss[0] == 0
-
-
-def test_whitening_over_the_mask():
-    values, mask = GIVEN["log_probs"], MASK
-    white = policy.whiten(values.where(mask, float("nan")), mask)
-    assert white[mask].mean().item() == pytest.approx(0, abs=1e-12)
-    assert white[mask].std().item() == pytest.approx(1)
-    assert not white[~mask].any()
-    kept = policy.whiten(values, mask, centre=False)
-    assert kept[mask].mean().item() == pytest.approx(values[mask].mean().item())
 
 
 def test_importance_is_truncated_and_constant():

@@ -38,7 +38,7 @@ def test_the_balancing_loss_is_qwens_with_padding_left_out(top_k):
         route = layer.mlp.route
         layer.mlp.route = lambda x, route=route, gate=layer.mlp.gate: (logits.append(gate(x)), route(x))[1]
     ids, lengths = torch.randint(0, 100, (3, 20)), torch.tensor([20, 7, 13])
-    router = model(ids, Segments.right_padded(lengths, 20)).router
+    router = model(ids, Segments.right_padded(lengths, 20, ids.device)).router
     mask = (torch.arange(20) < lengths[:, None]).int()
     theirs = load_balancing_loss_func(tuple(logits), CONFIG.num_experts, top_k, mask)
     torch.testing.assert_close(router.load_balancing_loss(), theirs)

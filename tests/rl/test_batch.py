@@ -7,12 +7,14 @@ import torch
 from toys import sampled
 
 from minimind.losses.lm import IGNORE
+from minimind.losses.policy import ALGORITHMS
+from minimind.model.heads import Scorer
 from minimind.rl import batch as batches
-from minimind.rl.batch import pack
-from minimind.rl.learner import CriticLearner, GroupLearner, Scorer, compared
-from minimind.rl.meter import Meter
-from minimind.rl.objective import ALGORITHMS, PolicyLoss, chosen, sampling_of, score
+from minimind.rl.advantages import gae
+from minimind.rl.batch import minibatches, pack
 from minimind.rl.rollout import Sample
+from minimind.stages import grpo, ppo
+from minimind.train.job import split
 
 
 def sample(prompt, *turns, group=0, reward=0.0):
@@ -44,8 +46,8 @@ def test_packing():
     assert not batch.engine[~batch.mask].any()
     numbers = {int(n) for row in range(len(batch.labels)) for n in batch.sequences[row][batch.mask[row]]}
     assert len(numbers) == 3
-    column = packed.scatter([1.0, [5, 6, 7, 8, 9], torch.tensor([3.0])], SAMPLES)
-    assert packed.gather(column, SAMPLES)[1].tolist() == [5, 0, 0, 8, 9]
+    column = packed.scatter([1.0, [5, 6, 7, 8, 9], torch.tensor([3.0])])
+    assert packed.gather(column)[1].tolist() == [5, 0, 0, 8, 9]
 
 
 def test_a_prompt_is_packed_once_for_all_its_answers():
@@ -59,25 +61,37 @@ def test_a_prompt_is_packed_once_for_all_its_answers():
     assert batch.branches.tolist()[0] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 0]
     assert batch.document_ids.tolist()[0] == [0] * 12 + [-1]
     assert len({int(n) for row in range(2) for n in batch.sequences[row][batch.mask[row]]}) == 4
-    column = packed.scatter([1.0, [5, 6, 7], 3.0, [8, 9]], [*group, *other])
-    assert [part.tolist() for part in packed.gather(column, [*group, *other])] == [[1, 1], [5, 0, 7], [3], [8, 9]]
+    column = packed.scatter([1.0, [5, 6, 7], 3.0, [8, 9]])
+    assert [part.tolist() for part in packed.gather(column)] == [[1, 1], [5, 0, 7], [3], [8, 9]]
     narrow = pack(group, 9, "token", 10, share_prompts=True)
     assert len(narrow.batch.labels) == 2
     assert narrow.batch.weight == batch.weight - 2
+
+
+@pytest.fixture
+def recipe(recipe, folder):
+    """One whose job can be made: it needs a prompt."""
+    (folder / "prompts.jsonl").write_text('{"messages": [{"role": "user", "content": "3 + 4?"}], "gt": ["7"]}')
+    recipe.data.files, recipe.rl.importance_limit, recipe.rl.algorithm = [str(folder / "prompts.jsonl")], 0.0, "dapo"
+    return recipe
+
+
+def batches_of(job, samples, number=0):
+    return job.stream.make_batches(samples, number)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_shared_prompt_leaves_loss_and_gradient_unchanged(model, tokenizer, recipe, algorithm):
     recipe.rl.algorithm = algorithm
     samples = sampled(model, tokenizer, recipe, each=4)
-    loss = PolicyLoss(recipe.rl, chosen(recipe.rl), sampling_of(recipe.rl, [2]), Meter(), first_step_only=True)
 
     def gradient(share):
         recipe.rl.share_prompts = share
-        (batch,) = learner(recipe, model, tokenizer)(samples, 0)
+        job = grpo.make_job(recipe, model, tokenizer)
+        (batch,) = batches_of(job, samples)
         assert bool(batch.branches.any()) == share
         model.zero_grad()
-        total = total_of(loss, model, batch) / batch.weight
+        total = job.loss(model, batch).total / batch.weight
         total.backward()
         return total.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])
 
@@ -88,7 +102,7 @@ def test_a_shared_prompt_leaves_loss_and_gradient_unchanged(model, tokenizer, re
 def test_weights_and_shares(normalise, weight):
     batch = pack(SAMPLES, 8, normalise, 10).batch
     assert batch.weight == weight
-    sums = [float(part.sum()) for part in pack(SAMPLES, 8, normalise, 10).gather(batch.weights, SAMPLES)]
+    sums = [float(part.sum()) for part in pack(SAMPLES, 8, normalise, 10).gather(batch.weights)]
     assert sums == pytest.approx({"token": [3, 3, 1], "sequence": [1, 1, 1], "constant": [0.3, 0.3, 0.1]}[normalise])
 
 
@@ -106,31 +120,16 @@ def test_a_batch_survives_json_to_the_bit():
     torch.testing.assert_close(batches.decode(batches.encode(batch)), batch, rtol=0, atol=0)
 
 
-def learner(recipe, model, tokenizer):
-    sampling = sampling_of(recipe.rl, [2])
-    return GroupLearner(recipe, model, Scorer(recipe, torch.device("cpu"), sampling), chosen(recipe.rl), None)
-
-
-def total_of(loss, model, batch):
-    scored, _ = score(model, batch, loss.sampling)
-    return (loss.tokens(scored, batch) * batch.weights).sum()
-
-
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_the_first_steps_ratio_is_exactly_one(model, tokenizer, recipe, algorithm):
     recipe.rl.algorithm, recipe.rl.epochs = algorithm, 2
     samples = sampled(model, tokenizer, recipe)
-    first, second = learner(recipe, model, tokenizer)(samples, 0)
+    job = grpo.make_job(recipe, model, tokenizer)
+    first, second = batches_of(job, samples)
     assert first is second
-    meter = Meter()
-    loss = PolicyLoss(recipe.rl, chosen(recipe.rl), sampling_of(recipe.rl, [2]), meter, first_step_only=False)
-    rows = 2  # as many at a time as the scorer took
-    parts = [batches.PolicyBatch(*(c[i : i + rows] for c in first)) for i in range(0, len(first.labels), rows)]
-    for part in parts:
-        scored, _ = score(model, part, loss.sampling)
-        assert torch.equal(scored.log_probs.detach()[part.mask], part.old[part.mask])
-        loss.tokens(scored, part)
-    figures = meter.take()
+    for part in split(first, 2):  # as many rows at a time as were scored before
+        job.loss(model, part)
+    figures = job.figures()
     assert (figures["ratio_max"], figures["kl"], figures["clipped"]) == (1, 0, 0)
     assert figures["mismatch_kl"] < 1e-8
 
@@ -139,14 +138,13 @@ def test_the_first_steps_ratio_is_exactly_one(model, tokenizer, recipe, algorith
 def test_micro_batches_and_order_leave_the_gradient_unchanged(model, tokenizer, recipe, algorithm):
     recipe.rl.algorithm, recipe.data.sequence_length = algorithm, 64
     samples = sampled(model, tokenizer, recipe, each=4)
-    loss = PolicyLoss(recipe.rl, chosen(recipe.rl), sampling_of(recipe.rl, [2]), Meter(), first_step_only=True)
+    job = grpo.make_job(recipe, model, tokenizer)
 
     def gradient(order, rows):
-        (batch,) = learner(recipe, model, tokenizer)([samples[i] for i in order], 0)
+        (batch,) = batches_of(job, [samples[i] for i in order])
         model.zero_grad()
-        for i in range(0, len(batch.labels), rows):
-            part = batches.PolicyBatch(*(column[i : i + rows] for column in batch))
-            (total_of(loss, model, part) / batch.weight).backward()
+        for part in split(batch, rows):
+            (job.loss(model, part).total / batch.weight).backward()
         return torch.cat([p.grad.flatten() for p in model.parameters()])
 
     whole = gradient(range(8), 100)
@@ -157,14 +155,14 @@ def test_micro_batches_and_order_leave_the_gradient_unchanged(model, tokenizer, 
 
 def test_what_a_tool_said_is_read_but_not_learned(model, tokenizer, recipe):
     """What stands at a token that a tool said has no effect, whatever it is."""
-    loss = PolicyLoss(recipe.rl, chosen(recipe.rl), sampling_of(recipe.rl, [2]), Meter(), first_step_only=True)
     samples = [sample([1, 2], [30], (91, 92), [31, 32], reward=1.0), sample([1, 2], [40, 41], reward=0.0)]
-    (batch,) = learner(recipe, model, tokenizer)(samples, 0)
-    expected = total_of(loss, model, batch)
+    job = grpo.make_job(recipe, model, tokenizer)
+    (batch,) = batches_of(job, samples)
+    expected = job.loss(model, batch).total
     spoiled = batch._replace(
         **{name: getattr(batch, name).where(batch.mask, math.nan) for name in ("engine", "old", "advantages")}
     )
-    assert torch.equal(total_of(loss, model, spoiled), expected)
+    assert torch.equal(job.loss(model, spoiled).total, expected)
     assert int(batch.mask.sum()) == 5
 
 
@@ -172,22 +170,17 @@ def test_equal_rewards_give_a_gradient_of_exactly_zero(model, tokenizer, recipe)
     samples = sampled(model, tokenizer, recipe)
     for one in samples:
         one.reward = 0.7
-    (batch,) = learner(recipe, model, tokenizer)(samples, 0)
-    loss = PolicyLoss(recipe.rl, chosen(recipe.rl), sampling_of(recipe.rl, [2]), Meter(), first_step_only=True)
-    total_of(loss, model, batch).backward()
+    job = grpo.make_job(recipe, model, tokenizer)
+    (batch,) = batches_of(job, samples)
+    job.loss(model, batch).total.backward()
     assert all(not p.grad.any() for p in model.parameters())
 
 
-def test_advantages_compare_within_groups():
-    samples = [sample([1], [5], group=g, reward=r) for g, r in ((0, 1), (1, 10), (0, 3), (1, 30))]
-    found = compared(samples, {id(s): s.reward for s in samples}, divide=False)
-    assert [found[id(s)] for s in samples] == [-1, -10, 1, 10]
-
-
 def test_minibatches_hold_every_sample_once(model, tokenizer, recipe):
+    assert sorted(i for part in minibatches(10, 4, (42, 7)) for i in part) == list(range(10))
     recipe.rl.minibatches, recipe.rl.epochs = 4, 3
     samples = sampled(model, tokenizer, recipe, each=5)
-    made = learner(recipe, model, tokenizer)(samples, 7)
+    made = batches_of(grpo.make_job(recipe, model, tokenizer), samples, 7)
     assert len(made) == 12
     tokens = sum(len(one.ids) for one in samples)
     assert sum(int(batch.mask.sum()) for batch in made[:4]) == tokens
@@ -196,25 +189,20 @@ def test_minibatches_hold_every_sample_once(model, tokenizer, recipe):
 
 
 def test_the_critics_advantages_are_gae_of_each_answer(model, tokenizer, recipe):
-    from minimind.losses.policy import gae
-    from minimind.model.heads import Scorer as Critic
-
     torch.manual_seed(1)
-    critic = Critic(model.config)
+    critic = Scorer(model.config)
     with torch.no_grad():
         critic.score.weight.normal_()
-    recipe.ppo.whiten, recipe.ppo.gamma, recipe.ppo.lam = False, 0.9, 0.8
+    recipe.ppo.whiten, recipe.ppo.gamma, recipe.ppo.lam, recipe.rl.algorithm = False, 0.9, 0.8, "ppo_clip"
     samples = [*sampled(model, tokenizer, recipe), sample([1, 2], [30, 31], (91, 92), [32, 33], reward=2.0)]
-    scorer = Scorer(recipe, torch.device("cpu"), sampling_of(recipe.rl, [2]))
-    made = CriticLearner(recipe, model, critic, scorer, algorithm=ALGORITHMS["ppo_clip"], reference=None)
-    (batch,) = made(samples, 0)
-    parts = made.packed(samples, 0)
-    ordered, packed = parts[0]
+    (batch,) = batches_of(ppo.make_job(recipe, model, critic, tokenizer), samples)
+    (order,) = minibatches(len(samples), 1, (recipe.train.seed, 0))
+    packed = pack([samples[i] for i in order], recipe.data.sequence_length, "token", recipe.rl.max_new_tokens)
     for one, values, advantages, returns in zip(
-        ordered,
-        packed.gather(batch.values, ordered),
-        packed.gather(batch.advantages, ordered),
-        packed.gather(batch.returns, ordered),
+        packed.samples,
+        packed.gather(batch.values),
+        packed.gather(batch.advantages),
+        packed.gather(batch.returns),
         strict=True,
     ):
         mask = torch.tensor([one.trainable])

@@ -51,11 +51,11 @@ class Scripted:
             yield key, Completion(ids, [-0.5] * len(ids), [3] * len(ids), "completed" if ids == line else "truncated")
 
 
-def episodes(tokenizer, scripts, prompt=PROMPT, most_tokens=400):
+def episodes(tokenizer, scripts, prompt=PROMPT, max_tokens=400):
     samples = [Sample(prompt, []) for _ in scripts]
     rollout = Scripted([[line if isinstance(line, str) else said(tokenizer, line) for line in s] for s in scripts])
     rules = [Sampling(seed=n * 100) for n in range(len(scripts))]
-    play(rollout, lambda s, rule: ToolUse(tokenizer, 3, False, repeatable(rule.seed)), samples, rules, most_tokens)
+    play(rollout, samples, rules, lambda s, rule: ToolUse(tokenizer, 3, False, repeatable(rule.seed)), max_tokens)
     for sample, script in zip(samples, scripts, strict=True):
         sample.message = [line for line in script if not isinstance(line, str)][-1]
     return samples, rollout
@@ -107,7 +107,7 @@ def test_episodes_do_not_wait_and_all_ends_are_known(tokenizer):
     assert outcome(samples)[1] == 0
     assert outcome(samples)[4] == 1
     assert legality(samples) == [1, 1, 1, 1, 0]
-    no_room, _ = episodes(tokenizer, [[calling]], most_tokens=len(said(tokenizer, calling)) + 2)
+    no_room, _ = episodes(tokenizer, [[calling]], max_tokens=len(said(tokenizer, calling)) + 2)
     assert no_room[0].status == "truncated"
     assert all(no_room[0].trainable)
 

@@ -14,7 +14,12 @@ from minimind.errors import UsageError
 from minimind.model.heads import Scorer
 from minimind.model.store import save_model
 from minimind.rl import rewards
-from minimind.rl.rewards import Rewards, reward
+from minimind.rl.judge import Rewards
+from minimind.rl.rewards import RewardContext, reward
+
+
+def rewards_of(recipe, tokenizer):
+    return Rewards(RewardContext(recipe.scoring, tokenizer, recipe.rl.max_new_tokens, torch.device("cpu")))
 
 
 @pytest.fixture
@@ -25,7 +30,7 @@ def judged(recipe, tokenizer):
         recipe.scoring.weights = {name: 1.0}
         for option, value in options.items():
             setattr(recipe.scoring, option, value)
-        Rewards(recipe, tokenizer)(samples)
+        rewards_of(recipe, tokenizer)(samples)
         return [sample.rewards[name] for sample in samples]
 
     return judge
@@ -97,12 +102,12 @@ def test_components_are_weighted_and_kept_apart(recipe, tokenizer):
     recipe.scoring.weights = {"exact": 2.0, "unfinished": 0.5}
     right, cut = said(tokenizer, "7"), said(tokenizer, "8", status="truncated")
     lost = said(tokenizer, "7", status="aborted")
-    Rewards(recipe, tokenizer)([right, cut, lost])
+    rewards_of(recipe, tokenizer)([right, cut, lost])
     assert (right.rewards, right.reward) == ({"exact": 1, "unfinished": 0}, 2)
     assert (cut.rewards, cut.reward) == ({"exact": 0, "unfinished": -1}, -0.5)
     assert (lost.rewards, lost.reward) == ({}, None)
     recipe.scoring.clip = 0.4
-    Rewards(recipe, tokenizer)([right])
+    rewards_of(recipe, tokenizer)([right])
     assert right.reward == pytest.approx(0.8)
 
 
@@ -134,12 +139,12 @@ def test_a_reward_that_raises_or_hangs_spoils_only_its_own(recipe, tokenizer, ca
         for name, values in expected.items():
             samples = [said(tokenizer, text) for text in texts]
             recipe.scoring.weights = {name: 1.0, "unfinished": 1.0}
-            Rewards(recipe, tokenizer)(samples)
+            rewards_of(recipe, tokenizer)(samples)
             assert [sample.rewards[name] for sample in samples] == values, name
             assert [sample.reward for sample in samples] == values
     finally:
         for name in expected:
-            del rewards._BUILDERS[name]
+            del rewards.BUILDERS[name]
     assert calls == [3, 1, 1, 1]
     warnings = capsys.readouterr().err
     assert warnings.count("division by zero") == 1
@@ -154,15 +159,15 @@ def test_a_reward_of_ones_own(recipe, tokenizer, folder):
     )
     recipe.scoring.weights, recipe.scoring.file = {"polite": 1.0}, str(folder / "mine.py")
     sample = said(tokenizer, "Yes, please")
-    Rewards(recipe, tokenizer)([sample])
+    rewards_of(recipe, tokenizer)([sample])
     assert sample.reward == 1
     recipe.scoring.weights, recipe.scoring.file = {"polit": 1.0}, ""
     with pytest.raises(UsageError, match="did you mean 'polite'"):
-        Rewards(recipe, tokenizer)
+        rewards_of(recipe, tokenizer)
     recipe.scoring.file = "nowhere.py"
     with pytest.raises(UsageError, match="no Python file"):
-        Rewards(recipe, tokenizer)
-    del rewards._BUILDERS["polite"]
+        rewards_of(recipe, tokenizer)
+    del rewards.BUILDERS["polite"]
 
 
 class Service(BaseHTTPRequestHandler):

@@ -15,14 +15,14 @@ from urllib.request import urlopen
 
 import pytest
 import torch
-from toys import toy
+from toys import generate, toy
 
 from minimind import runtime
 from minimind.engine.sampling import Sampling
 from minimind.errors import UserError
 from minimind.model.store import load_model, save_model
 from minimind.recipe import RlConfig
-from minimind.rl.rollout import LocalRollout, generate
+from minimind.rl.rollout import LocalRollout
 from minimind.rl.rollout_http import HttpRollout
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import metrics
@@ -87,6 +87,11 @@ def test_requests_and_replies_are_sglangs(server, tokenizer, folder):
         "return_logprob": True,
     }
     assert found == [([7, 2], [-0.5, -0.25], [0, 0], "completed")], "ids come with their log-probabilities"
+
+
+def test_a_seed_fits_into_32_bits(server, tokenizer, folder):
+    generate(client(server, tokenizer, folder), [[5]], Sampling(seed=2**55 + 7))
+    assert server.seen[0][1]["sampling_params"]["sampling_seed"] == 7
 
 
 @pytest.mark.parametrize(("reason", "status"), [("length", "truncated"), ("abort", "aborted"), ("odd", "failed")])

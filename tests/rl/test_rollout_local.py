@@ -4,14 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toys import sampled, toy
+from toys import generate, sampled, toy
 
 from minimind.engine.sampling import Sampling
 from minimind.model import lora
 from minimind.recipe_sections import LoraConfig
-from minimind.rl import rollout
 from minimind.rl.batch import pack
-from minimind.rl.objective import score
+from minimind.rl.log_probs import score
 from minimind.rl.rollout import LocalRollout, Sample
 
 RULES = [
@@ -42,10 +41,10 @@ def test_the_scored_policy_is_the_sampled_policy(model, tokenizer, recipe, rules
 
 def test_end_tokens_are_kept_and_cuts_are_known(model, tokenizer):
     local = LocalRollout(model, 4, 128)
-    likely = rollout.generate(local, [[1, 40, 41]], Sampling(temperature=0, max_new_tokens=6))[0]
+    likely = generate(local, [[1, 40, 41]], Sampling(temperature=0, max_new_tokens=6))[0]
     assert likely.status == "truncated"
     assert len(likely.ids) == len(likely.log_probs) == len(likely.versions) == 6
-    ended = rollout.generate(local, [[1, 40, 41]], Sampling(temperature=0, stop_ids=(likely.ids[2],)))[0]
+    ended = generate(local, [[1, 40, 41]], Sampling(temperature=0, stop_ids=(likely.ids[2],)))[0]
     assert ended.ids == likely.ids[: likely.ids.index(likely.ids[2]) + 1]
     assert ended.status == "completed"
 
@@ -66,13 +65,13 @@ def test_more_may_be_asked_while_answers_come(model):
 def test_shared_weights_need_no_copy_but_a_new_start(model, tokenizer):
     local = LocalRollout(model, 2, 128)
     greedy = Sampling(temperature=0, max_new_tokens=8)
-    first = rollout.generate(local, [[1, 40]], greedy)[0]
+    first = generate(local, [[1, 40]], greedy)[0]
     with torch.no_grad():
         for weight in model.parameters():
             weight += 0.05 * torch.randn_like(weight)
     local.update_weights(model)
-    second = rollout.generate(local, [[1, 40]], greedy)[0]
-    fresh = rollout.generate(LocalRollout(model, 2, 128), [[1, 40]], greedy)[0]
+    second = generate(local, [[1, 40]], greedy)[0]
+    fresh = generate(LocalRollout(model, 2, 128), [[1, 40]], greedy)[0]
     assert second.ids == fresh.ids != first.ids
     assert (first.versions[0], second.versions[0]) == (0, 1)
 
@@ -87,9 +86,9 @@ def test_copied_weights_follow_the_trainer(model, tokenizer, way):
             if weight.requires_grad:
                 weight += 0.1 * torch.randn_like(weight)
     prompts, sampling = [[1, 40], [1, 50, 51]], Sampling(max_new_tokens=8, seed=3)
-    before = rollout.generate(local, prompts, sampling)
+    before = generate(local, prompts, sampling)
     local.update_weights(model)
-    after = rollout.generate(local, prompts, sampling)
+    after = generate(local, prompts, sampling)
     assert [one.ids for one in before] != [one.ids for one in after]
     for prompt, one in zip(prompts, after, strict=True):
         ids_BT = torch.tensor([prompt + one.ids])
@@ -104,9 +103,9 @@ def test_copied_weights_follow_the_trainer(model, tokenizer, way):
 def test_a_seed_decides_an_answer_whoever_shares_the_batch(model):
     prompts = [[1, n, n + 1] for n in range(40, 46)]
     sampling = Sampling(max_new_tokens=10, seed=5)
-    together = rollout.generate(LocalRollout(model, 8, 128), prompts, sampling)
+    together = generate(LocalRollout(model, 8, 128), prompts, sampling)
     alone = [
-        rollout.generate(LocalRollout(model, 1, 128), [prompt], replace(sampling, seed=5 + n))[0]
+        generate(LocalRollout(model, 1, 128), [prompt], replace(sampling, seed=5 + n))[0]
         for n, prompt in enumerate(prompts)
     ]
     assert [one.ids for one in together] == [one.ids for one in alone]
@@ -129,7 +128,5 @@ def test_chosen_tokens_come_with_log_probabilities_or_not_at_all():
 
 def test_a_mixture_of_experts_rolls_out(tokenizer):
     sparse = {"num_experts": 4, "num_experts_per_tok": 1, "moe_intermediate_size": 64}
-    found = rollout.generate(
-        LocalRollout(toy(tokenizer, **sparse), 2, 64), [[1, 40]], Sampling(max_new_tokens=4, seed=0)
-    )
+    found = generate(LocalRollout(toy(tokenizer, **sparse), 2, 64), [[1, 40]], Sampling(max_new_tokens=4, seed=0))
     assert len(found[0].ids) == 4

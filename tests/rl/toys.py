@@ -6,11 +6,10 @@ import torch
 
 from minimind.config import PRESETS
 from minimind.data.prompts import Prompt
-from minimind.engine.dialogue import ends_of_turn
+from minimind.engine.sampling import Sampling
 from minimind.model.transformer import Transformer
-from minimind.rl.objective import sampling_of
-from minimind.rl.rollout import LocalRollout, Sample
-from minimind.rl.stream import answer, prompt_ids
+from minimind.rl.collector import answer_once, prompt_ids, sampling_of
+from minimind.rl.rollout import Completion, LocalRollout, Rollout, Sample
 from minimind.tokenizer.parse import parse
 
 
@@ -38,9 +37,8 @@ def sampled(model, tokenizer, recipe, questions=("3 + 4?", "你好吗？"), each
         for group, prompt in enumerate(prompts(*questions))
         for _ in range(each)
     ]
-    sampling = sampling_of(recipe.rl, ends_of_turn(tokenizer))
-    rollout = LocalRollout(model, 8, 128)
-    answer(rollout, samples, [replace(sampling, seed=n) for n in range(len(samples))])
+    rules = sampling_of(recipe.rl, tokenizer)
+    answer_once(LocalRollout(model, 8, 128), samples, [replace(rules, seed=n) for n in range(len(samples))])
     for n, sample in enumerate(samples):
         sample.message = parse(sample.ids, tokenizer)
         sample.rewards = {"exact": float(n % 2)}
@@ -59,3 +57,14 @@ def said(tokenizer, *parts, gt=("7",), question="3 + 4?", status="completed", th
     sample.append(ids, [-1.0] * len(ids))
     sample.message = parse(ids, tokenizer, thinking)
     return sample
+
+
+def generate(rollout: Rollout, prompts, samplings) -> list[Completion]:
+    """Answer all prompts; with one `Sampling` that has a seed, prompt i draws from the seed + i."""
+    if isinstance(samplings, Sampling):
+        one = samplings
+        samplings = [one if one.seed is None else replace(one, seed=one.seed + i) for i in range(len(prompts))]
+    for key, (prompt, sampling) in enumerate(zip(prompts, samplings, strict=True)):
+        rollout.submit(key, prompt, sampling)
+    found = dict(rollout.finished())
+    return [found[key] for key in range(len(prompts))]

@@ -14,7 +14,7 @@ from minimind.config import PRESETS
 from minimind.engine.background import EngineThread
 from minimind.engine.engine import Engine
 from minimind.model.transformer import Transformer
-from minimind.serve.api import create_app
+from minimind.serve.server import configure
 from minimind.serve.service import Service
 from minimind.serve.settings import Settings
 from minimind.tokenizer.bpe import Tokenizer
@@ -49,7 +49,9 @@ def serving(model, tokenizer, engine=Engine, context=512, **settings):
     service = Service(Settings(model="minimind", tools=TOOLS, **settings), tokenizer)
     if model is not None:
         service.attach(EngineThread(engine(model, tokenizer, rows=8, context=context), most_waiting=10**6))
-    server = uvicorn.Server(uvicorn.Config(create_app(service), port=0, log_level="warning", lifespan="off"))
+    config = configure(service)
+    config.port = 0
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -20,7 +20,7 @@ from minimind.data.shards import ensure
 from minimind.model.store import load_model, load_scorer, save_model
 from minimind.model.transformer import Segments, Transformer
 from minimind.recipe import DataConfig, DpoConfig, OptimConfig, Recipe, TrainConfig
-from minimind.stages import common, dpo
+from minimind.stages import dpo
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
 from minimind.train import loop, metrics, parallel
@@ -134,9 +134,7 @@ def train(folder, data, experts=0, micro=1024):
     pairs = ensure([data], TOKENIZER, "dpo", cache=folder / "cache")
     reference = -3 * np.random.default_rng(0).random(int(pairs.tokens), np.float32)
     stream = PairStream(pairs, 256, reference=reference)
-    job = common.make_job(
-        recipe, model, TOKENIZER, pairs, None, stream=stream, loss=dpo.PreferenceLoss(recipe.dpo), validate=dict
-    )
+    job = dpo.make_job(recipe, model, TOKENIZER, pairs, stream)
     job.optimizers, job.write_model = [torch.optim.SGD(model.parameters())], lambda _: None
     loop.run(job, recipe, folder / "run")
     lines = metrics.read(folder / "run" / "metrics.jsonl")

@@ -82,13 +82,18 @@ def figures(run):
     return [{k: v for k, v in line.items() if not k.endswith("per_second") and k != "mfu"} for line in lines]
 
 
+MANY = ("--set.rl.groups", "16")
+"""For methods whose gradient is noisier."""
 LEARNING = {
     "grpo": ("grpo", []),
     "cispo": ("grpo", ["--set.rl.algorithm", "cispo"]),
     "gspo": ("grpo", ["--set.rl.algorithm", "gspo", "--set.rl.clip_low", "0.1", "--set.rl.clip_high", "0.1"]),
     "reference": ("grpo", ["--set.rl.kl_coef", "0.01", "--set.rl.epochs", "1"]),
-    "adapter": ("grpo", ["--set.lora.rank", "4", "--set.rl.kl_coef", "0.01", "--set.optim.lr", "1e-2"]),
-    "ppo": ("ppo", ["--set.ppo.critic_lr", "1e-2", "--set.ppo.warmup_rollouts", "1"]),
+    "adapter": (
+        "grpo",
+        [*("--set.lora.rank", "4", "--set.rl.kl_coef", "0.01", "--set.optim.lr", "1e-2"), *MANY, "--seed", "1"],
+    ),
+    "ppo": ("ppo", ["--set.ppo.critic_lr", "1e-2", "--set.ppo.warmup_rollouts", "1", *MANY]),
 }
 
 
@@ -234,11 +239,11 @@ def test_killed_at_any_instant(minimind, start, tmp_path, stage):
 
 def on_a_rank(path, start, out):
     """Train, and return what this rank's own weights are then."""
-    from minimind.stages import common, grpo, ppo
+    from minimind.stages import grpo, ppo, setup
     from minimind.train.parallel import whole
 
-    made, make_model = [], common.make_model
-    common.make_model = lambda *args: made.append(make_model(*args)) or made[0]
+    made, make_model = [], setup.make_model
+    setup.make_model = lambda *args: made.append(make_model(*args)) or made[0]
     recipe = recipes.load(Recipe, path, {"init": str(start / "model"), "data.files": [str(start / "prompts.jsonl")]})
     {"grpo": grpo, "ppo": ppo}[recipe.stage].run(recipe, out)
     return torch.cat([whole(weight.detach()).flatten() for weight in made[0].parameters()])

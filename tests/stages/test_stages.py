@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import minimind as package
+from minimind.data.packing import PackedStream
 from minimind.recipe import Recipe, load
-from minimind.stages import common
 from minimind.train import metrics
 
 WALL_CLOCK = {"tokens_per_second", "rollout_tokens_per_second", "mfu"}
@@ -45,7 +45,7 @@ def no_batches(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("it trains again")
 
-    monkeypatch.setattr(common.PackedStream, "next_batch", refuse)
+    monkeypatch.setattr(PackedStream, "next_batch", refuse)
 
 
 def test_a_pretraining_leaves_a_whole_run(pretrained):

@@ -76,3 +76,10 @@ def test_a_tokenizer_that_spells_its_markers():
     assert parse(ids, spelling) == message
     generated = [id for id, learned in zip(ids, mask, strict=True) if learned]
     assert stream("", open_thinking=True, tokenizer=spelling, ids=generated)[1].message == message
+
+
+def test_a_spelled_marker_out_of_place_loses_nothing():
+    spec = TOKENIZER.files["tokenizer.json"].replace('"content": "<tool_call>', '"content": "<other>')
+    spelled = Tokenizer(TOKENIZER.files | {"tokenizer.json": spec})
+    text = "<tool_call>a<tool_call>b"
+    assert parse(spelled.encode(text), spelled)["content"] == text

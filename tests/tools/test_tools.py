@@ -1,5 +1,6 @@
 import json
 import random
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -45,6 +46,15 @@ def test_schema_types_and_required_arguments_come_from_the_signature() -> None:
         ("10 / 4", "2.5"),
         ("6 ÷ 3", "2"),
         ("sqrt(16) + max(1, 2)", "6"),
+        ("1e-7", "1e-07"),
+        ("2 / 3 * 3", "2"),
+        ("0.1 * 3 - 0.3", "0"),
+        ("1e-13 + 0", "1e-13"),
+        ("round(2.675, 2)", "2.68"),
+        ("1 ** 99999999", "1"),
+        ("2 ** -2", "0.25"),
+        ("sin(pi) + sqrt(2) ** 2", "2"),
+        ("17 / 3", "5.666667"),
     ],
 )
 def test_calculate_math(expression: str, value: str) -> None:
@@ -74,6 +84,35 @@ def test_calculate_math(expression: str, value: str) -> None:
 )
 def test_calculate_math_refuses_what_is_not_bounded_arithmetic(expression: str) -> None:
     assert set(result("calculate_math", expression=expression)) == {"error"}
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "round(1,-10**7)",
+        "round(1,-10**9)",
+        "round(1.5,10**9)",
+        "1" + "*9**999" * 28,
+        "*".join(["2.5e300"] * 20),
+        "*".join(["(9**999)"] * 20),
+        "(9**900)%(8**900)" * 1 + "+1e-300" * 20,
+        "+".join(f"1/9**{900 + i}" for i in range(20)),
+        "-" * 199 + "1",
+        "1.0000001**(1.0000001**(1.0000001**9e300))",
+        "(2**-2000)**(2**-2000)",
+    ],
+)
+def test_no_expression_costs_much(expression: str) -> None:
+    start = time.process_time()
+    tools.call("calculate_math", {"expression": expression})
+    assert time.process_time() - start < 0.5
+
+
+def test_units_keep_small_numbers_and_know_the_coldest() -> None:
+    assert result("unit_converter", value=1, from_unit="mm", to_unit="mile")["result"] == pytest.approx(6.214e-7)
+    assert result("unit_converter", value=-459.67, from_unit="f", to_unit="k")["result"] == 0
+    for value, unit in ((-500, "celsius"), (-460, "fahrenheit"), (-1, "kelvin")):
+        assert "colder" in result("unit_converter", value=value, from_unit=unit, to_unit="celsius")["error"]
 
 
 def test_other_tools() -> None:

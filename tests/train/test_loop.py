@@ -49,7 +49,7 @@ class Counting:
         labels[:, -1] = -100
         labels[0, :11] = -100  # rows with unequal numbers of supervised tokens
         whole = Batch(ids, labels, torch.arange(16).repeat(rows, 1), torch.zeros(rows, 16, dtype=torch.int32))
-        return Batch(*(tensor[share] for tensor in whole))
+        return Batch(*(tensor[share] for tensor in whole[:4]))
 
     def state_dict(self):
         return {"at": self.at}

@@ -12,7 +12,7 @@ from test_loop import SHAPE, WALL_CLOCK, make, recipe
 
 from minimind import ranks, runtime
 from minimind.errors import UsageError
-from minimind.stages.common import LanguageModelLoss
+from minimind.stages.pretrain import next_token_loss
 from minimind.train import metrics, parallel
 from minimind.train.loop import rows_of_a_step, run
 
@@ -26,7 +26,7 @@ KINDS = ("ddp", "fsdp")
 
 def train(out, steps=3, model="dense", kind="ddp", optim="sgd", **changes):
     """Eight rows a step, shared by as many ranks as there are: the weights and the metrics after `steps` of six."""
-    job = make(fail_at=steps, loss=LanguageModelLoss(), config=MODELS[model], optim=optim, kind=kind)
+    job = make(fail_at=steps, loss=next_token_loss, config=MODELS[model], optim=optim, kind=kind)
     settings = recipe(**({"tokens_per_step": 128, "micro_batch_tokens": 32, "valid_every": 0} | changes))
     settings.optim.lr = 0.5 if optim == "sgd" else 3e-3
     try:

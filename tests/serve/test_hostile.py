@@ -1,0 +1,231 @@
+"""Requests that are meant to hold the server: each is refused or waits alone, and everybody else is answered."""
+
+import json
+import socket
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from conftest import serving
+from linear import assert_linear
+
+from minimind import tools
+from minimind.engine import grammar, grammar_compile
+from minimind.engine.engine import Engine
+from minimind.engine.sampling import Sampling
+from minimind.serve import bodies, grammars, schema
+from minimind.serve.errors import ApiError
+
+HI = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+
+
+def chat(http, **more):
+    return http.post("/v1/chat/completions", json=HI | more)
+
+
+def json_form(form):
+    return {"response_format": {"type": "json_schema", "json_schema": {"schema": form}}}
+
+
+# Bodies
+
+
+WRONG = {
+    "ids that end in a text": (schema.CompletionRequest, lambda n: {"prompt": [1] * n + ["a"]}),
+    "texts that end in a number": (schema.CompletionRequest, lambda n: {"prompt": ["a"] * n + [1]}),
+    "lists of anything": (schema.CompletionRequest, lambda n: {"prompt": [[{}]] * n}),
+    "prompts of objects": (schema.CompletionRequest, lambda n: {"prompt": [{}] * n}),
+    "empty messages": (schema.ChatRequest, lambda n: {"messages": [{}] * n}),
+    "empty parts": (schema.ChatRequest, lambda n: {"messages": [{"role": "user", "content": [{}] * n}]}),
+    "empty calls": (schema.ChatRequest, lambda n: {"messages": [{"role": "assistant", "tool_calls": [{}] * n}]}),
+    "empty tools": (schema.ChatRequest, lambda n: HI | {"tools": [{}] * n}),
+    "numbers to stop at": (schema.ChatRequest, lambda n: HI | {"stop": [1] * n}),
+    "tokens to stop at": (schema.ChatRequest, lambda n: HI | {"stop_token_ids": ["a"] * n}),
+    "biases": (schema.ChatRequest, lambda n: HI | {"logit_bias": {str(i): "a" for i in range(n)}}),
+    "tokens": (schema.DetokenizeRequest, lambda n: {"tokens": ["a"] * n}),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_million_mistakes_are_one(name):
+    kind, make = WRONG[name]
+    data = {n: json.dumps(make(100_000 * n)).encode() for n in (1, 4)}
+
+    def refused(n):
+        with pytest.raises(ApiError) as refusal:
+            bodies.parse(kind, data[n])
+        assert len(str(refusal.value)) < 1000
+
+    assert_linear(refused)
+    start = time.process_time()
+    refused(1)
+    assert time.process_time() - start < 0.5
+
+
+def test_the_answers_that_are_asked_for_are_counted_first(model, tokenizer, tmp_path):
+    with serving(model, tokenizer, rollout_root=tmp_path) as (url, _):
+        body = {"input_ids": [1, 2], "sampling_params": {"n": 20_000_000}}
+        refused = httpx.post(f"{url}/generate", json=body)
+        assert refused.status_code == 400
+        assert refused.json()["error"]["code"] == "too_many_choices"
+
+
+def test_a_text_that_cannot_fit_is_not_encoded(http, tokenizer, monkeypatch):
+    encode = type(tokenizer).encode
+
+    def watched(self, text):
+        assert len(text) < 100_000
+        return encode(self, text)
+
+    monkeypatch.setattr(type(tokenizer), "encode", watched)
+    text = " " * 2_000_000
+    refused = chat(http, messages=[{"role": "user", "content": text}]).json()["error"]
+    assert refused["code"] == "context_length_exceeded"
+    assert http.post("/v1/completions", json={"prompt": text}).json()["error"]["n_prompt_tokens"] > 512
+
+
+# Grammars
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(grammars, "SECONDS", 1.0)
+
+
+def test_grammars_that_take_for_ever_are_stopped_and_others_go_on(http, impatient):
+    assert chat(http, **json_form({"type": "boolean"})).status_code == 200  # their processes have started
+    endless = [json_form({"type": "integer", "multipleOf": 10_000_019 + 2 * i}) for i in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        answers = [pool.submit(chat, http, **form) for form in endless]
+        start = time.monotonic()
+        assert chat(http).status_code == 200
+        assert time.monotonic() - start < 2
+        for answer in answers:
+            assert answer.result().status_code == 400
+            assert "too" in answer.result().json()["error"]["message"]
+    start = time.monotonic()
+    assert chat(http, **endless[0]).status_code == 400  # remembered
+    assert time.monotonic() - start < 0.5
+
+
+@pytest.mark.parametrize(
+    ("form", "why"),
+    [
+        ({"$ref": "#"}, "no text fits"),
+        ({"type": "integer", "minimum": 2, "maximum": 1}, "nsatisfiable"),
+        ({"const": "x" * 300_000}, "longer than"),
+        ({"type": "string", "pattern": "("}, "cannot be used"),
+    ],
+    ids=["circle", "nothing", "long", "broken"],
+)
+def test_grammars_that_cannot_be_used_say_so(http, form, why):
+    refused = chat(http, **json_form(form))
+    assert refused.status_code == 400
+    assert why in refused.json()["error"]["message"]
+
+
+def test_a_grammar_that_becomes_too_much_ends_the_answer_as_an_error(model, tokenizer, monkeypatch):
+    monkeypatch.setitem(grammar_compile._LIMITS, "max_lexer_states", 100)
+    engine = Engine(model, tokenizer, rows=2, context=128)
+    form = grammar.regex("([ab]*a[ab]{30}c)*")
+    request = engine.submit([1, 40], Sampling(grammar=form, seed=1))
+    list(engine.run())
+    assert request.finish_reason == "error"
+    assert request.error
+
+
+def test_the_first_grammar_imports_nothing_large(tokenizer):
+    """An import in the engine's thread would stop every answer; that of `llguidance.torch` takes seconds."""
+    sys.modules.pop("llguidance.torch", None)
+    forms = grammar.Grammars(tokenizer, tokenizer.vocab_size)
+    assert forms.allowed([forms.matcher(grammar.json_object()), None]).sum(1).tolist()[1] == tokenizer.vocab_size
+    assert "llguidance.torch" not in sys.modules
+
+
+# Connections
+
+
+def connect(url):
+    return socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))
+
+
+def closed(client, seconds):
+    client.settimeout(seconds)
+    try:
+        return client.recv(1000) == b""
+    except ConnectionError:
+        return True
+    except TimeoutError:
+        return False
+
+
+def test_half_open_connections_keep_nobody_out(model, tokenizer):
+    with serving(model, tokenizer, most_connections=20, header_seconds=30) as (url, _):
+        half = [connect(url) for _ in range(100)]
+        for client in half:
+            client.sendall(b"GET /health HTTP/1.1\r\n")
+        start = time.monotonic()
+        for path in ("/health", "/v1/models"):
+            assert httpx.get(url + path, timeout=10).status_code == 200
+        assert time.monotonic() - start < 3
+        assert closed(half[0], 1)
+
+
+def test_where_all_are_served_health_is_answered(model, tokenizer):
+    with serving(model, tokenizer, most_connections=4) as (url, _):
+        slow = [connect(url) for _ in range(4)]
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        for client in slow:
+            client.sendall(head + b"Content-Length: 100\r\n\r\n{")
+        time.sleep(0.3)
+        assert httpx.get(f"{url}/health").status_code == 200
+        refused = httpx.get(f"{url}/v1/models")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "too_many_connections")
+        for client in slow:
+            client.close()
+        time.sleep(0.3)
+        assert httpx.get(f"{url}/v1/models").status_code == 200
+
+
+def test_who_sends_a_byte_now_and_then_is_cut_off(model, tokenizer):
+    with serving(model, tokenizer, header_seconds=1.0, body_seconds=1.0) as (url, _):
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        whole = head + b"Content-Length: 1000\r\n\r\n"
+        answered = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        for sent in (b"", head, answered + b"G", whole):
+            with connect(url) as client:
+                client.sendall(sent)
+                start, got = time.monotonic(), b""
+                client.settimeout(0.2)
+                while time.monotonic() - start < 8:
+                    try:
+                        client.sendall(b" " if sent == whole else b"a")
+                        part = client.recv(1000)
+                        got += part
+                        if not part:
+                            break
+                    except TimeoutError:
+                        continue
+                    except ConnectionError:
+                        break
+                assert time.monotonic() - start < 6, sent
+                assert (b"408" in got) == (sent == whole)
+
+
+# Tools
+
+
+def test_tools_keep_no_chat_waiting(http, monkeypatch):
+    let_go = threading.Event()
+    monkeypatch.setattr(tools, "call", lambda *_: "1" if let_go.wait(10) else "0")
+    with ThreadPoolExecutor(12) as pool:
+        calls = [pool.submit(http.post, "/tools/text_length", json={"arguments": {"text": "a"}}) for _ in range(12)]
+        time.sleep(0.2)
+        start = time.monotonic()
+        assert chat(http).status_code == 200
+        assert time.monotonic() - start < 2
+        let_go.set()
+        assert {call.result().status_code for call in calls} == {200}
