@@ -1,4 +1,5 @@
-"""The one place that looks at the machine: environment variables, device, number format, ranks, seeds.
+"""The one place that looks at the machine: environment variables, device, number format, ranks, seeds, and what the
+versions of torch differ in.
 
 Everything above asks these functions, so a run on a laptop, on one GPU and on many reads the same code.
 """
@@ -147,6 +148,15 @@ def compute_dtype(on: "torch.device") -> "torch.dtype":
         return torch.float32
     flags = torch.cpu.get_capabilities()
     return torch.bfloat16 if flags.get("avx512_bf16") or flags.get("amx_bf16") else torch.float32
+
+
+def grouped_heads() -> dict[str, Any]:
+    """What lets torch's `varlen_attn` share a key/value head among query heads: 2.11 does so unasked, others do not."""
+    from inspect import signature
+
+    from torch.nn.attention.varlen import varlen_attn
+
+    return {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
 
 
 def peak_flops(on: "torch.device", dtype: "torch.dtype") -> float:

@@ -9,8 +9,7 @@ query heads, K key/value heads, G = H / K, D head_dim.
 
 import math
 from collections.abc import Sequence
-from inspect import signature
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -198,8 +197,6 @@ def _attend_varlen(q_BTHD: Tensor, k_BTKD: Tensor, v_BTKD: Tensor, starts: Tenso
     from torch.nn.attention.varlen import varlen_attn
 
     q, k, v = (x.flatten(0, 1) for x in (q_BTHD, k_BTKD, v_BTKD))
-    # Torch 2.11's kernel takes grouped heads as they are; later ones want to be told.
-    grouped: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
-    out = varlen_attn(q, k, v, starts, starts, longest, longest, window_size=(-1, 0), **grouped)
+    out = varlen_attn(q, k, v, starts, starts, longest, longest, window_size=(-1, 0), **runtime.grouped_heads())
     assert isinstance(out, Tensor)  # a pair only where the log-sum-exp is asked for too
     return out.view_as(q_BTHD)
