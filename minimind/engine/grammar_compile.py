@@ -22,11 +22,11 @@ MEMORY = 512 * 2**20
 """Bytes that trying a grammar may take."""
 # In the library's own units, some 10,000 to 50,000 a millisecond: a grammar in some ten, a token in a few.
 _LIMITS: dict[str, Any] = {
-    "initial_lexer_fuel": 300_000,
-    "step_lexer_fuel": 50_000,
-    "step_max_items": 20_000,
-    "max_lexer_states": 50_000,
-    "max_grammar_size": 100_000,
+    "initial_lexer_fuel": 100_000,
+    "step_lexer_fuel": 20_000,
+    "step_max_items": 10_000,
+    "max_lexer_states": 10_000,
+    "max_grammar_size": 50_000,
     "verbose_errors": False,
 }
 

@@ -23,6 +23,8 @@ class _Prefix:
 
     def feed(self, text: str) -> int | None:
         """Take more text; return at which of its characters the stop string is complete."""
+        if not self.length and self.stop[0] not in text:
+            return None
         for i, character in enumerate(text):
             self.length = self._next(self.length, character)
             if self.length == len(self.stop):

@@ -7,10 +7,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import minimind
 from minimind.serve import bodies, errors, rollout, rollout_schema, routes, schema, site
 from minimind.serve.guard import Guard
+from minimind.serve.messages_schema import CountRequest, MessagesRequest
+from minimind.serve.responses_schema import ResponsesRequest
 from minimind.serve.service import Service
 
 BODIES = (
     *(schema.ChatRequest, schema.CompletionRequest, schema.TokenizeRequest, schema.DetokenizeRequest),
+    *(ResponsesRequest, MessagesRequest, CountRequest),
     *(schema.ToolRequest, rollout_schema.GenerateRequest, rollout_schema.UpdateRequest),
     *(rollout_schema.PauseRequest, rollout_schema.AbortRequest),
 )

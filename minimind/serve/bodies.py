@@ -54,11 +54,22 @@ def parse(kind: type[B], data: bytes) -> B:
         ApiError: 400.
     """
     try:
-        return kind.model_validate(read_json(data))
-    except ValidationError as error:
-        raise _named(error) from None
+        value = read_json(data)
     except ValueError as error:
         raise ApiError(400, f"the body is not valid JSON ({error})", "invalid_json") from None
+    return validated(kind, value)
+
+
+def validated(kind: type[B], value: Any) -> B:
+    """A checked body of a value.
+
+    Raises:
+        ApiError: 400.
+    """
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise _named(error) from None
 
 
 def _named(error: ValidationError) -> ApiError:

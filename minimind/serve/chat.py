@@ -28,22 +28,9 @@ def jobs(request: ChatRequest, service: Service, form: Compiled | None) -> list[
         ApiError, UserError: the request asks for something that cannot be.
     """
     settings, tokenizer = service.settings, service.tokenizer
-    if len(request.messages) > settings.most_messages:
-        message = f"the conversation has {len(request.messages)} messages, more than {settings.most_messages}"
-        raise ApiError(400, message, "too_many_messages", "messages")
     if (request.n or 1) > settings.most_choices:
         raise ApiError(400, f"n is {request.n}, more than {settings.most_choices}", "too_many_choices", "n")
-    tools = [tool.model_dump(exclude_none=True) for tool in request.tools or [] if request.callable]
-    turns = [message.turn() for message in request.messages]
-    service.check_length(turn["content"] for turn in turns)
-    prompt_ids, _ = render(
-        turns,
-        tokenizer,
-        tools or None,
-        request.thinks,
-        add_generation_prompt=True,
-        blocks=False,
-    )
+    prompt_ids = prompt(request, service)
     ends = [] if request.ignore_eos else [tokenizer.control_id("<|im_end|>"), tokenizer.eos_id, tokenizer.pad_id]
     sampling = request.sampling(
         max_new_tokens=limit(request.max_completion_tokens or request.max_tokens, settings.most_tokens),
@@ -53,6 +40,22 @@ def jobs(request: ChatRequest, service: Service, form: Compiled | None) -> list[
     )
     variant = service.variant(request.model)
     return [Job(prompt_ids, sampling, index, variant, request.cache_salt or "") for index in range(request.n or 1)]
+
+
+def prompt(request: ChatRequest, service: Service) -> list[int]:
+    """What the model reads.
+
+    Raises:
+        ApiError, UserError: the conversation is too long, or cannot be rendered.
+    """
+    if len(request.messages) > service.settings.most_messages:
+        message = f"the conversation has {len(request.messages)} messages, more than {service.settings.most_messages}"
+        raise ApiError(400, message, "too_many_messages", "messages")
+    tools = [tool.model_dump(exclude_none=True) for tool in request.tools or [] if request.callable]
+    turns = [message.turn() for message in request.messages]
+    service.check_length(turn["content"] for turn in turns)
+    ids, _ = render(turns, service.tokenizer, tools or None, request.thinks, add_generation_prompt=True, blocks=False)
+    return ids
 
 
 class Choice:
@@ -71,6 +74,11 @@ class Choice:
         self._names = TokenNames(tokenizer) if request.logprobs else None
         self._logprobs: dict[str, list[Any]] = {}
         self._one_call = request.parallel_tool_calls is False
+
+    @property
+    def stop(self) -> str | None:
+        """The stop string that ended it."""
+        return self._stops.found
 
     def feed(self, output: Output) -> list[Delta]:
         """Take one output of the engine; return what it adds. `finish_reason` is set with the last.
@@ -198,7 +206,7 @@ async def complete(request: ChatRequest, service: Service, jobs: list[Job]) -> d
     for index, (choice, message) in enumerate(zip(reply.choices, messages, strict=True)):
         if message["content"] is None and not choice.calls:
             message["content"] = ""
-        shared = {"finish_reason": choice.finish_reason, "logprobs": choice.take_logprobs()}
+        shared = {"finish_reason": choice.finish_reason, "logprobs": choice.take_logprobs(), "stop_reason": choice.stop}
         choices.append({"index": index, "message": message, **shared})
     return reply.frame("chat.completion", choices) | {"usage": reply.usage()}
 
@@ -222,7 +230,9 @@ async def stream(request: ChatRequest, service: Service, jobs: list[Job]) -> Asy
     no_usage: dict[str, Any] = {"usage": None} if request.include_usage else {}
 
     def chunk(index: int, delta: Delta, logprobs: Any = None, finish: str | None = None) -> dict[str, Any]:
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        choice: dict[str, Any] = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        if finish:
+            choice["stop_reason"] = reply.choices[index].stop
         return reply.frame("chat.completion.chunk", [choice]) | no_usage
 
     for index in range(len(jobs)):

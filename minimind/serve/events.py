@@ -42,12 +42,19 @@ class EventStream(StreamingResponse):
         chunks: what to send; closed at once when the client leaves.
         seconds: that the stream may take.
         release: called once when it is over, however it ends.
+        failed: the event that tells of an error; with it there is no `[DONE]`, and events have names, their types.
     """
 
-    def __init__(self, chunks: AsyncGenerator[dict[str, Any], None], seconds: float, release: Callable[[], None]):
+    def __init__(
+        self,
+        chunks: AsyncGenerator[dict[str, Any], None],
+        seconds: float,
+        release: Callable[[], None],
+        failed: Callable[[ApiError], dict[str, Any]] | None = None,
+    ):
         # Proxies (nginx) must not collect the events into blocks.
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(_events(chunks), headers=headers, media_type="text/event-stream")
+        super().__init__(_events(chunks, failed), headers=headers, media_type="text/event-stream")
         self.seconds, self.release = seconds, release
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,17 +73,22 @@ class EventStream(StreamingResponse):
             await super().stream_response(send)
 
 
-async def _events(chunks: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[bytes, None]:
+async def _events(
+    chunks: AsyncGenerator[dict[str, Any], None], failed: Callable[[ApiError], dict[str, Any]] | None
+) -> AsyncGenerator[bytes, None]:
     try:
         async with aclosing(chunks):
             async for chunk in chunks:
-                yield event(chunk)
+                yield event(chunk, named=failed is not None)
     except Exception as error:  # the status line is long gone: the error must travel in the stream
-        yield event(as_api_error(error).body)
+        told = as_api_error(error)
+        yield event(failed(told), named=True) if failed else event(told.body)
         return
-    yield b"data: [DONE]\n\n"
+    if not failed:
+        yield b"data: [DONE]\n\n"
 
 
-def event(chunk: dict[str, Any]) -> bytes:
-    """One event."""
-    return f"data: {to_json(chunk)}\n\n".encode()
+def event(chunk: dict[str, Any], named: bool = False) -> bytes:
+    """One event; `named` by its type."""
+    name = f"event: {chunk['type']}\n" if named else ""
+    return f"{name}data: {to_json(chunk)}\n\n".encode()

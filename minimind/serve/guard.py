@@ -59,7 +59,7 @@ class Guard:
             )
         key = self.settings.api_key
         if key and path not in OPEN_PATHS and not path.startswith("/page/") and method != "OPTIONS":
-            given = headers.get("authorization", "")
+            given = headers.get("authorization") or f"Bearer {headers.get('x-api-key', '')}"  # Anthropic's
             # The whole header is compared, as the bytes that it was (latin-1 keeps them), in a time that does not
             # depend on where it differs.
             if not hmac.compare_digest(given.encode("latin-1"), os.fsencode(f"Bearer {key}")):

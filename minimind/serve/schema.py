@@ -226,6 +226,10 @@ class TemplateOptions(Body):
     enable_thinking: bool | None = None
 
 
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+"""OpenAI's grades of reasoning; here the first two mean none, the others some."""
+
+
 class ChatRequest(Sampled):
     """Body of `/v1/chat/completions`."""
 
@@ -240,6 +244,7 @@ class ChatRequest(Sampled):
     response_format: ResponseFormat | None = None
     chat_template_kwargs: TemplateOptions | None = None
     open_thinking: bool | None = None
+    reasoning_effort: Effort | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -261,7 +266,8 @@ class ChatRequest(Sampled):
     def thinks(self) -> bool:
         """Whether the answer begins with visible reasoning."""
         options = self.chat_template_kwargs or TemplateOptions()
-        chosen = (self.open_thinking, options.open_thinking, options.enable_thinking)
+        effort = None if self.reasoning_effort is None else self.reasoning_effort not in ("none", "minimal")
+        chosen = (self.open_thinking, options.open_thinking, options.enable_thinking, effort)
         return next((choice for choice in chosen if choice is not None), False)
 
 

@@ -32,8 +32,7 @@ def corpus(write_jsonl):
 
 
 def bytes_of(folder):
-    """Without the temporary file that a killed process leaves in the middle of an atomic write."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".tmp"}
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_a_document_is_bos_text_eos(corpus, tokenizer, tmp_path):

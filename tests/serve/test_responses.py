@@ -1,0 +1,82 @@
+"""OpenAI's newer interface, read by OpenAI's own client, which checks every field."""
+
+import json
+
+import pytest
+from openai import BadRequestError
+
+TOOL = {"type": "function", "name": "f", "parameters": {"type": "object", "properties": {}}, "strict": False}
+CALL = ("<tool_call>", '\n{"name": "f", "arguments": {"a": 1}}\n', "</tool_call>")
+
+
+def ask(actor, **more):
+    return actor.responses.create(**{"model": "minimind", "input": "hi", "max_output_tokens": 60} | more)
+
+
+def both(actor, **more):
+    """The whole answer, and the one that a stream adds up to."""
+    with actor.responses.stream(**{"model": "minimind", "input": "hi", "max_output_tokens": 60} | more) as stream:
+        events = list(stream)
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    return ask(actor, **more), events[-1].response, events
+
+
+def test_text(actor):
+    actor.says("Good day.")
+    whole, streamed, events = both(actor)
+    assert whole.output_text == streamed.output_text == "Good day."
+    assert "".join(e.delta for e in events if e.type == "response.output_text.delta") == "Good day."
+    assert (whole.status, whole.usage.output_tokens) == ("completed", streamed.usage.output_tokens)
+    assert whole.usage.input_tokens > 0
+
+
+def test_thoughts_are_an_item(actor):
+    actor.says("Hm.", "</think>", "\n\nYes.")
+    whole, streamed, _ = both(actor, reasoning={"effort": "low"})
+    for response in (whole, streamed):
+        thought, said = response.output
+        assert (thought.type, thought.content[0].text, said.content[0].text) == ("reasoning", "Hm.", "Yes.")
+    assert whole.usage.output_tokens_details.reasoning_tokens > 0
+
+
+def test_calls_and_their_results(actor):
+    actor.says("Wait.", *CALL)
+    whole, streamed, events = both(actor, tools=[TOOL])
+    for response in (whole, streamed):
+        said, call = response.output
+        assert said.content[0].text == "Wait."
+        assert (call.type, call.name, json.loads(call.arguments)) == ("function_call", "f", {"a": 1})
+    assert [e.type for e in events].count("response.function_call_arguments.done") == 1
+    actor.says("Done.")
+    items = [{"role": "user", "content": "hi"}, *whole.output]
+    items += [{"type": "function_call_output", "call_id": whole.output[1].call_id, "output": "2"}]
+    assert ask(actor, input=items, tools=[TOOL]).output_text == "Done."
+    only = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "g"}]}
+    actor.says(*CALL)
+    assert [item.type for item in ask(actor, tools=[TOOL], tool_choice=only).output] == ["message"]
+
+
+def test_an_answer_that_is_cut(actor):
+    actor.says("one two three four five six seven")
+    whole, streamed, events = both(actor, max_output_tokens=2)
+    for response in (whole, streamed):
+        assert (response.status, response.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+    assert events[-1].type == "response.incomplete"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"tools": [{"type": "web_search"}]},
+        {"previous_response_id": "resp_1"},
+        {"input": [{"type": "item_reference", "id": "x"}]},
+        {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
+        {"reasoning": {"effort": "endless"}},
+        {"background": True},
+    ],
+    ids=str,
+)
+def test_what_cannot_be_done_is_refused(actor, wrong):
+    actor.says("a")
+    with pytest.raises(BadRequestError):
+        ask(actor, **wrong)
