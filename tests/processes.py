@@ -34,7 +34,7 @@ def in_ranks(world, function, *args, seconds=120):
 
 
 def kill_ranks(world, folder, moment, function, *args, seconds=120):
-    """Call `function(*args)` in ranks. Once `folder` is there, the first dies at a moment (as in `die_at`), then all."""
+    """Call `function(*args)` in ranks. Once `folder` is there, rank 0 dies at a moment (as in `die_at`), then all."""
     results = CONTEXT.Queue()  # not read, but there for as long as they live
     started = _started(world, results, _dying, (folder, moment, function, args))
     try:

@@ -16,9 +16,9 @@ from torch import Tensor
 from minimind import runtime
 from minimind.engine.grammar import Grammars
 from minimind.engine.grammar_compile import complaint
-from minimind.engine.passes import Passes
+from minimind.engine.model_runner import ModelRunner
 from minimind.engine.request import FinishReason, Output, PromptTooLong, Request, Token
-from minimind.engine.sampling import Draws, Sampling, sample, uniforms
+from minimind.engine.sampling import SampledTokens, Sampling, sample, uniforms
 from minimind.engine.scheduler import Scheduler
 from minimind.engine.text import Detokenizer
 from minimind.errors import UsageError, did_you_mean
@@ -80,7 +80,9 @@ class Engine:
         self._cache = KVCache(model.config, rows, self.context, self.dtype, self.device)
         models: dict[str | None, Transformer] = {None: model}
         models.update(variants or {})
-        self._passes = {name: Passes(one, self._cache, int8, chunk, batch_invariant) for name, one in models.items()}
+        self._model_runners = {
+            name: ModelRunner(one, self._cache, int8, chunk, batch_invariant) for name, one in models.items()
+        }
         self._scheduler = Scheduler(rows, self.context, chunk, self._cache.copy, exclusive=batch_invariant)
         self._random = random.Random(seed)
         self._detokenizers: dict[Request, Detokenizer] = {}
@@ -90,7 +92,7 @@ class Engine:
     @property
     def model(self) -> Transformer:
         """The model, as it is computed with."""
-        return self._passes[None].model
+        return self._model_runners[None].model
 
     # Requests
 
@@ -118,8 +120,10 @@ class Engine:
         """
         sampling = sampling or Sampling()
         self.check(prompt_ids, sampling)
-        if variant not in self._passes:
-            raise UsageError(f"there is no variant {variant!r}{did_you_mean(str(variant), filter(None, self._passes))}")
+        if variant not in self._model_runners:
+            raise UsageError(
+                f"there is no variant {variant!r}{did_you_mean(str(variant), filter(None, self._model_runners))}"
+            )
         seed = self._random.getrandbits(63) if sampling.seed is None else sampling.seed
         seed = (seed + index * 0x9E3779B97F4A7C15) % 2**64
         new = sampling.max_new_tokens
@@ -188,7 +192,7 @@ class Engine:
         Raises:
             UsageError: a name or a shape is not the model's, or there are variants: they would stay as they were.
         """
-        if len(self._passes) > 1:
+        if len(self._model_runners) > 1:
             raise UsageError("an engine with adapters keeps the weights that they belong to; make another one")
         new = lora.plain_weights(weights) if isinstance(weights, Transformer) else weights
         parameters = dict(self.model.named_parameters())
@@ -202,7 +206,7 @@ class Engine:
 
     def flush_cache(self) -> None:
         """Forget everything computed; necessary after weights were changed other than by `update_weights`."""
-        for passes in self._passes.values():
+        for passes in self._model_runners.values():
             passes.prepare()
         self._scheduler.flush()
 
@@ -232,7 +236,7 @@ class Engine:
             places.setdefault(self._scheduler.running[span.row].variant, []).append(i)
         ids = [self._scheduler.ids(*span) for span in spans]
         parts = [
-            self._passes[variant].scores([spans[i] for i in where], [ids[i] for i in where])
+            self._model_runners[variant].scores([spans[i] for i in where], [ids[i] for i in where])
             for variant, where in places.items()
         ]
         if len(parts) == 1:
@@ -240,7 +244,7 @@ class Engine:
         order = torch.tensor([i for where in places.values() for i in where], device=self.device)
         return torch.cat(parts)[order.argsort()]
 
-    def _draw(self, logits_BV: Tensor, requests: Sequence[Request]) -> Draws:
+    def _draw(self, logits_BV: Tensor, requests: Sequence[Request]) -> SampledTokens:
         samplings = [request.sampling for request in requests]
         places = [len(request.tokens) for request in requests]
         uniform_B = torch.from_numpy(uniforms([request.seed for request in requests], places))
@@ -255,7 +259,7 @@ class Engine:
             allowed_BV = runtime.sent(allowed, self.device)
         return sample(logits_BV, samplings, uniform_B, counts_BV, allowed_BV)
 
-    def _tokens(self, draws: Draws, requests: Sequence[Request]) -> list[Token]:
+    def _tokens(self, draws: SampledTokens, requests: Sequence[Request]) -> list[Token]:
         tops: list[list[tuple[int, float]]] = [[] for _ in requests]
         if most := max(request.sampling.top_logprobs for request in requests):
             values, ids = draws.model.topk(min(most, draws.model.shape[1]))

@@ -85,7 +85,7 @@ class Sampling:
 GREEDY = Sampling(temperature=0.0)
 
 
-class Draws(NamedTuple):
+class SampledTokens(NamedTuple):
     """One chosen token a row: `ids` int64 `[B]` and two log-probabilities of it (nats, float32 `[B]`)."""
 
     ids: Tensor
@@ -103,7 +103,7 @@ def sample(
     uniform_B: Tensor,
     counts_BV: Tensor | None = None,
     allowed_BV: Tensor | None = None,
-) -> Draws:
+) -> SampledTokens:
     """Choose a token for each row.
 
     Args:
@@ -129,7 +129,7 @@ def sample(
         ids_B, policy_B = _draw(p_BV, samplings, uniform_B)
         ids_B = torch.where(greedy_B1[:, 0], likeliest_B, ids_B)
         policy_B = policy_B.masked_fill(greedy_B1[:, 0], 0)
-    return Draws(ids_B, model_BV.gather(1, ids_B[:, None])[:, 0], policy_B, model_BV)
+    return SampledTokens(ids_B, model_BV.gather(1, ids_B[:, None])[:, 0], policy_B, model_BV)
 
 
 def kept(p_BV: Tensor, sampling: Sampling) -> Tensor:

@@ -61,7 +61,7 @@ class Terms(NamedTuple):
     clipped: Tensor
 
 
-class SampledTokens(Protocol):
+class TokenColumns(Protocol):
     """What is known of each token since it was sampled, `[..., T]` each."""
 
     @property
@@ -77,7 +77,7 @@ class SampledTokens(Protocol):
 
 
 def policy_loss(
-    algorithm: Algorithm, log_probs: Tensor, entropy: Tensor, old_log_probs: Tensor, tokens: SampledTokens
+    algorithm: Algorithm, log_probs: Tensor, entropy: Tensor, old_log_probs: Tensor, tokens: TokenColumns
 ) -> Terms:
     """f(r) A · min(π_old / π_engine, limit) + kl_coef · KL(π ‖ reference) - entropy_coef · H, of each token."""
     mask, (low, high) = tokens.mask, (algorithm.clip_low, algorithm.clip_high)

@@ -20,7 +20,7 @@ from minimind.model.qwen3 import Transformer
 from minimind.train import parallel
 
 Status = Literal["completed", "truncated", "aborted", "failed"]
-ENDED: dict[str | None, Status] = {"stop": "completed", "length": "truncated", "abort": "aborted"}
+ENDED: dict[str | None, Status] = {"stop": "completed", "length": "truncated", "abort": "aborted", "error": "failed"}
 
 
 class Completion(NamedTuple):

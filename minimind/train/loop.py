@@ -28,12 +28,12 @@ from minimind.errors import UsageError, UserError
 from minimind.optim.schedule import learning_rate
 from minimind.recipe import Recipe
 from minimind.train import checkpoint, folder, parallel, tracker
+from minimind.train.failures import Patience, explained
 from minimind.train.job import Halt, Job, Progress, balanced, moved, split
 from minimind.train.metrics import Metrics, Window
 from minimind.train.precision import Precision
 from minimind.train.resume import start
 from minimind.train.stop import stop_signals
-from minimind.train.trouble import Patience, explained
 
 SAMPLE_PAUSE = 50
 """Samples by the clock wait so many times as long as the last one took, so that they cost under 2 %."""

@@ -67,7 +67,7 @@ def test_an_engine_answers_as_without_it(monkeypatch):
     monkeypatch.setattr(graphs, "make", GraphStep)
     recorded, engine = answers()
     assert recorded == plain
-    step = engine._passes[None].decode_step
+    step = engine._model_runners[None].decode_step
     assert isinstance(step, GraphStep)
     assert step._graphs
 

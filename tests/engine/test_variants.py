@@ -79,9 +79,9 @@ def test_variants_share_what_is_not_changed(tmp_path):
     for variant in variants.values():
         shared = {p.data_ptr() for p in variant.parameters()} & {p.data_ptr() for p in base.parameters()}
         assert len(shared) == len(list(base.parameters())) - 4  # q_proj and down_proj of two layers
-    assert engine._passes["red"].model is variants["red"]
-    if engine._passes[None].decode_step:
-        assert engine._passes["red"].decode_step, "as fast as the base"
+    assert engine._model_runners["red"].model is variants["red"]
+    if engine._model_runners[None].decode_step:
+        assert engine._model_runners["red"].decode_step, "as fast as the base"
 
 
 def test_what_cannot_be_is_refused(tmp_path):

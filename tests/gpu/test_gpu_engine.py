@@ -57,7 +57,7 @@ def answers(engine, asked, new=NEW):
 
 
 def recording(engine):
-    step = engine._passes[None].decode_step
+    step = engine._model_runners[None].decode_step
     return isinstance(step, GraphStep) and bool(step._graphs)
 
 

@@ -122,6 +122,6 @@ def test_a_pass_of_the_engine_waits_only_for_its_tokens(preset, recorded, monkey
         with mode.measured():
             while any(request.finish_reason is None for request in requests):
                 engine.step()
-        step = engine._passes[None].decode_step
+        step = engine._model_runners[None].decode_step
         assert (isinstance(step, graphs.GraphStep) and len(step._graphs) > 1) == recorded
     assert sum(asked) == sum(rules.max_new_tokens for rules in RULES)

@@ -1,4 +1,4 @@
-"""Passes of one model over the engine's cache: token ids of spans in, scores of what may follow them out."""
+"""Runs a model over the engine's cache: token ids of spans in, scores of what may follow them out."""
 
 import copy
 import math
@@ -19,7 +19,7 @@ PADDING = 16
 """In reference mode the number of rows of a product is a multiple of this: all of them go through the same kernel."""
 
 
-class Passes:
+class ModelRunner:
     """A model as the engine computes with it: without adapter, in one number format, with its compiled step.
 
     Args:

@@ -4,8 +4,8 @@ from test_loop import make, recipe
 
 from minimind import runtime
 from minimind.errors import UserError
+from minimind.train.failures import explained
 from minimind.train.loop import run
-from minimind.train.trouble import explained
 
 
 def refuse(model, batch, compiled=False):
