@@ -151,7 +151,7 @@ def _cost(asked: Asked, minutes: float | None) -> int:
     if asked.json:
         console.print_json(figures)
     else:
-        parts = figures.pop("memory")
+        parts, figures["time"] = figures.pop("memory"), console.duration(figures.pop("seconds"))
         rows = [(key.replace("_", " "), value) for key, value in figures.items()]
         rows += [(f"memory: {key}", value) for key, value in parts.items()]
         console.table(f"{path}", ("figure", "value"), rows)
