@@ -3,5 +3,8 @@
 import pytest
 import torch
 
-if torch.version.cuda is None:
-    pytest.skip("needs a CUDA build of torch (no GPU): run `make test-fake-cuda`", allow_module_level=True)
+
+@pytest.fixture(scope="session", autouse=True)
+def _needs_a_cuda_build():
+    if torch.version.cuda is None:
+        pytest.skip("needs a build of torch with CUDA, but no GPU: make test-fake-cuda")
