@@ -10,7 +10,7 @@ tokens or one longer document, and each window is computed by the definition:
 P is computed again for the gradient instead of kept (FlashAttention, Dao et al. 2022), block by block of queries, so
 memory does not grow with T² either. Two custom operators, so that `torch.compile` calls them and looks no further.
 
-Shape letters as in `attention.py`; M queries of a block, W keys of a window up to the block's end.
+Shape letters as in `attend.py`; M queries of a block, W keys of a window up to the block's end.
 """
 
 import math

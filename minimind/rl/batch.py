@@ -50,7 +50,7 @@ class PolicyBatch(NamedTuple):
     shares: Tensor
     """[rows, 1]: each row's share of what the step's sum is divided by."""
     host: Any = None
-    """Of a batch on a device, the one that it was copied from (`train.loop.moved`)."""
+    """Of a batch on a device, the one that it was copied from (`train.job.moved`)."""
 
     @property
     def on_host(self) -> "PolicyBatch":
