@@ -168,6 +168,11 @@ class RlConfig:
             raise UsageError(f"recipe: rl.top_p = {self.top_p} must be above 0 and at most 1")
         if not 0 <= self.thinking_ratio <= 1:
             raise UsageError(f"recipe: rl.thinking_ratio = {self.thinking_ratio} must be between 0 and 1")
+        if self.stop_kl and self.epochs * self.minibatches == 1:
+            raise UsageError(
+                "recipe: rl.stop_kl has no effect where each rollout makes one step: the policy is the one that "
+                "sampled; raise rl.epochs or rl.minibatches, or hold it with rl.kl_coef"
+            )
         if self.kl == "k1" and self.kl_in == "loss" and self.kl_coef:
             raise UsageError('recipe: rl.kl = "k1" has no effect as a loss; use rl.kl_in = "reward", or kl = "k2"')
         if bool(self.server) != bool(self.server_folder):

@@ -1,5 +1,6 @@
 """Whether time grows as the input does: what a stranger sends must not cost the square of its size."""
 
+import gc
 import time
 
 
@@ -14,6 +15,11 @@ def assert_linear(run, at_most=8.0):
 
 
 def _seconds(run, n):
-    start = time.process_time()
-    run(n)
-    return time.process_time() - start
+    gc.collect()
+    gc.disable()  # it takes its turn in one run and not in the next, and looks at everything that the process has
+    try:
+        start = time.process_time()
+        run(n)
+        return time.process_time() - start
+    finally:
+        gc.enable()

@@ -169,6 +169,8 @@ def quantise(model: Transformer) -> Quantised:
 
 def _ours(path: Path) -> bool:
     """Whether nobody else can have put there what we are about to run."""
+    if os.name == "nt":
+        return True  # the cache lies in the user's profile, where others may not write
     found = path.lstat()
     others = stat.S_IWOTH if found.st_gid == os.getegid() else stat.S_IWOTH | stat.S_IWGRP
     return found.st_uid in (0, os.geteuid()) and not found.st_mode & others and not stat.S_ISLNK(found.st_mode)

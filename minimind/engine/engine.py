@@ -206,8 +206,8 @@ class Engine:
 
     def flush_cache(self) -> None:
         """Forget everything computed; necessary after weights were changed other than by `update_weights`."""
-        for passes in self._model_runners.values():
-            passes.prepare()
+        for runner in self._model_runners.values():
+            runner.prepare()
         self._scheduler.flush()
 
     # Steps

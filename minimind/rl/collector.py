@@ -108,16 +108,14 @@ class Collector:
 
     def validate(self, policy: Transformer, prompts: Sequence[Prompt]) -> dict[str, float]:
         """Mean rewards on held-out prompts, answered by chance as in training, and by the likeliest tokens."""
-        figures: dict[str, float] = {}
-        if prompts:
-            self.rollout.update_weights(policy)
-        for kind, temperature in (("", self.sampling.temperature), ("greedy_", 0.0)) if prompts else ():
+        if not prompts:
+            return {}
+        figures = {}
+        ranks.on_all_ranks(lambda: self.rollout.update_weights(policy))
+        for kind, temperature in (("", self.sampling.temperature), ("greedy_", 0.0)):
             samples = [self._sample(prompt, -1 - number, group=number) for number, prompt in enumerate(prompts)]
             rules = [replace(self.sampling, temperature=temperature, seed=number) for number in range(len(prompts))]
-            self.play(self.rollout, samples, rules)
-            for sample in samples:
-                sample.message = parse(sample.ids, self.tokenizer, sample.thinking)
-            self.rewards(samples)
+            self._answer_and_judge(samples, rules)
             for name in self.rewards.names:
                 given = [value for sample in samples if (value := sample.rewards.get(name)) is not None]
                 figures[f"{kind}{name}"] = mean(given) if given else 0.0
@@ -144,17 +142,21 @@ class Collector:
         indices = self.places.take(share * world)[rank * share : (rank + 1) * share]
         filled = [self.group(first + nth, index) for nth, index in enumerate(indices)]
         samples = [sample for group, _ in filled for sample in group]
-        began = time.monotonic()
         self.newest = samples
-        rules = [rule for _, some in filled for rule in some]
+        seconds = self._answer_and_judge(samples, [rule for _, rules in filled for rule in rules])
+        self.meter.add("rollout_tokens_per_second", sum(len(sample.ids) for sample in samples), seconds)
+        self._measure(samples)
+        return [group for group, _ in filled]
+
+    def _answer_and_judge(self, samples: Sequence[Sample], rules: Sequence[Sampling]) -> float:
+        """Fill samples with answers, messages and rewards; return the seconds that answering took."""
+        began = time.monotonic()
         ranks.on_all_ranks(lambda: self.play(self.rollout, samples, rules))
         seconds = time.monotonic() - began
-        self.meter.add("rollout_tokens_per_second", sum(len(sample.ids) for sample in samples), seconds)
         for sample in samples:
             sample.message = parse(sample.last_turn, self.tokenizer, sample.thinking)
         self.rewards(samples)
-        self._measure(samples)
-        return [group for group, _ in filled]
+        return seconds
 
     def _measure(self, samples: Sequence[Sample]) -> None:
         meter, lengths = self.meter, [float(sum(sample.trainable)) for sample in samples]

@@ -2,9 +2,10 @@
 
 import importlib.util
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, TimeoutError
+from concurrent.futures import Future, TimeoutError
 from math import isfinite
 from pathlib import Path
+from threading import Thread
 
 import minimind.rl.environment
 import minimind.rl.reward_models  # noqa: F401  (registers those that ask a model)
@@ -57,9 +58,8 @@ class Rewards:
         return [self._clipped(value) for value in values]
 
     def _attempt(self, name: str, function: Reward, samples: Sequence[Sample]) -> list[float | None] | None:
-        pool = ThreadPoolExecutor(1, thread_name_prefix=f"reward {name}")
         try:
-            values = pool.submit(function, samples).result(self.config.timeout)
+            values = _called(function, samples, self.config.timeout)
             if len(values) != len(samples):
                 raise ValueError(f"{len(values)} values for {len(samples)} samples")
             return values
@@ -72,8 +72,6 @@ class Rewards:
         except Exception as error:  # the boundary to whatever a user, a model or a server made of it
             self._warn(name, str(error) or type(error).__name__)
             return None
-        finally:
-            pool.shutdown(wait=False)
 
     def _clipped(self, value: float | None) -> float | None:
         if value is None or not isfinite(value):
@@ -85,6 +83,24 @@ class Rewards:
         if name not in self._warned:
             self._warned.add(name)
             warn(f"reward {name!r}: {what}; those samples have no reward (said once)")
+
+
+def _called(function: Reward, samples: Sequence[Sample], seconds: float) -> list[float | None]:
+    """The values of a reward; one that hangs is left to itself, and does not keep the program from ending either.
+
+    Raises:
+        TimeoutError: it took longer; else what the reward raises.
+    """
+    found: Future[list[float | None]] = Future()
+
+    def call() -> None:
+        try:
+            found.set_result(function(samples))
+        except BaseException as error:
+            found.set_exception(error)
+
+    Thread(target=call, daemon=True).start()
+    return found.result(seconds)
 
 
 def _import(path: Path) -> None:

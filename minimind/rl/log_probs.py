@@ -39,8 +39,8 @@ class LogProbRunner:
         sampling: the rules by which answers are sampled.
         precision: the run's.
         rows: how many are computed at once.
-        one_step: whether each rollout makes a single step: the policy that learns is then the one that sampled, and
-            need not be asked before.
+        on_policy: whether each rollout makes a single step. The policy that learns is then the one that sampled, and
+            need not be asked before; every ratio is 1, and no clip acts.
     """
 
     def __init__(
@@ -50,15 +50,15 @@ class LogProbRunner:
         sampling: Sampling,
         precision: Precision,
         rows: int,
-        one_step: bool = False,
+        on_policy: bool = False,
     ) -> None:
         self.policy, self.reference, self.sampling = policy, reference, sampling
-        self.precision, self.rows, self.one_step = precision, rows, one_step
+        self.precision, self.rows, self.on_policy = precision, rows, on_policy
 
     def annotated(self, packed: Packed) -> Packed:
         """Fill in the batch's columns `old` and `reference`; all ranks do, with as many rows as the longest has."""
         batch = pad_rows(packed.batch, max(ranks.gathered(len(packed.batch.labels))))
-        if not self.one_step or self.reference is not None:
+        if not self.on_policy or self.reference is not None:
             batch = batch._replace(old=self.log_probs(self.policy, batch))
         if self.reference is not None:
             with lora.off(self.policy) if self.reference is self.policy else nullcontext():

@@ -8,6 +8,8 @@ batches. All that decides what comes next is in `state_dict`.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from minimind import ranks, runtime
 from minimind.errors import UserError
 from minimind.model.qwen3 import Transformer
@@ -81,13 +83,14 @@ class RolloutStream:
             "number": self.number,
             "version": self.collector.rollout.version,
             "queue": [batches.encode(batch) for batch in queue],
-            "moved": self.drift.sums,
+            "moved": ranks.summed(torch.tensor(self.drift.sums, dtype=torch.float64)).tolist(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there; each rank takes its share of the rows."""
         self.collector.places.position, self.number = state["place"], state["number"]
-        self.collector.rollout.version, self.drift.parts = state["version"], [tuple(state["moved"])]
+        self.collector.rollout.version = state["version"]
+        self.drift.parts = [tuple(state["moved"])] if runtime.is_main() else []  # it is that of all ranks
         rank, world = runtime.rank(), runtime.world_size()
         self.queue = []
         for columns in state["queue"]:

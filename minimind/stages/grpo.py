@@ -2,15 +2,18 @@
 
     prompts → a group of answers each → rewards R → advantages A → packed rows → policy loss
 
-    A_i  = R_i - mean of its group                    (GRPO: divided by the group's σ; Shao et al. 2024)
-    loss = - Σ_answers Σ_tokens f(r_t) A_i            r_t = π(token) / π_old(token)
+    A_i  = (R_i - mean of its group) / (σ of its group + 1e-4)       Shao et al. 2024; Dr. GRPO: without σ
+    loss = (1 / N) Σ_answers Σ_tokens w_t ℓ(r_t, A_i)                r_t = π(token) / π_old(token)
+           + kl_coef · KL(π ‖ start) - entropy_coef · H
 
-What f is, and what the sum is divided by, is the algorithm: `rl.algorithm` = grpo, dr_grpo, dapo, gspo, cispo or
-ppo_clip (`minimind/losses/policy.py`). A group whose answers are all right or all wrong has nothing to compare; it is
-left out.
+ℓ, and what N counts, is the algorithm: `rl.algorithm` = cispo (the default), grpo, dr_grpo, dapo, gspo or ppo_clip; w
+corrects for an engine that samples from not quite the trainer's model (`minimind/losses/policy.py`). A group whose
+answers have equal rewards has nothing to compare; it is left out. Where a rollout makes a single step, every r is 1.
 
-The prompts are asked, answered and judged in `minimind/rl/collector.py`; what an answer is, is in
-`minimind/rl/rollout.py`; how answers become rows, in `minimind/rl/batch.py`.
+The loop (`minimind/train/loop.py`) asks `minimind/rl/stream.py` for each step's batch. When the last rollout is used
+up, the stream gives the engine the newest weights, lets `minimind/rl/collector.py` have prompts answered and judged,
+and calls `make_batches`. An answer is a `Sample` (`minimind/rl/rollout.py`); how they become rows is in
+`minimind/rl/batch.py`.
 """
 
 from collections.abc import Sequence
@@ -91,7 +94,7 @@ def make_job(recipe: Recipe, model: Transformer, tokenizer: Tokenizer, play: Pla
     def loss(model: Transformer, batch: PolicyBatch, compiled: bool = False) -> Loss:
         """Score the answers anew and compare with what sampled them; a sum over tokens, each with its weight."""
         scored, hidden = score(model, batch, collector.sampling)
-        old = scored.log_probs.detach() if runner.one_step else batch.old
+        old = scored.log_probs.detach() if runner.on_policy else batch.old
         terms = policy_loss(algorithm, scored.log_probs, scored.entropy, old, batch)
         measure_policy(collector.meter, drift, batch, scored, old, terms.clipped)
         total = (terms.loss * batch.weights).sum()

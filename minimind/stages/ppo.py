@@ -128,7 +128,7 @@ def make_job(recipe: Recipe, actor: Transformer, critic: Scorer, tokenizer: Toke
     def loss(model: ActorCritic, batch: PolicyBatch, compiled: bool = False) -> Loss:
         """The actor's loss and `value_coef` times the critic's, summed over the same tokens, each with its weight."""
         scored, hidden = score(model.actor, batch, collector.sampling)
-        old = scored.log_probs.detach() if runner.one_step else batch.old
+        old = scored.log_probs.detach() if runner.on_policy else batch.old
         terms = policy_loss(algorithm, scored.log_probs, scored.entropy, old, batch)
         values = model.values(batch)
         value = value_loss(values, batch.values, batch.returns, batch.mask, ppo.value_clip)

@@ -19,7 +19,7 @@ from minimind.data.shard_reader import Shards
 from minimind.data.shards import ensure
 from minimind.engine.generate import complete
 from minimind.engine.sampling import GREEDY, Sampling
-from minimind.errors import UsageError, UserError
+from minimind.errors import UsageError, UserError, did_you_mean
 from minimind.eval.bpb import Document, bits_per_byte
 from minimind.eval.pairs import pair_figures
 from minimind.files import remove_drafts
@@ -265,6 +265,12 @@ def make_collector(recipe: Recipe, model: Transformer, tokenizer: Tokenizer, pla
     else:
         rollout = LocalRollout(model, min(rl.rows, rl.groups * rl.samples), recipe.data.sequence_length, dtype)
     rewards = Rewards(RewardContext(recipe.scoring, tokenizer, rl.max_new_tokens, device))
+    weights = recipe.scoring.weights
+    if rl.spread_by and rl.spread_by not in weights:
+        raise UsageError(
+            f"recipe: rl.spread_by = {rl.spread_by!r} is none of the rewards in scoring.weights"
+            f"{did_you_mean(rl.spread_by, weights)}; name one of {', '.join(weights)}, or leave it empty for the first"
+        )
     return Collector(rl, prompts, tokenizer, rollout, rewards, recipe.train.seed, play)
 
 
@@ -304,8 +310,8 @@ def make_log_prob_runner(recipe: Recipe, model: Transformer, sampling: Sampling)
     elif rl.kl_coef:
         reference = parallel.plain_copy(model).requires_grad_(False)
         parallel.shard(reference, reference.layers, recipe.train)
-    rows, one_step = loop.rows_of_a_step(recipe)[1], rl.epochs * rl.minibatches == 1
-    return LogProbRunner(model, reference, sampling, precision(recipe), rows, one_step)
+    rows, on_policy = loop.rows_of_a_step(recipe)[1], rl.epochs * rl.minibatches == 1
+    return LogProbRunner(model, reference, sampling, precision(recipe), rows, on_policy)
 
 
 def rl_steps(recipe: Recipe, prompts: Sequence[Prompt]) -> int:

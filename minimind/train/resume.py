@@ -18,6 +18,7 @@ from minimind.train.precision import Precision
 FIXED = (
     *("stage", "preset", "model", "data.sequence_length", "data.too_long", "data.random_system_prompt"),
     *("data.drop_empty_think", "optim.matrices", "train.tokens_per_step", "train.seed", "distill", "dpo", "lora"),
+    *("rl.epochs", "rl.minibatches"),
 )
 """What makes a run this run. Its data and its `init` are fixed too, but known by content: files may be moved."""
 

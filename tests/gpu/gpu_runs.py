@@ -1,7 +1,6 @@
 """Short runs of every stage, for the tests on a GPU: recipes, a few lines of data, and processes that may be killed."""
 
 import importlib
-import json
 import os
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from gpu_models import REHEARSED
 from processes import CONTEXT, die_at
+from rows import write_rows
 
 from minimind.config import PRESETS
 from minimind.model.qwen3 import Transformer
@@ -70,19 +70,7 @@ def write_start(folder):
         save_model(model, folder / name, "float32")
         tokenizer.save(folder / name)
     (folder / "rewards.py").write_text(REWARDS, encoding="utf-8")
-
-    def chat(n, answer):
-        return [{"role": "user", "content": f"{n} + 1?"}, {"role": "assistant", "content": answer}]
-
-    rows = {
-        "text": [{"text": f"Number {n} is followed by {n + 1}. " * (1 + n % 4)} for n in range(200)],
-        "chat": [{"messages": chat(n, f"It is {n + 1}.")} for n in range(200)],
-        "pair": [{"chosen": chat(n, f"It is {n + 1}."), "rejected": chat(n, f"{n}, or so")} for n in range(200)],
-        "prompt": [{"messages": chat(n, ""), "gt": [str(n + 1)]} for n in range(40)],
-    }
-    for name, lines in rows.items():
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    write_rows(folder, 200)
 
 
 def recipe_of(start, name, **more):

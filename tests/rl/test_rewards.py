@@ -1,6 +1,8 @@
 """Rewards one by one, and what happens to a run when one of them misbehaves."""
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -270,3 +272,25 @@ def test_foreign_code_runs_only_when_it_is_trusted(judged, tokenizer, folder):
 def test_what_a_reward_needs_is_asked_for(judged, tokenizer, name):
     with pytest.raises(UsageError, match=f"scoring.{name}"):
         judged(name, said(tokenizer, "x"))
+
+
+HANGING = """
+import time
+from minimind.recipe import ScoringConfig
+from minimind.rl.judge import Rewards
+from minimind.rl.rewards import RewardContext, reward
+from minimind.rl.rollout import Sample
+
+@reward
+def hangs(samples):
+    time.sleep(100)
+
+sample = Sample(None, [1])
+Rewards(RewardContext(ScoringConfig(weights={"hangs": 1.0}, timeout=0.1), None, 8, None))([sample])
+print(sample.reward)
+"""
+
+
+def test_a_reward_that_hangs_does_not_keep_the_program_from_ending():
+    ended = subprocess.run([sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (0, "None\n"), ended.stderr

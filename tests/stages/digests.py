@@ -13,6 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # as pytest does
+
 from small_runs import STAGES, prepare, recipe_of
 
 from minimind import runtime

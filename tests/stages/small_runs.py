@@ -1,8 +1,7 @@
 """A run of every stage that takes a second: models of two layers, a few lines of data, two steps."""
 
-import json
-
 import torch
+from rows import write_rows
 
 from minimind.config import PRESETS
 from minimind.model.qwen3 import Transformer
@@ -62,19 +61,7 @@ def prepare(folder):
         save_model(model, folder / name, "float32")
         tokenizer.save(folder / name)
     (folder / "rewards.py").write_text(REWARDS, encoding="utf-8")
-
-    def chat(n, answer):
-        return [{"role": "user", "content": f"{n} + 1?"}, {"role": "assistant", "content": answer}]
-
-    rows = {
-        "text": [{"text": f"Number {n} is followed by {n + 1}. " * (1 + n % 4)} for n in range(40)],
-        "chat": [{"messages": chat(n, f"It is {n + 1}.")} for n in range(40)],
-        "pair": [{"chosen": chat(n, f"It is {n + 1}."), "rejected": chat(n, f"{n}, or so")} for n in range(40)],
-        "prompt": [{"messages": chat(n, ""), "gt": [str(n + 1)]} for n in range(12)],
-    }
-    for name, lines in rows.items():
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    write_rows(folder, 40)
     return folder
 
 

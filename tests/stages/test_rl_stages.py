@@ -278,6 +278,7 @@ def test_two_processes_make_the_step_of_one(start, tmp_path, stage, parallel):
         ("rl.temperature", "0", "rl.temperature"),
         ("rl.algorithm", "gripo", "rl.algorithm"),
         ("rl.kl", "k1", None),
+        ("rl.spread_by", "copy", "did you mean 'copies'"),
         ("rl.max_new_tokens", "60", "no prompt leaves room"),
         ("scoring.weights", "{ exactt = 1.0 }", "did you mean 'exact'"),
         ("scoring.weights", "{}", "scoring.weights is empty"),

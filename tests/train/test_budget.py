@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from minimind.config import PRESETS
 from minimind.recipe import Recipe, override
-from minimind.train.budget import tokens_per_second, training_memory, usual_mfu
+from minimind.train.budget import CUDA_LIBRARIES, tokens_per_second, training_memory, usual_mfu
 
 MEMORY = Path(__file__).parents[2] / "benchmarks" / "memory.py"
 linux = pytest.mark.skipif(sys.platform != "linux", reason="RSS and the C library's heap are those of Linux")
@@ -34,7 +35,8 @@ def test_prediction_is_within_a_tenth_of_measured_rss(checkpointing, flags):
         "train.activation_checkpointing": checkpointing,
     }
     found = measured("tiny", changes, "--exact", "--steps", "1", *flags)
-    assert found["tensors"] > 0.5 * found["before"], "not only the process itself is compared"
+    before = found["before"] - bool(torch.version.cuda) * CUDA_LIBRARIES
+    assert found["tensors"] > 0.6 * before, "not only the process itself is compared"
     assert found["predicted"] == pytest.approx(found["peak"], rel=0.1), found
 
 

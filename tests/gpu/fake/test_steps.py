@@ -5,10 +5,10 @@ decides whether the step is taken) and the logged figures.
 """
 
 import importlib
-import json
 
 import pytest
 from fake_cuda import DEVICE, Synchronisation, fake_cuda
+from rows import write_rows
 
 from minimind.config import PRESETS
 from minimind.model.qwen3 import Transformer
@@ -60,19 +60,7 @@ def start(tmp_path_factory):
         save_model(model, folder / name, "float32")
         tokenizer.save(folder / name)
     (folder / "rules.py").write_text(RULES, encoding="utf-8")
-
-    def chat(n, answer):
-        return [{"role": "user", "content": f"{n} + 1?"}, {"role": "assistant", "content": answer}]
-
-    rows = {
-        "pretrain": [{"text": f"Number {n} is followed by {n + 1}. " * (1 + n % 4)} for n in range(99)],
-        "chat": [{"messages": chat(n, f"It is {n + 1}.")} for n in range(99)],
-        "pair": [{"chosen": chat(n, f"It is {n + 1}."), "rejected": chat(n, f"{n}, or so")} for n in range(99)],
-        "prompt": [{"messages": chat(n, ""), "gt": [str(n + 1)]} for n in range(12)],
-    }
-    for name, lines in rows.items():
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    write_rows(folder, 99)
     return folder
 
 
@@ -80,7 +68,7 @@ def job_of(case, shape, start, out, monkeypatch):
     """What the stage hands to the training loop, and its recipe."""
     stage, changes = STAGES[case]
     on_prompts = "rl.groups" in changes and stage != "distill"
-    data = {"pretrain": "pretrain", "dpo": "pair", "reward": "pair"}.get(stage, "prompt" if on_prompts else "chat")
+    data = {"pretrain": "text", "dpo": "pair", "reward": "pair"}.get(stage, "prompt" if on_prompts else "chat")
     own = {"init": str(start / shape), "data.files": [str(start / f"{data}.jsonl")]} | changes
     own |= {"preset": "tiny-moe" if shape == "moe" else "tiny", "tokenizer": str(start / "dense")}
     if "scoring.weights" in own:
