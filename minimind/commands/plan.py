@@ -104,7 +104,7 @@ def _cost(asked: Asked, minutes: float | None) -> int:
     from minimind import runtime
     from minimind.compiler import can_compile
     from minimind.model import lora
-    from minimind.recipe import Recipe, find, load, model_config
+    from minimind.recipe import Recipe, find, load, model_config, run_config
     from minimind.tokenizer.bpe import Tokenizer
     from minimind.train.budget import adapted, process_memory, tokens_per_second, training_memory
     from minimind.train.precision import Precision
@@ -131,8 +131,9 @@ def _cost(asked: Asked, minutes: float | None) -> int:
         )
 
     compiled = recipe.train.compile != "never" and can_compile(on.type)
-    model = adapted(config, recipe)
-    memory = training_memory(config, recipe, dtype.itemsize, compiled, on_cpu=on.type == "cpu")
+    model = adapted(config, recipe.lora)
+    branches, run = recipe.stage in ("dpo", "reward") or recipe.rl.share_prompts, run_config(recipe)
+    memory = training_memory(config, run, recipe.lora, dtype.itemsize, compiled, on.type == "cpu", branches)
     resident = process_memory(config, memory, compiled) if on.type == "cpu" else memory.total
     figures: dict[str, Any] = {
         "parameters": config.parameters(),
