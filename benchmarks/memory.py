@@ -25,9 +25,9 @@ from minimind.bench.ours import Ours
 from minimind.data.shards import build
 from minimind.model.qwen3 import Transformer
 from minimind.model.store import save_model
+from minimind.plan.budget import process_memory, program_memory, training_memory
 from minimind.recipe import Recipe
 from minimind.tokenizer.bpe import Tokenizer
-from minimind.train.budget import process_memory, program_memory, training_memory
 
 TEXT = "memory is measured in bytes, and text as well 记忆 " * 200
 MMAP_THRESHOLD = -3  # glibc's malloc.h

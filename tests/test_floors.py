@@ -21,7 +21,7 @@ FLOORS = [
     },
     {"model", "tokenizer", "losses", "optim", "tools"},
     {"data", "engine", "train"},
-    {"eval", "convert"},
+    {"eval", "convert", "plan"},
     {"rl"},
     {"recipe"},
     {"stages"},

@@ -13,8 +13,8 @@ from minimind.bench import gemm
 from minimind.bench.memory import peak_memory
 from minimind.bench.ours import Ours
 from minimind.model.qwen3 import run_block
+from minimind.plan.budget import process_memory, tokens_per_second, training_memory
 from minimind.stages import pretrain, sft
-from minimind.train.budget import process_memory, tokens_per_second, training_memory
 
 LEAST_SECONDS = 20
 """A measurement is not begun with less time left than a compiler takes."""

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from minimind.config import PRESETS
+from minimind.plan.budget import CUDA_LIBRARIES, tokens_per_second, training_memory, usual_mfu
 from minimind.recipe import Recipe, override, run_config
-from minimind.train.budget import CUDA_LIBRARIES, tokens_per_second, training_memory, usual_mfu
 
 MEMORY = Path(__file__).parents[2] / "benchmarks" / "memory.py"
 linux = pytest.mark.skipif(sys.platform != "linux", reason="RSS and the C library's heap are those of Linux")

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 from minimind.config import ModelConfig
-from minimind.losses.lm import CHUNK
+from minimind.losses.lm import rows_of_logits
 from minimind.model import lora
-from minimind.model.attend import BLOCK, PRODUCTS_UP_TO
+from minimind.model.attend import blocks_of_products
 from minimind.model.qwen3 import Transformer
 from minimind.model.settings import LoraConfig
-from minimind.optim.muon import STACK
+from minimind.optim.muon import weights_at_once
 from minimind.train.settings import RunConfig
 
 USUAL_MFU = {"cpu": ((2.8e6, 0.29), (6.1e6, 0.35), (63.9e6, 0.65)), "cuda": ((6.1e6, 0.35), (63.9e6, 0.35))}
@@ -120,12 +120,12 @@ def training_memory(
     ]
     stream = WIDE * config.hidden_size * tokens  # the residual stream at one place
     activations = sum(layers)
-    chunk = LOSS_COPIES[compiled] * WIDE * min(CHUNK, tokens) * config.vocab_size
+    chunk = LOSS_COPIES[compiled] * WIDE * rows_of_logits(tokens) * config.vocab_size
     if train.activation_checkpointing:
         # of each block only its input; the rest of one block, and gradients of that rest
         activations = stream * config.num_hidden_layers
         chunk = max(chunk, max(layers) + 3 * compute_bytes * _width(config, 0) * tokens)
-    masked = on_cpu and (branches or length <= PRODUCTS_UP_TO)
+    masked = on_cpu and (branches or blocks_of_products(length))
     mask = compute_bytes * tokens * length if masked else 0
     copies = compute_bytes * matrices if compute_bytes < WIDE else 0  # autocast keeps each weight's copy
     output = config.vocab_size * config.hidden_size
@@ -180,7 +180,7 @@ def _under_lora(
 
 def _orthogonalising(weights: int, compute_bytes: int) -> int:
     """Bytes that Muon needs for the weights that it orthogonalises together."""
-    return (2 * WIDE + ITERATION * compute_bytes) * min(STACK, weights)
+    return (2 * WIDE + ITERATION * compute_bytes) * weights_at_once(weights)
 
 
 def _layer(config: ModelConfig, layer: int, length: int, bytes: int, compiled: bool, on_cpu: bool) -> float:
@@ -188,8 +188,9 @@ def _layer(config: ModelConfig, layer: int, length: int, bytes: int, compiled: b
     hidden = config.hidden_size
     queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     attention: float = bytes * (2 * queries + 2 * keys)  # rotated queries and keys, values, what leaves the heads
-    if on_cpu and length <= PRODUCTS_UP_TO:
-        blocks = max(1, length / BLOCK)  # each keeps the keys and values that it sees, and its weights
+    if on_cpu and (
+        blocks := blocks_of_products(length)
+    ):  # each keeps the keys and values that it sees, and its weights
         seen = (blocks + 1) / 2
         attention += bytes * (2 * keys * (seen - 1) + config.num_attention_heads * seen * length / blocks)
     width = _width(config, layer)
