@@ -71,7 +71,7 @@ METHODS = {
     "cispo": ("grpo", {"rl.algorithm": "cispo"}),
     "ppo": ("ppo", {}),
     "shuffled rewards": ("grpo", {"scoring.weights": {"shuffled": 1.0}}),
-    "constant rewards": ("grpo", {"scoring.weights": {"constant": 1.0}, "rl.spread": "keep"}),
+    "constant rewards": ("grpo", {"scoring.weights": {"constant": 1.0}, "rl.filter_groups": "keep"}),
     "rate of 0": ("grpo", {"optim.lr": 1e-30}),
     "masked calls": ("grpo", {}),
 }
@@ -114,7 +114,7 @@ def tools(folder: Path) -> tuple[Path, Path]:
 
 def play_with_masked_calls(rollout: Rollout, samples: Sequence[Sample], *args: Any, **options: Any) -> None:
     """Episodes in which nothing but the final answer is trained on."""
-    environment.play(rollout, samples, *args, **options)
+    environment.multi_turn(rollout, samples, *args, **options)
     for sample in samples:
         after = len(sample.trainable) - sample.trainable[::-1].index(False) if False in sample.trainable else 0
         if sample.message.get("tool_calls"):
@@ -136,7 +136,7 @@ def run(method: str, seed: int, init: str, steps: int, files: tuple[Path, Path],
     began = time.monotonic()
     with ExitStack() as stack:
         if method == "masked calls":
-            stack.enter_context(mock.patch.object(agent, "play", play_with_masked_calls))
+            stack.enter_context(mock.patch.object(agent, "multi_turn", play_with_masked_calls))
         module = {"grpo": grpo, "ppo": ppo, "agent": agent}[stage]
         model = module.run(recipes.load(Recipe, recipes.find("tiny", stage), recipe), out)
     seconds, name = round(time.monotonic() - began, 1), f"valid_{RIGHT[task]}"

@@ -86,7 +86,9 @@ class LanguageModel:
 
     def _new_engine(self) -> Engine:
         self._weights = self._state()
-        return Engine(self.model, self.tokenizer, rows=2)  # the second, so that a side question leaves the chat cached
+        return Engine(
+            self.model, self.tokenizer, max_batch_size=2
+        )  # the second, so that a side question leaves the chat cached
 
     def _state(self) -> list[tuple[int, int]]:
         """Changes whenever somebody writes to a weight: what the engine has cached is then of another model."""

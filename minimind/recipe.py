@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from minimind.config import PRESETS, ModelConfig
+from minimind.console import warn
 from minimind.data.settings import DataConfig
 from minimind.errors import UsageError, did_you_mean
 from minimind.files import read_text
@@ -51,6 +52,13 @@ class Recipe:
 
 
 R = TypeVar("R", bound=Recipe)
+RENAMED = {
+    "rl.rows": "rl.max_batch_size",
+    "rl.spread": "rl.filter_groups",
+    "rl.spread_by": "rl.filter_metric",
+    "agent.most_turns": "agent.max_turns",
+}
+"""Keys by the names that they had in older recipes."""
 
 
 def recipe_folder() -> Path:
@@ -94,8 +102,8 @@ def load(kind: type[R], path: Path, overrides: dict[str, Any] | None = None) -> 
 def override(recipe: R, changes: dict[str, Any]) -> R:
     """Return `recipe` with `{"optim.lr": 1e-3, ...}` applied and checked."""
     tree = asdict(recipe)
-    for dotted, value in changes.items():
-        branch = tree
+    for given, value in changes.items():
+        branch, dotted = tree, _newest(given, "--set")
         *sections, last = dotted.split(".")
         for section in sections:
             if not isinstance(branch.get(section), dict):
@@ -154,8 +162,18 @@ def _read(kind: type[R], path: Path, chain: list[Path]) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from None
     extends = tree.pop("extends", None)
+    for name, section in tree.items():
+        if isinstance(section, dict):
+            tree[name] = {_newest(f"{name}.{key}", str(path)).split(".")[1]: value for key, value in section.items()}
     _build(kind, tree, str(path), "")  # a mistake is named with the file that it is in
     return tree if extends is None else _merge(_read(kind, _base(extends, path), [*chain, path]), tree)
+
+
+def _newest(name: str, where: str) -> str:
+    """The name that a key has now; an older one is said to be old."""
+    if name in RENAMED:
+        warn(f"{where}: {name} is called {RENAMED[name]} now")
+    return RENAMED.get(name, name)
 
 
 def _base(extends: Any, path: Path) -> Path:

@@ -11,7 +11,7 @@ from minimind.rl.rewards import _CHOICE
 from minimind.text import read_json
 from minimind.tokenizer import Tokenizer
 from minimind.tokenizer.chat import normalize, render
-from minimind.tokenizer.fast import MOST_SPACE
+from minimind.tokenizer.fast import MAX_SPACE
 from minimind.tokenizer.parse import parse
 from minimind.tokenizer.report import _WORDS
 from minimind.tools.answers import hits, numbers
@@ -29,13 +29,13 @@ def test_messages(mark, head):
 
 @pytest.mark.parametrize("piece", SPACES)
 def test_tokenization(piece):
-    assert_linear(lambda n: TOKENIZER.encode(piece * (MOST_SPACE // 5 * n // len(piece))))
+    assert_linear(lambda n: TOKENIZER.encode(piece * (MAX_SPACE // 5 * n // len(piece))))
 
 
 @pytest.mark.parametrize("piece", [" " * 499 + "a", " "])
 def test_tokenization_of_much_space(piece):
     """More of it in a row than `tiktoken` can take, and ends of runs that all look like more."""
-    assert_linear(lambda n: TOKENIZER.encode(piece * (MOST_SPACE * 2 * n // len(piece))))
+    assert_linear(lambda n: TOKENIZER.encode(piece * (MAX_SPACE * 2 * n // len(piece))))
 
 
 def test_rendering():

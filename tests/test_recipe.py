@@ -52,6 +52,17 @@ def test_a_mistake_in_a_recipe_is_named(tmp_path, text, expected):
     assert "\n" not in str(caught.value).replace("not valid TOML", "")
 
 
+def test_the_keys_of_older_recipes_still_load(tmp_path, capsys):
+    old = "[rl]\nrows = 3\nspread = 'keep'\nspread_by = 'exact'\n[agent]\nmost_turns = 2"
+    (tmp_path / "r.toml").write_text(old, encoding="utf-8")
+    read = recipe.load(Recipe, tmp_path / "r.toml", {"agent.most_turns": 5})
+    assert (read.rl.max_batch_size, read.rl.filter_groups, read.rl.filter_metric) == (3, "keep", "exact")
+    assert read.agent.max_turns == 5
+    said = capsys.readouterr().err
+    assert all(f"{before} is called {now} now" in said for before, now in recipe.RENAMED.items())
+    assert "spread" not in recipe.dump(read)
+
+
 def write(folder: Path, **files: str) -> None:
     for name, text in files.items():
         (folder / f"{name}.toml").write_text(text, encoding="utf-8")

@@ -35,7 +35,7 @@ class Transformers:
         for micro in split(batch, self.micro_rows):
             with torch.autocast(self.on.type, self.dtype, enabled=self.dtype != torch.float32):
                 loss = self.loss(moved(micro, self.on))
-            (loss / batch.weight).backward()
+            (loss / batch.num_items).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()

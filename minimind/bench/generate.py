@@ -47,9 +47,9 @@ class Work:
 class Ours:
     """The engine, without text."""
 
-    def __init__(self, model: Transformer, dtype: str, context: int, rows: int) -> None:
+    def __init__(self, model: Transformer, dtype: str, context: int, max_batch_size: int) -> None:
         precision: dict[str, Any] = {"int8": True} if dtype == "int8" else {"dtype": getattr(torch, dtype)}
-        self._engine = Engine(model, rows=rows, context=context, **precision)
+        self._engine = Engine(model, max_batch_size=max_batch_size, context=context, **precision)
 
     def run(self, prompts: Prompts, new: int) -> Speed:
         """Prefill ends when the last row has its first token."""

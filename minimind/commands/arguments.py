@@ -41,8 +41,8 @@ class RopeFlags:
         from minimind.model.rope import yarn
         from minimind.model.store import load_config
 
-        if not 1 <= self.factor <= MOST_STRETCHED:
-            raise UsageError(f"--factor {self.factor:g}: must be from 1 to {MOST_STRETCHED:,}")
+        if not 1 <= self.factor <= MAX_STRETCHED:
+            raise UsageError(f"--factor {self.factor:g}: must be from 1 to {MAX_STRETCHED:,}")
         if self.original_context:
             at_least(8, original_context=self.original_context)
         return yarn(load_config(model), self.factor, self.original_context)
@@ -56,7 +56,7 @@ Text = Annotated[str | None, tyro.conf.arg(metavar="STR", **_HINT)]
 Texts = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[STR [STR ...]]", **_HINT)]
 Rope = Annotated[RopeFlags, tyro.conf.arg(name="")]
 AS_THE_MODEL = RopeFlags()
-MOST_STRETCHED = 1024
+MAX_STRETCHED = 1024
 
 
 def call(function: Callable[..., int], argv: Sequence[str], prog: str) -> int:

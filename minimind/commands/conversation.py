@@ -13,7 +13,7 @@ from minimind.errors import UsageError, UserError, did_you_mean
 from minimind.recipe import parse_value
 from minimind.tokenizer.chat import normalize, render
 
-MOST_ROUNDS = 6
+MAX_ROUNDS = 6
 """Answers that call tools before the model has to stop: small models like to repeat themselves."""
 PARAMETERS = (
     *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty"),
@@ -48,7 +48,7 @@ class Conversation:
         """
         before = len(self.turns)
         self.turns.append({"role": "user", "content": question})
-        for _ in range(MOST_ROUNDS):
+        for _ in range(MAX_ROUNDS):
             reply: dict[str, Any] = {"role": "assistant", "content": ""}
             try:
                 yield from self._reply(reply)

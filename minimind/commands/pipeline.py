@@ -51,8 +51,20 @@ QUICK: dict[str, dict[str, Any]] = {
     "distill": {"train.max_steps": 2, "train.tokens_per_step": 2048, "train.micro_batch_tokens": 2048},
     "lora": {"train.max_steps": 2, "train.tokens_per_step": 1024, "train.micro_batch_tokens": 1024},
     "dpo": {"train.max_steps": 2},
-    "grpo": {"train.max_steps": 2, "rl.groups": 2, "rl.samples": 2, "rl.spread": "keep", "rl.max_new_tokens": 16},
-    "agent": {"train.max_steps": 1, "rl.groups": 2, "rl.samples": 2, "rl.spread": "keep", "rl.max_new_tokens": 16},
+    "grpo": {
+        "train.max_steps": 2,
+        "rl.groups": 2,
+        "rl.samples": 2,
+        "rl.filter_groups": "keep",
+        "rl.max_new_tokens": 16,
+    },
+    "agent": {
+        "train.max_steps": 1,
+        "rl.groups": 2,
+        "rl.samples": 2,
+        "rl.filter_groups": "keep",
+        "rl.max_new_tokens": 16,
+    },
 }
 
 

@@ -184,9 +184,11 @@ def _loader(
         if rope_scaling is not None:
             weights.use_rope_scaling(rope_scaling)
         variants = {name: adapted_copy(weights, folder, Path(model)) for name, folder in adapters.items()}
-        engine = Engine(weights, tokenizer, rows=parallel, context=context, int8=dtype == "int8", variants=variants)
+        engine = Engine(
+            weights, tokenizer, max_batch_size=parallel, context=context, int8=dtype == "int8", variants=variants
+        )
         engine.grammars  # noqa: B018  # made now: not while others are answered
         console.say(f"Ready: {weights.config.parameters() / 1e6:.1f} M parameters, context {engine.context:,} tokens.")
-        return EngineThread(engine, most_waiting=queue)
+        return EngineThread(engine, max_waiting=queue)
 
     return load

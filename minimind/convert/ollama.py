@@ -18,7 +18,7 @@ from minimind.model.store import load_config
 from minimind.tokenizer.bpe import Tokenizer
 
 TEMPLATE = Path(__file__).with_name("ollama.go.tmpl")
-MOST_CONTEXT = 8192
+MAX_CONTEXT = 8192
 """ollama reserves memory for the whole `num_ctx` at once."""
 _STOPS = ("<|im_end|>", "<|im_start|>", "<|endoftext|>")
 # generation_config.json's names -> ollama's, and what is set where the file is silent.
@@ -62,5 +62,5 @@ def make_modelfile(model: Path) -> str:
     lines += [f'PARAMETER stop "{stop}"' for stop in _STOPS if tokenizer.control_id(stop) is not None]
     for ours, (theirs, usual) in _PARAMETERS.items():
         lines.append(f"PARAMETER {theirs} {usual if chosen[ours] is None else chosen[ours]}")
-    lines += [f"PARAMETER num_ctx {min(context_length(config), MOST_CONTEXT)}"]
+    lines += [f"PARAMETER num_ctx {min(context_length(config), MAX_CONTEXT)}"]
     return "\n".join(lines) + "\n"

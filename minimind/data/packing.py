@@ -43,7 +43,7 @@ class Batch(NamedTuple):
         return self.host or self
 
     @property
-    def weight(self) -> int:
+    def num_items(self) -> int:
         """The supervised tokens: what the sum of their losses is divided by."""
         return int((self.on_host.labels != IGNORE).sum())
 

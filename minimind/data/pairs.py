@@ -38,7 +38,7 @@ class PairBatch(NamedTuple):
         return self.host or self
 
     @property
-    def weight(self) -> int:
+    def num_items(self) -> int:
         """The pairs: what the sum of their losses is divided by."""
         return int((self.on_host.document_ids.amax(1) + 1).sum())
 
@@ -60,7 +60,7 @@ class PairBatch(NamedTuple):
 
     def _sums(self, values_BT: Tensor, chosen_BT: Tensor) -> Tensor:
         """Add up what is chosen of each answer; the rest goes to an answer behind the last one."""
-        pairs_B, answers = self.document_ids.amax(1) + 1, 2 * self.weight
+        pairs_B, answers = self.document_ids.amax(1) + 1, 2 * self.num_items
         first_B1 = (pairs_B.cumsum(0) - pairs_B)[:, None]
         answer_BT = (2 * (first_B1 + self.document_ids) + self.branches - 1).where(chosen_BT, answers)
         sums = torch.zeros(answers + 1, dtype=values_BT.dtype, device=values_BT.device)

@@ -15,11 +15,14 @@ class DataConfig:
     valid: list[str] = field(default_factory=list)
     """Held-out files; when empty, `valid_fraction` of the documents is held out by a hash of their content."""
     valid_fraction: float = 0.01
+    """Fraction of the documents that is held out, where `valid` names no files."""
     sequence_length: int = 512
-    """Tokens in a row. Documents are packed into rows; longer ones are split, conversations never."""
+    """Tokens of a row. Documents are packed into rows; longer ones are split, conversations never."""
     on_bad_line: Literal["stop", "skip"] = "stop"
+    """What a malformed line does: stop before training, or be counted and skipped."""
     too_long: Literal["drop_oldest", "skip"] = "drop_oldest"
-    """A conversation longer than a row: drop its oldest turns until it fits, or leave it out."""
+    """What happens to a conversation longer than a row: its oldest turns are dropped until it fits, or it is left
+    out."""
     random_system_prompt: float = 0.0
     """Fraction of the conversations without a system prompt that get one of a few general ones."""
     drop_empty_think: float = 0.0

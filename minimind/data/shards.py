@@ -41,7 +41,7 @@ __all__ = ["Options", "Shards", "build", "ensure"]
 
 TEXT = Options()
 SHARD_TOKENS = 1 << 25
-MOST_WORKERS = 4
+MAX_WORKERS = 4
 """Each holds some 70 MB, with a large vocabulary 100: more of them could take a build over 500 MB."""
 WORTH_WORKERS = 8 << 20
 """Bytes of corpus below which starting processes takes longer than encoding."""
@@ -130,7 +130,7 @@ def build(
         return Shards.open(out)
     if workers is None:
         size = sum(Path(name).stat().st_size for name in names if not datasets_hub.is_dataset(name))
-        workers = min(runtime.cpu_count(), MOST_WORKERS) if size > WORTH_WORKERS or not size else 0
+        workers = min(runtime.cpu_count(), MAX_WORKERS) if size > WORTH_WORKERS or not size else 0
     with writing_to(out):
         created = not out.exists()
         out.mkdir(parents=True, exist_ok=True)

@@ -22,9 +22,9 @@ class QueueFull(UserError):
 class EngineThread:
     """Owns an engine: everything that touches it happens in one thread, between its steps."""
 
-    def __init__(self, engine: Engine, most_waiting: int = 1024) -> None:
+    def __init__(self, engine: Engine, max_waiting: int = 1024) -> None:
         self.engine = engine
-        self.most_waiting = most_waiting
+        self.max_waiting = max_waiting
         self.open_requests = 0
         """Requests that have not ended: running and waiting."""
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -52,7 +52,7 @@ class EngineThread:
         """
         sampling = sampling or Sampling()
         self.engine.check(prompt_ids, sampling)
-        if self.open_requests >= self.most_waiting:
+        if self.open_requests >= self.max_waiting:
             raise QueueFull("too many requests are waiting: try again later")
         self.open_requests += 1
         loop = asyncio.get_running_loop()

@@ -205,7 +205,7 @@ template <class W, class V> static void run(const Shape& s, const Step& step, co
 }
 
 // From how many tokens on PyTorch is as fast: there, a pass is bound by arithmetic.
-extern "C" int64_t most_tokens(int kind) { return kind == 1 && matrix_unit ? 64 : 16; }
+extern "C" int64_t max_tokens(int kind) { return kind == 1 && matrix_unit ? 64 : 16; }
 
 // kind: 0 float32, 1 bfloat16, 2 int8 matrices with everything else in bfloat16, 3 in float32.
 extern "C" void decode(int kind, const Shape* shape, const Step* step, const void* weights) {

@@ -63,7 +63,7 @@ class DecodeStep:
         config = model.config
         self._library, self._model, self._cache, self._quantised = library, model, cache, quantised
         self._kind = KINDS[model.output_weight.dtype, quantised is not None]
-        self.most_tokens: int = library.most_tokens(self._kind)
+        self.max_tokens: int = library.max_tokens(self._kind)
         """With more tokens than this, the model itself is as fast."""
         sparse = config.num_experts > 0
         self._shape = _Shape(
@@ -86,7 +86,7 @@ class DecodeStep:
 
     def takes(self, spans: Sequence[Span]) -> bool:
         """Whether it is faster than the model itself for these newest tokens."""
-        return len(spans) <= self.most_tokens
+        return len(spans) <= self.max_tokens
 
     def __call__(self, ids: Sequence[int], spans: Sequence[Span]) -> Tensor:
         """Run the newest token of each span's sequence; return its scores, float32 `[N, vocab]`."""
@@ -222,5 +222,5 @@ def _library() -> ctypes.CDLL | None:
         return None
     library.decode.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 3]
     library.decode.restype = None
-    library.most_tokens.restype = ctypes.c_int64
+    library.max_tokens.restype = ctypes.c_int64
     return library

@@ -19,7 +19,7 @@ from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
 from minimind.tokenizer.parse import parse
 
-MOST_CALLS = 8
+MAX_CALLS = 8
 """In one turn of the model; it is told that the others were not made."""
 _DUMMY = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
 
@@ -60,15 +60,15 @@ class Dialogue:
         tokenizer: Tokenizer,
         *,
         thinking: bool = False,
-        most_turns: int = 4,
+        max_turns: int = 4,
         context: tools.Context | None = None,
     ) -> None:
-        """`schemas` are the tools on offer, `most_turns` how often the model may speak, `context` clock and dice.
+        """`schemas` are the tools on offer, `max_turns` how often the model may speak, `context` clock and dice.
 
         Raises:
             UserError: the conversation cannot be rendered.
         """
-        self.tokenizer, self.schemas, self.thinking, self.most_turns = tokenizer, list(schemas), thinking, most_turns
+        self.tokenizer, self.schemas, self.thinking, self.max_turns = tokenizer, list(schemas), thinking, max_turns
         self.context = context or tools.Context()
         self.ids, _ = render(messages, tokenizer, self.schemas or None, thinking, add_generation_prompt=True)
         self.prompt_length = len(self.ids)
@@ -89,13 +89,13 @@ class Dialogue:
         broken = self._broken_calls(said, turn.message["content"])
         turn.closed = ended and not broken and self._thought_closed(said)
         if ended:
-            turn.calls = [self._call(call["function"]) for call in turn.message.get("tool_calls", [])[:MOST_CALLS]]
+            turn.calls = [self._call(call["function"]) for call in turn.message.get("tool_calls", [])[:MAX_CALLS]]
             left_out = len(turn.message.get("tool_calls", [])) - len(turn.calls)
-            turn.calls += [_fault("", f"{left_out} more calls were left out, the most are {MOST_CALLS}")] * (
+            turn.calls += [_fault("", f"{left_out} more calls were left out, the most are {MAX_CALLS}")] * (
                 left_out > 0
             )
             turn.calls += [_fault("", "the tool call is no JSON object with name and arguments")] * (broken > 0)
-        self.done = not turn.calls or len(self.turns) == self.most_turns
+        self.done = not turn.calls or len(self.turns) == self.max_turns
         observed = [] if self.done else observation([call.result for call in turn.calls], self.tokenizer, self.thinking)
         self.ids += observed
         return observed
@@ -160,11 +160,11 @@ def ends_of_turn(tokenizer: Tokenizer) -> list[int]:
     return [id for id in dict.fromkeys(ends) if id is not None]
 
 
-def converse(engine: Engine, dialogues: Sequence[Dialogue], sampling: Sampling, most_tokens: int) -> Iterator[Dialogue]:
+def converse(engine: Engine, dialogues: Sequence[Dialogue], sampling: Sampling, max_tokens: int) -> Iterator[Dialogue]:
     """Carry all dialogues to their end at once, and yield each when it is done.
 
     A dialogue whose tools have answered joins the running batch again, with most of it still in the cache: none waits
-    for another. `most_tokens` bounds what is added to a prompt.
+    for another. `max_tokens` bounds what is added to a prompt.
 
     Raises:
         PromptTooLong: a prompt fills the engine's context.
@@ -172,7 +172,7 @@ def converse(engine: Engine, dialogues: Sequence[Dialogue], sampling: Sampling, 
     running: dict[Request, tuple[int, Dialogue]] = {}
 
     def speak(index: int, dialogue: Dialogue) -> bool:
-        room = min(engine.context, dialogue.prompt_length + most_tokens) - len(dialogue.ids)
+        room = min(engine.context, dialogue.prompt_length + max_tokens) - len(dialogue.ids)
         if room <= 0 and dialogue.turns:
             dialogue.done = True
             return False

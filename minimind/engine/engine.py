@@ -41,9 +41,9 @@ class Engine:
     Args:
         model: its weights are shared, unless `dtype`, `int8` or an adapter that is merged make a copy necessary.
         tokenizer: for text, stop strings, grammars and the end-of-text token; token ids alone need none.
-        rows: how many requests run at once; others wait.
+        max_batch_size: how many requests run at once; others wait.
         context: most tokens of a prompt with its answer; the model's own context by default. The cache is
-            allocated for `rows` times `context` tokens.
+            allocated for `max_batch_size` times `context` tokens.
         dtype: number format of weights and cache; the model's by default.
         int8: round the matrices to int8 with a scale for each row; on a CPU, decoding reads a half or a quarter of the
             bytes. Everything else is in the format that the device is fast at.
@@ -61,7 +61,7 @@ class Engine:
         model: Transformer,
         tokenizer: Tokenizer | None = None,
         *,
-        rows: int = 16,
+        max_batch_size: int = 16,
         context: int | None = None,
         dtype: torch.dtype | None = None,
         chunk: int = 512,
@@ -79,13 +79,13 @@ class Engine:
         self.version = 0
         """How often the weights have been replaced."""
         self.batch_invariant = batch_invariant
-        self._cache = KVCache(model.config, rows, self.context, self.dtype, self.device)
+        self._cache = KVCache(model.config, max_batch_size, self.context, self.dtype, self.device)
         models: dict[str | None, Transformer] = {None: model}
         models.update(variants or {})
         self._model_runners = {
             name: ModelRunner(one, self._cache, int8, chunk, batch_invariant) for name, one in models.items()
         }
-        self._scheduler = Scheduler(rows, self.context, chunk, self._cache.copy, exclusive=batch_invariant)
+        self._scheduler = Scheduler(max_batch_size, self.context, chunk, self._cache.copy, exclusive=batch_invariant)
         self._random = random.Random(seed)
         self._detokenizers: dict[Request, Detokenizer] = {}
         self._matchers: dict[Request, Any] = {}

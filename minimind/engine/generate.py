@@ -40,7 +40,7 @@ def generate(
         return iter(())
     sampling = replace(sampling or Sampling(), stop_ids=tuple(stop_ids), max_new_tokens=max_new_tokens)
     longest = max(map(len, prompts)) + max_new_tokens
-    engine = Engine(model, rows=min(batch_size, len(prompts)), context=longest + 1, dtype=dtype)
+    engine = Engine(model, max_batch_size=min(batch_size, len(prompts)), context=longest + 1, dtype=dtype)
     requests = {engine.submit(prompt, sampling, index=row): row for row, prompt in enumerate(prompts)}
     tokens = ((output.request, output.token) for output in engine.run())
     return (Token(requests[request], token.id, token.logprob) for request, token in tokens if token)

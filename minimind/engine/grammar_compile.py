@@ -16,7 +16,7 @@ from minimind.errors import UsageError
 if TYPE_CHECKING:
     from minimind.tokenizer.bpe import Tokenizer
 
-MOST_CHARACTERS = 2**18
+MAX_CHARACTERS = 2**18
 """Of a grammar; a schema with a thousand properties has a tenth of it."""
 MEMORY = 512 * 2**20
 """Bytes that trying a grammar may take."""
@@ -63,8 +63,8 @@ def compile(tokenizer: Any, grammar: str) -> Any:
     """
     import llguidance
 
-    if len(grammar) > MOST_CHARACTERS:
-        raise UsageError(f"the grammar cannot be used: it is longer than {MOST_CHARACTERS:,} characters")
+    if len(grammar) > MAX_CHARACTERS:
+        raise UsageError(f"the grammar cannot be used: it is longer than {MAX_CHARACTERS:,} characters")
     limits = llguidance.LLParserLimits(**_LIMITS)
     matcher = llguidance.LLMatcher(tokenizer, grammar, limits=limits, log_level=0)
     if not matcher.is_error():

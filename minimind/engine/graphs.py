@@ -20,7 +20,7 @@ from minimind.model.qwen3 import Transformer
 
 LEAST_SLOTS = 256
 """A graph sees at least so many slots of each row: more graphs would gain nothing."""
-MOST_SLOTS = 64 * 2048
+MAX_SLOTS = 64 * 2048
 """Of all rows together. Each step copies the keys and values that it sees, which takes over from here on."""
 WARM_UP = 3
 """Runs before a graph is recorded: libraries choose their kernels and allocate in the first ones."""
@@ -47,7 +47,7 @@ class GraphStep:
     def takes(self, spans: Sequence[Span]) -> bool:
         """Whether it is faster than the model itself for these newest tokens."""
         size, extent = self._shape(spans)
-        return size * extent <= MOST_SLOTS
+        return size * extent <= MAX_SLOTS
 
     def __call__(self, ids: Sequence[int], spans: Sequence[Span]) -> Tensor:
         """Run the newest token of each span's sequence; return its scores `[N, V]`, good until the next call."""

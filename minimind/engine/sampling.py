@@ -14,7 +14,7 @@ from torch import Tensor
 from minimind import runtime
 from minimind.errors import UsageError
 
-MOST_TOP_LOGPROBS = 20
+MAX_TOP_LOGPROBS = 20
 COLDEST = 1e-6
 """Below this temperature the likeliest token is taken, as at 0: scores divided by less leave the range of floats."""
 
@@ -79,10 +79,10 @@ class Sampling:
             "frequency_penalty": (abs(self.frequency_penalty) <= 100, "between -100 and 100"),
             "max_new_tokens": (new is None or new >= 0, "0 or above"),
             "stop": (not isinstance(self.stop, str) and all(self.stop), "a list of strings that are not empty"),
-            "top_logprobs": (0 <= self.top_logprobs <= MOST_TOP_LOGPROBS, f"between 0 and {MOST_TOP_LOGPROBS}"),
+            "top_logprobs": (0 <= self.top_logprobs <= MAX_TOP_LOGPROBS, f"between 0 and {MAX_TOP_LOGPROBS}"),
             "prompt_logprobs": (
-                self.prompt_logprobs is None or 0 <= self.prompt_logprobs <= MOST_TOP_LOGPROBS,
-                f"between 0 and {MOST_TOP_LOGPROBS}",
+                self.prompt_logprobs is None or 0 <= self.prompt_logprobs <= MAX_TOP_LOGPROBS,
+                f"between 0 and {MAX_TOP_LOGPROBS}",
             ),
         }
         for name, (ok, rule) in rules.items():

@@ -21,7 +21,7 @@ class Scheduler:
     """Queue, rows and chunks.
 
     Args:
-        rows: how many requests run at once.
+        max_batch_size: how many requests run at once.
         context: most tokens of a sequence.
         chunk: most prompt tokens of a pass.
         copy: is told to copy, from one cache row to another, the first so many tokens.
@@ -29,20 +29,25 @@ class Scheduler:
     """
 
     def __init__(
-        self, rows: int, context: int, chunk: int, copy: Callable[[int, int, int], None], exclusive: bool = False
+        self,
+        max_batch_size: int,
+        context: int,
+        chunk: int,
+        copy: Callable[[int, int, int], None],
+        exclusive: bool = False,
     ) -> None:
-        self.rows, self.chunk, self.exclusive = rows, chunk, exclusive
+        self.max_batch_size, self.chunk, self.exclusive = max_batch_size, chunk, exclusive
         self.waiting: deque[Request] = deque()
         self.running: dict[int, Request] = {}
         """Row to request."""
         self._copy = copy
-        self._tokens = np.full((rows, context), -1, dtype=np.int64)
+        self._tokens = np.full((max_batch_size, context), -1, dtype=np.int64)
         """What each row holds, and what the running request will put there."""
-        self._computed = [0] * rows
+        self._computed = [0] * max_batch_size
         """How many of them are in the cache."""
-        self._owners: list[tuple[str | None, str]] = [(None, "")] * rows
+        self._owners: list[tuple[str | None, str]] = [(None, "")] * max_batch_size
         """Whose keys and values these are, by variant and salt: another variant's are of no use."""
-        self._last_used = [0] * rows
+        self._last_used = [0] * max_batch_size
         self._clock = 0
 
     def add(self, request: Request) -> None:
@@ -98,16 +103,16 @@ class Scheduler:
         Which row was used last is forgotten too: what comes next is then done as by a new engine, in the same order and
         so with the same bits (a run of reinforcement learning that is resumed has a new one).
         """
-        self._computed = [0] * self.rows
-        self._last_used = [0] * self.rows
-        for row in range(self.rows):
+        self._computed = [0] * self.max_batch_size
+        self._last_used = [0] * self.max_batch_size
+        for row in range(self.max_batch_size):
             if row not in self.running:
                 self._tokens[row] = -1
 
     @property
     def free_rows(self) -> int:
         """How many more requests could run."""
-        return self.rows - len(self.running)
+        return self.max_batch_size - len(self.running)
 
     def _span(self, row: int, tokens: int) -> Span:
         return Span(row, self._computed[row], self._computed[row] + tokens)
@@ -143,12 +148,14 @@ class Scheduler:
         lengths = np.where(differs.any(1), differs.argmax(1), len(ids) - 1)
         lengths[[row for row, other in enumerate(self._owners) if other != owner]] = 0
         # Among equals, one that is computed, and that nobody runs in: it can be taken over without a copy.
-        best = max(range(self.rows), key=lambda row: (lengths[row], self._computed[row], row not in self.running))
+        best = max(
+            range(self.max_batch_size), key=lambda row: (lengths[row], self._computed[row], row not in self.running)
+        )
         return (best, int(lengths[best])) if lengths[best] >= LEAST_REUSE else (0, 0)
 
     def _choose_row(self, source: int, common: int) -> int:
         """A free row: the source itself if little else is in it, else an empty one, else the one longest unused."""
-        free = [row for row in range(self.rows) if row not in self.running]
+        free = [row for row in range(self.max_batch_size) if row not in self.running]
         if source in free and common > self._computed[source] // 2:
             return source
         return min(free, key=lambda row: (row == source and common > 0, self._computed[row] > 0, self._last_used[row]))

@@ -19,7 +19,7 @@ from minimind.tokenizer.chat import render
 from minimind.tokenizer.parse import parse
 
 LONGEST_ANSWER = 96
-ROWS = 64
+BATCH_SIZE = 64
 
 
 def score(
@@ -40,13 +40,13 @@ def score(
         for _, question in asked
     ]
     context = max(map(len, prompts), default=1) + LONGEST_ANSWER
-    engine = Engine(model, tokenizer, rows=min(ROWS, len(prompts)), context=context, dtype=dtype)
+    engine = Engine(model, tokenizer, max_batch_size=min(BATCH_SIZE, len(prompts)), context=context, dtype=dtype)
     requests = [
         engine.submit(prompt, replace(sampling, max_new_tokens=LONGEST_ANSWER, seed=number))
         for number, prompt in enumerate(prompts)
     ]
     ended = (output for output in engine.run() if output.finish_reason)
-    deque(track(ended, "asking held-out questions", len(requests), ROWS), maxlen=0)
+    deque(track(ended, "asking held-out questions", len(requests), BATCH_SIZE), maxlen=0)
     answers: dict[str, list[dict[str, Any]]] = {ability: [] for ability in questions}
     for (ability, question), request in zip(asked, requests, strict=True):
         message = parse(request.ids, tokenizer, question.open_thinking)

@@ -33,7 +33,7 @@ Said: TypeAlias = dict[str, Any] | RequestFailed | None
 """An answer: a message, None where it was cut off, or why there is none."""
 Teacher = Callable[[Sequence[Prompt]], Iterator[tuple[int, Said]]]
 """Answers prompts, in whatever order they come: number and answer."""
-ROWS = 32
+BATCH_SIZE = 32
 SAID = ("content", "reasoning_content", "tool_calls")
 PARALLEL = 8
 """Requests that a server has at a time."""
@@ -62,7 +62,7 @@ def from_model(
     """A model as teacher; `sampling.seed` + n is the seed of prompt n."""
 
     def answer(prompts: Sequence[Prompt]) -> Iterator[tuple[int, Said]]:
-        engine = Engine(model, tokenizer, rows=ROWS, dtype=dtype)
+        engine = Engine(model, tokenizer, max_batch_size=BATCH_SIZE, dtype=dtype)
         stop = tuple(ends_of_turn(tokenizer))
         running: dict[Request, int] = {}
         for number, prompt in enumerate(prompts):

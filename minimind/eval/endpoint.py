@@ -12,9 +12,9 @@ from minimind.console import warn
 from minimind.errors import UserError
 from minimind.text import read_json, write_json
 
-MOST_SILENT = 8
+MAX_SILENT = 8
 """Requests in a row without any answer, after which nobody is asked any more: the server has gone."""
-MOST_REFUSED = 32
+MAX_REFUSED = 32
 """Requests refused, and none answered yet, after which it is clear that it is not the requests."""
 
 
@@ -49,7 +49,7 @@ class Failures:
         self.count += 1
         self.first = self.first or failure
         self._silent = self._silent + 1 if failure.silent else 0
-        if self._silent >= MOST_SILENT or (self.count >= MOST_REFUSED and not self.answered):
+        if self._silent >= MAX_SILENT or (self.count >= MAX_REFUSED and not self.answered):
             raise failure
 
     def conclude(self, what: str, answered_before: int = 0) -> None:

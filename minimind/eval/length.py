@@ -27,7 +27,7 @@ LONGEST = 32768
 SHORTEST = 128
 STRETCHES = 32
 """Points of the curve by position."""
-MOST_CHARACTERS = 16
+MAX_CHARACTERS = 16
 """That a token stands for on average."""
 
 
@@ -63,7 +63,7 @@ def read_text(texts: Iterable[str], tokenizer: Tokenizer, most: int) -> Text:
         if len(ids) >= most:
             break
         # A book is one document: of it no more is encoded than can be needed.
-        ids += [*(bos if ids else []), *tokenizer.encode(text[: MOST_CHARACTERS * (most - len(ids))]), *eos]
+        ids += [*(bos if ids else []), *tokenizer.encode(text[: MAX_CHARACTERS * (most - len(ids))]), *eos]
     sizes = [0 if tokenizer.is_special(id) else len(tokenizer.token_bytes(id)) for id in range(tokenizer.vocab_size)]
     kept = np.array(ids[:most], dtype=np.int64)
     return Text(kept, np.array(sizes)[kept])

@@ -32,7 +32,7 @@ def pair_figures(
         for name, value in figures.items():
             if not value.ndim:
                 sums[name] = sums.get(name, 0.0) + float(value)
-        pairs += cpu_batch.weight
+        pairs += cpu_batch.num_items
         tokens += int((cpu_batch.document_ids >= 0).sum())
         if tokens >= most_tokens:
             break

@@ -23,8 +23,8 @@ from minimind.model.qwen3 import Transformer
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tools.answers import hits
 
-ROWS = 64
-MOST_TOKENS = 384
+BATCH_SIZE = 64
+MAX_TOKENS = 384
 """That a dialogue may add to its prompt: some calls, their results and the answer."""
 NO_TOOL = 4
 """Requests of each language that need no tool."""
@@ -112,8 +112,10 @@ def run(
         for number, case in enumerate(cases)
     ]
     longest = max((len(dialogue.ids) for dialogue in dialogues), default=1)
-    engine = Engine(model, tokenizer, rows=min(ROWS, len(cases)), context=longest + MOST_TOKENS, dtype=dtype)
-    for _ in track(converse(engine, dialogues, sampling, MOST_TOKENS), "asking for tools", len(cases), ROWS):
+    engine = Engine(
+        model, tokenizer, max_batch_size=min(BATCH_SIZE, len(cases)), context=longest + MAX_TOKENS, dtype=dtype
+    )
+    for _ in track(converse(engine, dialogues, sampling, MAX_TOKENS), "asking for tools", len(cases), BATCH_SIZE):
         pass
     return [_judge(case, dialogue) for case, dialogue in zip(cases, dialogues, strict=True)]
 

@@ -71,15 +71,15 @@ class TokenColumns(Protocol):
     @property
     def advantages(self) -> Tensor: ...  # noqa: D102
     @property
-    def engine(self) -> Tensor: ...  # noqa: D102
+    def rollout_log_probs(self) -> Tensor: ...  # noqa: D102
     @property
-    def reference(self) -> Tensor: ...  # noqa: D102
+    def reference_log_probs(self) -> Tensor: ...  # noqa: D102
 
 
 def policy_loss(
     algorithm: Algorithm, log_probs: Tensor, entropy: Tensor, old_log_probs: Tensor, tokens: TokenColumns
 ) -> Terms:
-    """f(r) A · min(π_old / π_engine, limit) + kl_coef · KL(π ‖ reference) - entropy_coef · H, of each token."""
+    """f(r) A · min(π_old / π_rollout, limit) + kl_coef · KL(π ‖ reference) - entropy_coef · H, of each token."""
     mask, (low, high) = tokens.mask, (algorithm.clip_low, algorithm.clip_high)
     given = (log_probs, old_log_probs, tokens.advantages, mask)
     if algorithm.loss == "gspo":
@@ -90,10 +90,10 @@ def policy_loss(
         terms = ppo_clip(*given, low, high)
     loss = terms.loss
     if algorithm.importance_limit:
-        loss = loss * truncated_importance(old_log_probs, tokens.engine, mask, algorithm.importance_limit)
+        loss = loss * truncated_importance(old_log_probs, tokens.rollout_log_probs, mask, algorithm.importance_limit)
     if algorithm.kl_coef:
         ratio = ratios(log_probs, old_log_probs, mask)
-        loss = loss + algorithm.kl_coef * kl_estimate(log_probs, tokens.reference, mask, algorithm.kl, ratio)
+        loss = loss + algorithm.kl_coef * kl_estimate(log_probs, tokens.reference_log_probs, mask, algorithm.kl, ratio)
     if algorithm.entropy_coef:
         loss = loss - algorithm.entropy_coef * entropy.where(mask, 0)
     return Terms(loss, terms.clipped)
@@ -179,9 +179,9 @@ def token_weights(
 
 def sequence_mean(values: Tensor, mask: Tensor, sequences: Tensor) -> Tensor:
     """The mean of each token's answer, over the mask; shaped like `values`. Their numbers are below that of tokens."""
-    most = sequences.numel()
-    sums = _sums(values.where(mask, 0), sequences, most)
-    return (sums / _sums(mask.to(values.dtype), sequences, most).clamp(min=1))[sequences]
+    count = sequences.numel()
+    sums = _sums(values.where(mask, 0), sequences, count)
+    return (sums / _sums(mask.to(values.dtype), sequences, count).clamp(min=1))[sequences]
 
 
 def _sums(values: Tensor, sequences: Tensor, answers: int) -> Tensor:
@@ -191,7 +191,7 @@ def _sums(values: Tensor, sequences: Tensor, answers: int) -> Tensor:
 
 
 def kl_estimate(
-    log_probs: Tensor, reference: Tensor, mask: Tensor, kind: KL = "k3", ratio: Tensor | float = 1.0
+    log_probs: Tensor, reference_log_probs: Tensor, mask: Tensor, kind: KL = "k3", ratio: Tensor | float = 1.0
 ) -> Tensor:
     """One-sample estimate of KL(π ‖ reference) from the log-probabilities of a token drawn from π (Schulman 2020).
 
@@ -204,7 +204,7 @@ def kl_estimate(
     expected gradient of k1 is 0, that of k3 is only nearly the KL's; k2 and r · k3 (r with its gradient) have the right
     one (Tang & Munos 2025, arXiv 2506.09477).
     """
-    delta = (reference - log_probs).where(mask, 0)
+    delta = (reference_log_probs - log_probs).where(mask, 0)
     if kind == "k1":
         return -delta
     if kind == "k2":
@@ -213,13 +213,13 @@ def kl_estimate(
     return ratio * k3 if kind == "k3_weighted" else k3
 
 
-def truncated_importance(old_log_probs: Tensor, engine_log_probs: Tensor, mask: Tensor, limit: float = 2.0) -> Tensor:
-    """min(π_old / π_engine, limit), a constant: corrects for an engine that is not quite the trainer's model.
+def truncated_importance(old_log_probs: Tensor, rollout_log_probs: Tensor, mask: Tensor, limit: float = 2.0) -> Tensor:
+    """min(π_old / π_rollout, limit), a constant: corrects for an engine that is not quite the trainer's model.
 
     The tokens were drawn by the engine, in another number format or with slightly older weights (Yao et al. 2025, "Your
     efficient RL framework secretly brings you off-policy RL training").
     """
-    return ratios(old_log_probs, engine_log_probs, mask).clamp(max=limit).detach()
+    return ratios(old_log_probs, rollout_log_probs, mask).clamp(max=limit).detach()
 
 
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float = 0.2) -> Terms:

@@ -11,17 +11,17 @@ class DistillConfig:
     """Learning from a teacher's whole distribution (`minimind/losses/distill.py`)."""
 
     teacher: str = ""
-    """Model directory with the same tokenizer; of any size and kind."""
+    """Model directory of the teacher, of any size and kind, with the same tokenizer."""
     alpha: float = 0.5
-    """Weight of the text's own next word; the teacher's distribution has the rest."""
+    """Weight of the cross-entropy with the text's own next token; the divergence from the teacher has the rest."""
     temperature: float = 1.0
-    """Both distributions are flattened by it: above 1 the unlikely words count more."""
+    """Softmax temperature of both distributions: above 1 the unlikely tokens count more."""
     divergence: Literal["forward", "reverse", "js"] = "forward"
-    """Cover all that the teacher may say; say nothing that it would not; or between the two."""
+    """KL(teacher ‖ student), KL(student ‖ teacher), or a generalised Jensen-Shannon divergence between them."""
     beta: float = 0.5
-    """js: how near it is to `reverse`, in (0, 1)."""
+    """Interpolation of `js` between forward (0) and reverse (1), in (0, 1)."""
     on_policy: bool = False
-    """Compare on what the student answers to the prompts (sampled as `[rl]` says) instead of on the data's answers;
+    """Comparison on the student's own answers to the prompts (sampled as `[rl]` says) instead of the data's answers;
     `alpha` does not count."""
 
     def check(self) -> None:
@@ -40,15 +40,15 @@ class DpoConfig:
     """Learning from pairs of answers (`minimind/losses/preference.py`)."""
 
     loss: Literal["sigmoid", "ipo", "simpo"] = "sigmoid"
-    """`sigmoid` is DPO as in the paper; `simpo` needs no reference model."""
+    """Loss: `sigmoid` is DPO as in the paper; `simpo` needs no reference model."""
     beta: float = 0.1
-    """How dear it is to leave the reference: small values let the model go far. SimPO's is about 2."""
+    """Strength of the tie to the reference: small values let the model go far. SimPO's is about 2."""
     label_smoothing: float = 0.0
-    """Share of the pairs that are taken to be the wrong way round (cDPO)."""
+    """Share of the pairs that are taken to be labelled the wrong way round (cDPO)."""
     length_normalised: bool = False
-    """Compare means over an answer's tokens instead of sums, so that length by itself is worth nothing."""
+    """Means over an answer's tokens instead of sums, so that length by itself is worth nothing."""
     margin: float = 1.0
-    """SimPO's γ: by how much the chosen answer's reward should be the larger one."""
+    """SimPO's γ: the margin by which the chosen answer's reward should be the larger one."""
     sft_coef: float = 0.0
     """Weight of the chosen answer's own loss, a mean over its tokens, beside the preference loss."""
 

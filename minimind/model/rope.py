@@ -14,7 +14,7 @@ from minimind import runtime
 from minimind.config import ModelConfig
 from minimind.errors import UserError
 
-MOST_TRAINED = 2048
+MAX_TRAINED = 2048
 """Tokens of the longest rows that MiniMind's models are trained on, unless somebody says otherwise."""
 
 
@@ -99,7 +99,7 @@ def yarn(config: ModelConfig, factor: float, original: int = 0) -> dict[str, Any
     By default the original is what MiniMind's models have learned at most, 2,048 tokens, whatever larger number
     their `max_position_embeddings` promises.
     """
-    original = original or min(config.max_position_embeddings, MOST_TRAINED)
+    original = original or min(config.max_position_embeddings, MAX_TRAINED)
     return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
 
 

@@ -7,22 +7,22 @@ from minimind.limits import POSITIVE, SHARE, Limit, at_least, check
 
 @dataclass
 class LoraConfig:
-    """Train a small change of chosen matrices instead of the weights (`minimind/model/lora.py`)."""
+    """LoRA: a low-rank update of chosen matrices, trained instead of the weights (`minimind/model/lora.py`)."""
 
     rank: int = 0
-    """Of the change; 0 trains the whole model."""
+    """Rank of the update; 0: the whole model is trained."""
     alpha: float = 16.0
-    """The change is multiplied by alpha / rank."""
+    """Scale of the update: it is multiplied by alpha / rank."""
     dropout: float = 0.0
-    """Share of the change's inputs that is left out while training."""
+    """Dropout probability of the update's inputs."""
     rslora: bool = False
-    """Multiply by alpha / √rank instead, so that larger ranks learn as fast."""
+    """Scale alpha / √rank instead of alpha / rank, so that larger ranks learn as fast."""
     dora: bool = False
-    """Train the length of each row by itself, and its direction by the change."""
+    """DoRA: the length of each row trained by itself, its direction by the update."""
     targets: list[str] = field(
         default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     )
-    """Which matrices: their names, or ends or patterns of them (`layers.0.self_attn.*`)."""
+    """Matrices to adapt: their names, or ends or patterns of them (`layers.0.self_attn.*`)."""
 
     def check(self) -> None:
         """Refuse values that cannot work.

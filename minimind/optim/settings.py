@@ -11,20 +11,26 @@ class OptimConfig:
     """Optimizers, learning rates and their schedule."""
 
     matrices: Literal["muon", "adamw"] = "muon"
-    """What updates the weight matrices; embeddings and norms are always AdamW's."""
+    """Optimizer of the weight matrices; embeddings and norms are always updated by AdamW."""
     lr: float = 3e-3
-    """Peak learning rate, of both optimizers (Muon's update is scaled to AdamW's size)."""
+    """Learning rate at the peak, of both optimizers (Muon's update is scaled to AdamW's size)."""
     weight_decay: float = 0.01
+    """Decoupled weight decay of the matrices, in units of the learning rate."""
     beta1: float = 0.9
+    """AdamW's decay of the first moment, per step."""
     beta2: float = 0.95
+    """AdamW's decay of the second moment, per step."""
     momentum: float = 0.95
+    """Muon's momentum, per step."""
     clip: float = 1.0
-    """Largest allowed norm of the whole gradient; 0 switches clipping off."""
+    """Largest norm of the whole gradient; 0: no clipping."""
     schedule: Literal["cosine", "wsd"] = "wsd"
-    """Warm-up-stable-decay (linear to `final_lr` over the last `decay` of the steps), or a cosine."""
+    """Shape of the schedule: warm-up-stable-decay (linear to `final_lr` over the last `decay` of the steps), or a
+    cosine."""
     warmup: float = 0.02
     """Fraction of the steps over which the rate rises from 0."""
     decay: float = 0.5
+    """Fraction of the steps, at the end, over which `wsd` lets the rate fall."""
     final_lr: float = 0.0
     """Rate at the last step, as a fraction of `lr`."""
 

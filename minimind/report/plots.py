@@ -12,7 +12,7 @@ from itertools import groupby
 
 WIDTH, HEIGHT = 400, 230
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 32, 40
-MOST_POINTS = 300
+MAX_POINTS = 300
 TINY, HUGE = 1e-100, 1e100  # beyond these the arithmetic of a scale under- or overflows
 BAR, BAR_GAP, GROUP_TITLE, GROUP_GAP, VALUE = 14, 5, 24, 14, 52
 CONTROL = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if code not in (9, 10, 13)}
@@ -154,7 +154,7 @@ def safe(text: object) -> str:
     return escape(str(text).translate(CONTROL))
 
 
-def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
+def thin(points: Sequence[Point], most: int = MAX_POINTS) -> list[Point]:
     """Average neighbours until at most `most` points are left; a stretch without a finite value stays a gap."""
     size = math.ceil(len(points) / most)
     if size <= 1:

@@ -46,12 +46,12 @@ def gae(
     advantages_BT, returns_BT = torch.zeros_like(values_BT), torch.zeros_like(values_BT)
     next_value_B, next_advantage_B = torch.zeros_like(values_BT[:, 0]), torch.zeros_like(values_BT[:, 0])
     for t in reversed(range(values_BT.shape[1])):
-        chosen_B = mask_BT[:, t]
+        mask_B = mask_BT[:, t]
         delta_B = rewards_BT[:, t] + gamma * next_value_B - values_BT[:, t]
-        next_advantage_B = torch.where(chosen_B, delta_B + gamma * lam * next_advantage_B, next_advantage_B)
-        next_value_B = torch.where(chosen_B, values_BT[:, t], next_value_B)
-        advantages_BT[:, t] = next_advantage_B.where(chosen_B, 0)
-        returns_BT[:, t] = (next_advantage_B + next_value_B).where(chosen_B, 0)
+        next_advantage_B = torch.where(mask_B, delta_B + gamma * lam * next_advantage_B, next_advantage_B)
+        next_value_B = torch.where(mask_B, values_BT[:, t], next_value_B)
+        advantages_BT[:, t] = next_advantage_B.where(mask_B, 0)
+        returns_BT[:, t] = (next_advantage_B + next_value_B).where(mask_B, 0)
     return advantages_BT, returns_BT
 
 

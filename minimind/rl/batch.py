@@ -15,7 +15,7 @@ from minimind.losses.policy import Normalise, token_weights
 from minimind.model.attend import Segments
 from minimind.rl.rollout import Sample
 
-MOST_BRANCHES = 255
+MAX_BRANCHES = 255
 """Of a document: their numbers are bytes."""
 
 
@@ -34,21 +34,21 @@ class PolicyBatch(NamedTuple):
     """0 but where answers share their prompt: each is a branch of one document (`model.attend.Segments`)."""
     answers: Tensor
     """Which of its row's samples a token belongs to; 0 on padding."""
-    engine: Tensor
+    rollout_log_probs: Tensor
     """Log-probabilities under the engine that sampled."""
-    old: Tensor
+    old_log_probs: Tensor
     """Under the trainer's model at that time."""
-    reference: Tensor
+    reference_log_probs: Tensor
     """Under the reference model."""
     values: Tensor
     """The critic's at that time."""
     returns: Tensor
     """What they should have been."""
     advantages: Tensor
-    weights: Tensor
+    token_weights: Tensor
     """What each token counts (`losses.policy.token_weights`)."""
-    shares: Tensor
-    """[rows, 1]: each row's share of what the step's sum is divided by."""
+    row_items: Tensor
+    """[rows, 1]: what each row adds to `num_items`."""
     host: Any = None
     """Of a batch on a device, the one that it was copied from (`train.job.moved`)."""
 
@@ -58,9 +58,9 @@ class PolicyBatch(NamedTuple):
         return self.host or self
 
     @property
-    def weight(self) -> int:
+    def num_items(self) -> int:
         """What the sum of the losses is divided by: answers or tokens, as the algorithm says."""
-        return round(float(self.on_host.shares.sum()))
+        return round(float(self.on_host.row_items.sum()))
 
     @property
     def mask(self) -> Tensor:
@@ -147,17 +147,17 @@ def pack(
             ids[row, place], positions[row, place] = text, np.arange(first, first + len(text))
             document_ids[row, place], answers[row, place] = documents_in[row], answers_in[row]
             rows[number], starts[number] = row, filled[row] - first
-            chosen = slice(starts[number] + trunk, starts[number] + trunk + len(sample.ids))
-            labels[row, chosen] = np.where(sample.trainable, sample.ids, IGNORE)
+            sampled = slice(starts[number] + trunk, starts[number] + trunk + len(sample.ids))
+            labels[row, sampled] = np.where(sample.trainable, sample.ids, IGNORE)
             if len(document) > 1:
-                branches[row, chosen.start : place.stop] = nth + 1
+                branches[row, sampled.start : place.stop] = nth + 1
             numbers[row, place] = number
             filled[row], answers_in[row] = place.stop, answers_in[row] + 1
         documents_in[row] += 1
-    weights, share = token_weights(torch.from_numpy(labels) != IGNORE, torch.from_numpy(numbers), normalise, longest)
-    shares = torch.zeros(shape[0])
+    weights, items = token_weights(torch.from_numpy(labels) != IGNORE, torch.from_numpy(numbers), normalise, longest)
+    row_items = torch.zeros(shape[0])
     if samples:
-        shares.index_add_(0, torch.tensor(rows), share[: len(samples)])
+        row_items.index_add_(0, torch.tensor(rows), items[: len(samples)])
     empty = torch.zeros(shape)
     batch = PolicyBatch(
         input_ids=torch.from_numpy(ids),
@@ -166,12 +166,14 @@ def pack(
         document_ids=torch.from_numpy(document_ids),
         branches=torch.from_numpy(branches),
         answers=torch.from_numpy(answers),
-        **dict.fromkeys(("engine", "old", "reference", "values", "returns", "advantages"), empty),
-        weights=weights,
-        shares=shares[:, None],
+        **dict.fromkeys(
+            ("rollout_log_probs", "old_log_probs", "reference_log_probs", "values", "returns", "advantages"), empty
+        ),
+        token_weights=weights,
+        row_items=row_items[:, None],
     )
     packed = Packed(batch, samples, rows, starts)
-    return packed.with_columns(engine=packed.scatter([sample.log_probs for sample in samples]))
+    return packed.with_columns(rollout_log_probs=packed.scatter([sample.log_probs for sample in samples]))
 
 
 def _documents(samples: Sequence[Sample], length: int, share_prompts: bool) -> list[list[int]]:
@@ -181,7 +183,7 @@ def _documents(samples: Sequence[Sample], length: int, share_prompts: bool) -> l
     for number, sample in enumerate(samples):
         key = (sample.group, tuple(sample.prompt_ids))
         document = open_.get(key, [])
-        fits = _size(samples, [*document, number]) <= length and len(document) < MOST_BRANCHES
+        fits = _size(samples, [*document, number]) <= length and len(document) < MAX_BRANCHES
         if share_prompts and document and fits:
             document.append(number)
         else:

@@ -32,11 +32,11 @@ from minimind.tokenizer.parse import parse
 
 TRANSCRIPTS = 3
 """How many of the newest samples are shown in the log."""
-Play = Callable[[Rollout, Sequence[Sample], Sequence[Sampling]], None]
+Generate = Callable[[Rollout, Sequence[Sample], Sequence[Sampling]], None]
 """Fills samples with what the policy (and in episodes its tools) said, each by its own rules."""
 
 
-def answer_once(rollout: Rollout, samples: Sequence[Sample], samplings: Sequence[Sampling]) -> None:
+def single_turn(rollout: Rollout, samples: Sequence[Sample], samplings: Sequence[Sampling]) -> None:
     """Let the policy answer each sample's prompt once."""
     for number, (sample, sampling) in enumerate(zip(samples, samplings, strict=True)):
         rollout.submit(number, sample.prompt_ids, sampling)
@@ -54,7 +54,7 @@ class Collector:
         rollout: the engine that answers.
         rewards: the judge.
         seed: the run's.
-        play: one answer to a prompt, or a whole episode.
+        generate: one answer to a prompt, or a whole episode.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class Collector:
         rollout: Rollout,
         rewards: Rewards,
         seed: int,
-        play: Play = answer_once,
+        generate: Generate = single_turn,
     ) -> None:
         self.config, self.prompts, self.tokenizer, self.rollout = config, prompts, tokenizer, rollout
-        self.rewards, self.seed, self.play = rewards, seed, play
+        self.rewards, self.seed, self.generate = rewards, seed, generate
         self.sampling = sampling_of(config, tokenizer)
         self.places = PromptStream(len(prompts), seed)
         self.meter = Meter()
@@ -87,11 +87,11 @@ class Collector:
         for _ in range(config.attempts):
             groups = self._rollout(rank, share, world)
             judged |= any(sample.reward is not None for group in groups for sample in group)
-            good = [group for group in groups if differ(group, config.spread_by)]
-            self.meter.add("zero_spread", len(groups) - len(good), len(groups))
-            useful += groups if config.spread == "keep" else good
-            enough = len(useful) >= (share if config.spread == "resample" else 1)
-            if ranks.every_rank(enough) if config.spread == "resample" else ranks.any_rank(enough):
+            good = [group for group in groups if rewards_differ(group, config.filter_metric)]
+            self.meter.add("zero_std_groups", len(groups) - len(good), len(groups))
+            useful += groups if config.filter_groups == "keep" else good
+            enough = len(useful) >= (share if config.filter_groups == "resample" else 1)
+            if ranks.every_rank(enough) if config.filter_groups == "resample" else ranks.any_rank(enough):
                 break
         if not ranks.any_rank(judged):
             raise UserError(
@@ -151,7 +151,7 @@ class Collector:
     def _answer_and_judge(self, samples: Sequence[Sample], rules: Sequence[Sampling]) -> float:
         """Fill samples with answers, messages and rewards; return the seconds that answering took."""
         began = time.monotonic()
-        ranks.on_all_ranks(lambda: self.play(self.rollout, samples, rules))
+        ranks.on_all_ranks(lambda: self.generate(self.rollout, samples, rules))
         seconds = time.monotonic() - began
         for sample in samples:
             sample.message = parse(sample.last_turn, self.tokenizer, sample.thinking)
@@ -221,7 +221,7 @@ def prompt_ids(prompt: Prompt, tokenizer: Tokenizer, thinking: bool) -> list[int
     return render(prompt.messages, tokenizer, prompt.tools or None, thinking, add_generation_prompt=True)[0]
 
 
-def differ(group: Sequence[Sample], by: str = "") -> bool:
+def rewards_differ(group: Sequence[Sample], by: str = "") -> bool:
     """Whether the answers of a group differ in the raw reward `by` (the first one), before weights and shaping."""
     values = set()
     for sample in group:

@@ -3,8 +3,8 @@
     ids = environment.reset(prompt)                     what the policy is given
     observed, done, info = environment.step(said)       what it reads next, after what it said
 
-The built-in one is a dialogue with tools. What the policy said is trained on, what it read is not: `play` puts both
-into a sample, each in its place, so that the tokens that were sampled are the tokens that are learned from.
+The built-in one is a dialogue with tools. What the policy said is trained on, what it read is not: `multi_turn` puts
+both into a sample, each in its place, so that the tokens that were sampled are the tokens that are learned from.
 """
 
 import random
@@ -47,10 +47,10 @@ class ToolUse:
     """Answer a user with the help of tools: calls are read, checked, made, and answered with their results."""
 
     def __init__(
-        self, tokenizer: Tokenizer, most_turns: int = 4, thinking: bool = False, context: tools.Context | None = None
+        self, tokenizer: Tokenizer, max_turns: int = 4, thinking: bool = False, context: tools.Context | None = None
     ) -> None:
-        """`most_turns`: how often the policy may speak; `context`: the clock and dice that tools see."""
-        self._tokenizer, self._most_turns, self._thinking, self._context = tokenizer, most_turns, thinking, context
+        """`max_turns`: how often the policy may speak; `context`: the clock and dice that tools see."""
+        self._tokenizer, self._max_turns, self._thinking, self._context = tokenizer, max_turns, thinking, context
 
     def reset(self, prompt: Prompt) -> list[int]:
         """Begin an episode.
@@ -63,7 +63,7 @@ class ToolUse:
             prompt.tools,
             self._tokenizer,
             thinking=self._thinking,
-            most_turns=self._most_turns,
+            max_turns=self._max_turns,
             context=self._context,
         )
         return list(self.dialogue.ids)
@@ -81,7 +81,7 @@ Make = Callable[[Sample, Sampling], Environment]
 """The environment of one sample; its chances come from the sampling's seed, so that a run can be repeated."""
 
 
-def play(
+def multi_turn(
     rollout: Rollout, samples: Sequence[Sample], samplings: Sequence[Sampling], make: Make, max_tokens: int
 ) -> None:
     """Let the policy act until every episode is over, all at once: none waits for another's turn.

@@ -18,7 +18,7 @@ from minimind.train.job import moved, split
 from minimind.train.precision import Precision
 
 
-def score(model: Transformer, batch: Any, sampling: Sampling) -> tuple[LogProbs, Hidden]:
+def compute_log_probs(model: Transformer, batch: Any, sampling: Sampling) -> tuple[LogProbs, Hidden]:
     """Log-probabilities of a batch's sampled tokens under what `sampling` draws from, and the states."""
     hidden = model(batch.input_ids, batch.segments)
     filters = sampling.top_k or sampling.top_p < 1 or sampling.min_p
@@ -55,19 +55,19 @@ class LogProbRunner:
         self.policy, self.reference, self.sampling = policy, reference, sampling
         self.precision, self.rows, self.on_policy = precision, rows, on_policy
 
-    def annotated(self, packed: Packed) -> Packed:
-        """Fill in the batch's columns `old` and `reference`; all ranks do, with as many rows as the longest has."""
+    def with_log_probs(self, packed: Packed) -> Packed:
+        """Fill in `old_log_probs` and `reference_log_probs`; all ranks do, with as many rows as the longest has."""
         batch = pad_rows(packed.batch, max(ranks.gathered(len(packed.batch.labels))))
         if not self.on_policy or self.reference is not None:
-            batch = batch._replace(old=self.log_probs(self.policy, batch))
+            batch = batch._replace(old_log_probs=self.log_probs(self.policy, batch))
         if self.reference is not None:
             with lora.off(self.policy) if self.reference is self.policy else nullcontext():
-                batch = batch._replace(reference=self.log_probs(self.reference, batch))
+                batch = batch._replace(reference_log_probs=self.log_probs(self.reference, batch))
         return packed._replace(batch=batch)
 
     def log_probs(self, model: Transformer, batch: PolicyBatch) -> Tensor:
         """Of every sampled token, `[rows, time]`."""
-        return self.run(model, batch, lambda piece: score(model, piece, self.sampling)[0].log_probs)
+        return self.run(model, batch, lambda piece: compute_log_probs(model, piece, self.sampling)[0].log_probs)
 
     def run(self, model: torch.nn.Module, batch: PolicyBatch, function: Callable[[PolicyBatch], Tensor]) -> Tensor:
         """Map micro-batches to columns `[rows, time]`, `model` without dropout.

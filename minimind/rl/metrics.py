@@ -113,10 +113,10 @@ def measure_policy(
     if not tokens:
         return
     moved = policy.kl_estimate(old, log_probs, mask, "k3")  # of the old policy from the new: it sampled
-    mismatch = policy.kl_estimate(batch.engine, old, mask, "k3")
+    mismatch = policy.kl_estimate(batch.rollout_log_probs, old, mask, "k3")
     meter.masked(mask, kl=moved, entropy=scored.entropy, clipped=clipped.float(), mismatch_kl=mismatch)
     meter.maximum("ratio_max", policy.ratios(log_probs, old, mask).max())
-    meter.maximum("mismatch_ratio_max", policy.ratios(old, batch.engine, mask).max())
-    if bool(batch.on_host.reference.any()):
-        meter.masked(mask, reference_kl=policy.kl_estimate(log_probs, batch.reference, mask, "k3"))
+    meter.maximum("mismatch_ratio_max", policy.ratios(old, batch.rollout_log_probs, mask).max())
+    if bool(batch.on_host.reference_log_probs.any()):
+        meter.masked(mask, reference_kl=policy.kl_estimate(log_probs, batch.reference_log_probs, mask, "k3"))
     drift.parts.append((moved.sum(), scored.entropy.where(mask, 0).sum(), tokens))

@@ -109,7 +109,7 @@ def closed(context: RewardContext) -> Reward:
     ids = [(context.tokenizer.control_id(opening), context.tokenizer.control_id(closing)) for opening, closing in pairs]
 
     def judge(sample: Sample) -> float:
-        said = sample.chosen_ids
+        said = sample.sampled_ids
         opened = sample.info.get("turns", 1) if sample.thinking else 0  # by the prompt of each turn
         even = all(
             said.count(opening) + opened * (opening == ids[0][0]) == said.count(closing)
@@ -140,7 +140,7 @@ def repetition(context: RewardContext) -> Reward:
     n = context.scoring.ngram
 
     def judge(sample: Sample) -> float:
-        ids = sample.chosen_ids
+        ids = sample.sampled_ids
         grams = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
         return len(set(grams)) / len(grams) - 1 if grams else 0.0
 

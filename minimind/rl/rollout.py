@@ -102,7 +102,7 @@ class Sample:
         return self.ids[start:end]
 
     @property
-    def chosen_ids(self) -> list[int]:
+    def sampled_ids(self) -> list[int]:
         """The ids that the policy chose."""
         return [id for id, chosen in zip(self.ids, self.trainable, strict=True) if chosen]
 
@@ -132,7 +132,7 @@ class LocalRollout:
 
     Args:
         model: the policy.
-        rows: how many answers are written at once.
+        max_batch_size: how many answers are written at once.
         context: most tokens of a prompt with its answer.
         dtype: of the engine; the model's shares its weights.
     """
@@ -140,7 +140,7 @@ class LocalRollout:
     def __init__(
         self,
         model: Transformer,
-        rows: int,
+        max_batch_size: int,
         context: int,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -149,7 +149,7 @@ class LocalRollout:
         self._shared &= dtype is None or dtype == model.output_weight.dtype
         if not self._shared:
             model = parallel.plain_copy(model, dtype or torch.float32)
-        self._engine = Engine(model, rows=rows, context=context)
+        self._engine = Engine(model, max_batch_size=max_batch_size, context=context)
         self._running: dict[Request, Any] = {}
 
     def submit(self, key: Any, prompt_ids: Sequence[int], sampling: Sampling) -> None:

@@ -62,7 +62,7 @@ class HttpRollout:
         self.version = 0
         self._reported: str | None = None
         """What the server calls the weights that it should have."""
-        self._pool = ThreadPoolExecutor(rl.rows, thread_name_prefix="rollout")
+        self._pool = ThreadPoolExecutor(rl.max_batch_size, thread_name_prefix="rollout")
         self._running: dict[Future[Completion], Any] = {}
         self._refused = False
 

@@ -6,7 +6,7 @@ from queue import SimpleQueue
 
 from minimind.engine.engine import Engine
 from minimind.engine.grammar import COMPILED, Compiled
-from minimind.engine.grammar_compile import MOST_CHARACTERS, vocabulary_of
+from minimind.engine.grammar_compile import MAX_CHARACTERS, vocabulary_of
 from minimind.errors import UsageError
 from minimind.tools.process import Died, Late, Process
 
@@ -33,8 +33,8 @@ class Grammars:
         Raises:
             UsageError: it is wrong, or it takes too much.
         """
-        if len(grammar) > MOST_CHARACTERS:
-            raise UsageError(f"the grammar cannot be used: it is longer than {MOST_CHARACTERS:,} characters")
+        if len(grammar) > MAX_CHARACTERS:
+            raise UsageError(f"the grammar cannot be used: it is longer than {MAX_CHARACTERS:,} characters")
         with self._lock:
             found = self._known.get(grammar)
         if found is None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from minimind.engine import grammar
-from minimind.engine.sampling import MOST_TOP_LOGPROBS, Sampling
+from minimind.engine.sampling import MAX_TOP_LOGPROBS, Sampling
 from minimind.serve.bodies import few
 from minimind.serve.schema import MOST, Body, Prompt, Stops, Token, limit
 
@@ -66,7 +66,7 @@ class GenerateRequest(Body):
     sampling_params: SamplingParams | Annotated[list[SamplingParams], *few(MOST)] = SamplingParams()
     return_logprob: bool = False
     logprob_start_len: Literal[-1] | None = None
-    top_logprobs_num: Annotated[int, Field(ge=0, le=MOST_TOP_LOGPROBS)] = 0
+    top_logprobs_num: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] = 0
     stream: bool = False
     rid: Rid | Annotated[list[Rid], *few(MOST)] | None = None
 

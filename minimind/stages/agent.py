@@ -15,7 +15,7 @@ from pathlib import Path
 
 from minimind.engine.sampling import Sampling
 from minimind.recipe import Recipe
-from minimind.rl.environment import Make, ToolUse, play, repeatable
+from minimind.rl.environment import Make, ToolUse, multi_turn, repeatable
 from minimind.rl.rollout import Sample
 from minimind.stages import grpo, setup
 from minimind.tools import sandbox
@@ -35,7 +35,7 @@ def run(recipe: Recipe, out: Path, resume: bool = True, make: Make | None = None
     tokenizer = setup.load_tokenizer(recipe)
 
     def tool_use(sample: Sample, sampling: Sampling) -> ToolUse:
-        return ToolUse(tokenizer, own.most_turns, sample.thinking, repeatable(sampling.seed))
+        return ToolUse(tokenizer, own.max_turns, sample.thinking, repeatable(sampling.seed))
 
-    episodes = partial(play, make=make or tool_use, max_tokens=recipe.rl.max_new_tokens)
+    episodes = partial(multi_turn, make=make or tool_use, max_tokens=recipe.rl.max_new_tokens)
     return grpo.run(recipe, out, resume, episodes)

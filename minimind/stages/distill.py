@@ -99,7 +99,7 @@ def make_on_policy_job(recipe: Recipe, model: Transformer, teacher: Transformer,
 
     Nothing is rewarded, so no answer is left out; what share of them came to an end is logged.
     """
-    own = replace(recipe.scoring, weights={"unfinished": 1.0}), replace(recipe.rl, spread="keep")
+    own = replace(recipe.scoring, weights={"unfinished": 1.0}), replace(recipe.rl, filter_groups="keep")
     recipe = replace(recipe, scoring=own[0], rl=own[1])
     rl, length = recipe.rl, recipe.data.sequence_length
     _, validation = setup.shards(recipe, tokenizer, kind="sft") if recipe.data.valid else (None, None)

@@ -29,8 +29,8 @@ from minimind.optim.groups import make_optimizers
 from minimind.recipe import Recipe
 from minimind.rl.advantages import group_advantages
 from minimind.rl.batch import PolicyBatch, minibatches, pack
-from minimind.rl.collector import Play, answer_once
-from minimind.rl.log_probs import score
+from minimind.rl.collector import Generate, single_turn
+from minimind.rl.log_probs import compute_log_probs
 from minimind.rl.metrics import PolicyDrift, measure_policy
 from minimind.rl.rollout import Sample
 from minimind.rl.stream import RolloutStream
@@ -41,10 +41,10 @@ from minimind.train.folder import check_writable
 from minimind.train.job import Job, Loss
 
 
-def run(recipe: Recipe, out: Path, resume: bool = True, play: Play = answer_once) -> Path:
+def run(recipe: Recipe, out: Path, resume: bool = True, generate: Generate = single_turn) -> Path:
     """Train `recipe.init` on answers to the prompts in `recipe.data.files`; return `out`/model.
 
-    `play` fills the samples: with one answer to a prompt, or with an episode.
+    `generate` fills the samples: with one answer to a prompt, or with an episode.
 
     Raises:
         UserError: bad data, recipe, rewards, server or checkpoint; no model to start from; nothing to learn.
@@ -56,16 +56,16 @@ def run(recipe: Recipe, out: Path, resume: bool = True, play: Play = answer_once
     check_writable(out)
     tokenizer = setup.load_tokenizer(recipe)
     model = setup.make_model(recipe, tokenizer)
-    return setup.train(make_job(recipe, model, tokenizer, play), recipe, out, resume)
+    return setup.train(make_job(recipe, model, tokenizer, generate), recipe, out, resume)
 
 
-def make_job(recipe: Recipe, model: Transformer, tokenizer: Tokenizer, play: Play = answer_once) -> Job:
+def make_job(recipe: Recipe, model: Transformer, tokenizer: Tokenizer, generate: Generate = single_turn) -> Job:
     """Ask `model` the recipe's prompts, compare its answers, and make the better ones likelier."""
     rl, length = recipe.rl, recipe.data.sequence_length
     parallel.shard(model, model.layers, recipe.train)
 
     # prompts → answers → rewards
-    collector = setup.make_collector(recipe, model, tokenizer, play)
+    collector = setup.make_collector(recipe, model, tokenizer, generate)
     held_out = setup.valid_prompts(recipe, tokenizer)
 
     # what π_old, and the model that the run started from, say of every sampled token
@@ -79,9 +79,9 @@ def make_job(recipe: Recipe, model: Transformer, tokenizer: Tokenizer, play: Pla
         packs = []
         for part in parts:
             own = [samples[i] for i in part]
-            packed = runner.annotated(pack(own, length, algorithm.normalise, rl.max_new_tokens, rl.share_prompts))
+            packed = runner.with_log_probs(pack(own, length, algorithm.normalise, rl.max_new_tokens, rl.share_prompts))
             if runner.reference is not None and rl.kl_in == "reward":
-                kl = kl_estimate(packed.batch.old, packed.batch.reference, packed.batch.mask, rl.kl)
+                kl = kl_estimate(packed.batch.old_log_probs, packed.batch.reference_log_probs, packed.batch.mask, rl.kl)
                 rewards_N[part] -= torch.tensor([float(one.sum()) for one in packed.gather(rl.kl_coef * kl)])
             packs.append(packed)
         advantages_N = group_advantages(rewards_N, [sample.group for sample in samples], algorithm.divide_by_sigma)
@@ -93,11 +93,11 @@ def make_job(recipe: Recipe, model: Transformer, tokenizer: Tokenizer, play: Pla
 
     def loss(model: Transformer, batch: PolicyBatch, compiled: bool = False) -> Loss:
         """Score the answers anew and compare with what sampled them; a sum over tokens, each with its weight."""
-        scored, hidden = score(model, batch, collector.sampling)
-        old = scored.log_probs.detach() if runner.on_policy else batch.old
+        scored, hidden = compute_log_probs(model, batch, collector.sampling)
+        old = scored.log_probs.detach() if runner.on_policy else batch.old_log_probs
         terms = policy_loss(algorithm, scored.log_probs, scored.entropy, old, batch)
         measure_policy(collector.meter, drift, batch, scored, old, terms.clipped)
-        total = (terms.loss * batch.weights).sum()
+        total = (terms.loss * batch.token_weights).sum()
         return Loss(total, {"loss": total}, hidden.router)
 
     return Job(

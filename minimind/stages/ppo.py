@@ -27,7 +27,7 @@ from minimind.optim.groups import make_optimizers
 from minimind.recipe import Recipe
 from minimind.rl.advantages import gae_of_answers, whiten, whiten_answers
 from minimind.rl.batch import Packed, PolicyBatch, minibatches, pack
-from minimind.rl.log_probs import score
+from minimind.rl.log_probs import compute_log_probs
 from minimind.rl.metrics import PolicyDrift, measure_policy
 from minimind.rl.rollout import Sample
 from minimind.rl.stream import RolloutStream
@@ -64,7 +64,7 @@ def run(recipe: Recipe, out: Path, resume: bool = True) -> Path:
     if not recipe.init:
         raise UsageError("train ppo: name the fine-tuned model to start from with --init MODEL_DIR")
     # nothing is compared within groups
-    recipe = replace(recipe, rl=replace(recipe.rl, algorithm="ppo_clip", spread="keep"))
+    recipe = replace(recipe, rl=replace(recipe.rl, algorithm="ppo_clip", filter_groups="keep"))
     check_writable(out)
     tokenizer = setup.load_tokenizer(recipe)
     actor = setup.make_model(recipe, tokenizer)
@@ -93,7 +93,7 @@ def make_job(recipe: Recipe, actor: Transformer, critic: Scorer, tokenizer: Toke
         packs = []
         for part in minibatches(len(samples), rl.minibatches, (recipe.train.seed, number)):
             own = [samples[i] for i in part]
-            packed = runner.annotated(pack(own, length, algorithm.normalise, rl.max_new_tokens, rl.share_prompts))
+            packed = runner.with_log_probs(pack(own, length, algorithm.normalise, rl.max_new_tokens, rl.share_prompts))
             values = runner.run(critic, packed.batch, model.values).where(packed.batch.mask, 0)
             packs.append(packed.with_columns(values=values))
         advantages, returns = estimate(packs)
@@ -110,7 +110,7 @@ def make_job(recipe: Recipe, actor: Transformer, critic: Scorer, tokenizer: Toke
         masks = [torch.tensor(sample.trainable, dtype=torch.bool) for sample in samples]
         rewards = [torch.zeros(len(mask)) for mask in masks]
         if runner.reference is not None and rl.kl_in == "reward":
-            kl = [kl_estimate(batch.old, batch.reference, batch.mask, rl.kl) for batch, *_ in packs]
+            kl = [kl_estimate(batch.old_log_probs, batch.reference_log_probs, batch.mask, rl.kl) for batch, *_ in packs]
             rewards = [
                 -one for packed, column in zip(packs, kl, strict=True) for one in packed.gather(rl.kl_coef * column)
             ]
@@ -127,12 +127,12 @@ def make_job(recipe: Recipe, actor: Transformer, critic: Scorer, tokenizer: Toke
 
     def loss(model: ActorCritic, batch: PolicyBatch, compiled: bool = False) -> Loss:
         """The actor's loss and `value_coef` times the critic's, summed over the same tokens, each with its weight."""
-        scored, hidden = score(model.actor, batch, collector.sampling)
-        old = scored.log_probs.detach() if runner.on_policy else batch.old
+        scored, hidden = compute_log_probs(model.actor, batch, collector.sampling)
+        old = scored.log_probs.detach() if runner.on_policy else batch.old_log_probs
         terms = policy_loss(algorithm, scored.log_probs, scored.entropy, old, batch)
         values = model.values(batch)
         value = value_loss(values, batch.values, batch.returns, batch.mask, ppo.value_clip)
-        policy_total, value_total = (terms.loss * batch.weights).sum(), (value.loss * batch.weights).sum()
+        policy_total, value_total = (terms.loss * batch.token_weights).sum(), (value.loss * batch.token_weights).sum()
         total = policy_total * float(stream.number > ppo.warmup_rollouts) + ppo.value_coef * value_total
         measure_policy(collector.meter, drift, batch, scored, old, terms.clipped)
         of_critic = {"value": values.detach(), "value_clipped": value.clipped.float(), "returns": batch.returns}

@@ -31,7 +31,7 @@ from minimind.model.qwen3 import Transformer
 from minimind.model.rope import context_length
 from minimind.model.store import load_model, save_model
 from minimind.recipe import Recipe
-from minimind.rl.collector import Collector, Play, answer_once, fitting
+from minimind.rl.collector import Collector, Generate, fitting, single_turn
 from minimind.rl.judge import Rewards
 from minimind.rl.log_probs import LogProbRunner
 from minimind.rl.rewards import RewardContext
@@ -248,7 +248,9 @@ def precision(recipe: Recipe) -> Precision:
     return Precision(runtime.device(recipe.train.device), recipe.train.dtype)
 
 
-def make_collector(recipe: Recipe, model: Transformer, tokenizer: Tokenizer, play: Play = answer_once) -> Collector:
+def make_collector(
+    recipe: Recipe, model: Transformer, tokenizer: Tokenizer, generate: Generate = single_turn
+) -> Collector:
     """The prompts of a run, the engine that answers them, and the judge.
 
     Raises:
@@ -264,15 +266,18 @@ def make_collector(recipe: Recipe, model: Transformer, tokenizer: Tokenizer, pla
     if rl.server:
         rollout = HttpRollout(rl, tokenizer, "float32" if dtype == torch.float32 else "bfloat16")
     else:
-        rollout = LocalRollout(model, min(rl.rows, rl.groups * rl.samples), recipe.data.sequence_length, dtype)
+        rollout = LocalRollout(
+            model, min(rl.max_batch_size, rl.groups * rl.samples), recipe.data.sequence_length, dtype
+        )
     rewards = Rewards(RewardContext(recipe.scoring, tokenizer, rl.max_new_tokens, device))
     weights = recipe.scoring.weights
-    if rl.spread_by and rl.spread_by not in weights:
+    if rl.filter_metric and rl.filter_metric not in weights:
         raise UsageError(
-            f"recipe: rl.spread_by = {rl.spread_by!r} is none of the rewards in scoring.weights"
-            f"{did_you_mean(rl.spread_by, weights)}; name one of {', '.join(weights)}, or leave it empty for the first"
+            f"recipe: rl.filter_metric = {rl.filter_metric!r} is none of the rewards in scoring.weights"
+            f"{did_you_mean(rl.filter_metric, weights)}; name one of {', '.join(weights)}, or leave it empty for "
+            f"the first"
         )
-    return Collector(rl, prompts, tokenizer, rollout, rewards, recipe.train.seed, play)
+    return Collector(rl, prompts, tokenizer, rollout, rewards, recipe.train.seed, generate)
 
 
 def valid_prompts(recipe: Recipe, tokenizer: Tokenizer) -> list[Prompt]:

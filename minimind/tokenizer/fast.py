@@ -24,13 +24,13 @@ _UNSURE = re.compile(
 )
 # A run of white space so long that tiktoken's engine may run out of stack, which holds a million places (200,000
 # characters were seen to pass). Sought at the beginning of runs alone: at every place of one, it would take for ever.
-MOST_SPACE = 50_000
-_LONG_SPACE = re.compile(rf"(?<!\s)\s{{{MOST_SPACE}}}")
+MAX_SPACE = 50_000
+_LONG_SPACE = re.compile(rf"(?<!\s)\s{{{MAX_SPACE}}}")
 
 
 def is_unsure(text: str) -> bool:
     """Whether this text has to go through the `tokenizers` library."""
-    return _UNSURE.search(text) is not None or (len(text) >= MOST_SPACE and _LONG_SPACE.search(text) is not None)
+    return _UNSURE.search(text) is not None or (len(text) >= MAX_SPACE and _LONG_SPACE.search(text) is not None)
 
 
 def token_to_bytes(token: str) -> bytes | None:

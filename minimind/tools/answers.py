@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 _NUMBER = re.compile(r"(?<![A-Za-z0-9_.])[-+−]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?!\.?\d)", re.ASCII)
 _WHOLE = re.compile(r"\s*[-+−]?\d+(?:\.\d+)?\s*")
-MOST_DIGITS = 40
+MAX_DIGITS = 40
 
 
 def numbers(text: str) -> list[float]:
@@ -15,7 +15,7 @@ def numbers(text: str) -> list[float]:
     """
     plain = re.sub(r"(?<=\d)[,，](?=\d{3}(?!\d))", "", text)
     found = (match[0] for match in _NUMBER.finditer(plain))
-    return [_value(number) for number in found if len(number) <= MOST_DIGITS]
+    return [_value(number) for number in found if len(number) <= MAX_DIGITS]
 
 
 def hits(expected: Sequence[object], answer: str) -> list[bool]:

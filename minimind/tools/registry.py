@@ -22,7 +22,7 @@ from typing import Any
 from minimind.text import read_json, write_json
 from minimind.tools.schema import fault, of
 
-MOST_CHARACTERS = 4000
+MAX_CHARACTERS = 4000
 """Of a result; what is longer is cut, or one call could fill the model's context."""
 
 
@@ -130,7 +130,7 @@ def call(
     except Exception as error:  # the boundary to whatever a model wrote: it reads the fault and may try again
         result = {"error": str(error) or type(error).__name__}
     text = write_json(result)
-    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}… (cut)"
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}… (cut)"
 
 
 def is_error(result: str) -> bool:

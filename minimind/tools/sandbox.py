@@ -34,7 +34,7 @@ class Limits:
     seconds: float = 5.0
     memory_mb: int = 1024
     """Of the worker's address space: Python itself and the file's imports are in it."""
-    characters: int = registry.MOST_CHARACTERS
+    characters: int = registry.MAX_CHARACTERS
     """Of the result, as JSON."""
 
 

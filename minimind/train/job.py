@@ -19,23 +19,23 @@ class Loss(NamedTuple):
     """What a stage's loss returns for one micro-batch."""
 
     total: Tensor
-    """Scalar to differentiate: a sum over what the batch's weight counts."""
+    """Scalar to differentiate: a sum over the batch's items."""
     figures: dict[str, Tensor]
-    """What to log: scalars are sums, to be divided by the weight of the step (`loss` is one of them);
+    """What to log: scalars are sums, to be divided by the items of the step (`loss` is one of them);
     a matrix holds counts, of which the shares in each row are logged (tokens of each expert)."""
     router: RouterStatistics | None = None
     """The routing of the forward pass: in a mixture of experts, the load-balancing loss is added to `total`."""
 
 
-def balanced(loss: Loss, weight: int) -> Loss:
+def balanced(loss: Loss, num_items: int) -> Loss:
     """Add the experts' load-balancing loss, if there are experts, and what there is to log of it.
 
-    That loss is a mean; times the batch's weight it counts as much as the rest in any batch. It is taken over each
+    That loss is a mean; times the batch's items it counts as much as the rest in any batch. It is taken over each
     micro-batch of each rank: experts are balanced everywhere, not only in the sum.
     """
     if loss.router is None:
         return loss
-    balance = loss.router.load_balancing_loss() * weight
+    balance = loss.router.load_balancing_loss() * num_items
     figures = {**loss.figures, "balance_loss": balance, "expert_load": loss.router.counts}
     return Loss(loss.total + loss.router.coefficient * balance, figures)
 
@@ -50,8 +50,8 @@ class Stream(Protocol):
     def next_batch(self, rows: int, rank: int = 0, world: int = 1) -> Any:
         """The next `rows` rows (this rank's share of them): a named tuple of tensors [rows, time].
 
-        It has `document_ids` (-1 on padding), a property `weight`: what the sums of its loss are divided by, and as its
-        last field `host` (see `moved`).
+        It has `document_ids` (-1 on padding), a property `num_items`: what the sums of its loss are divided by (tokens,
+        pairs or answers), and as its last field `host` (see `moved`).
         """
 
     def rehearsal_batch(self, rows: int, rank: int = 0, world: int = 1) -> Any:
@@ -68,7 +68,7 @@ class LossFunction(Protocol):
     """A stage's loss: sums over one micro-batch."""
 
     def __call__(self, model: Any, batch: Any, compiled: bool = False) -> Loss:
-        """Sum the loss over what the batch's weight counts; `compiled`: fuse its element-wise work."""
+        """Sum the loss over the batch's items; `compiled`: fuse its element-wise work."""
 
 
 @dataclass

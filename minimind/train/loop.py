@@ -6,7 +6,7 @@ The loop brings accumulation, precision, clipping, schedules, checkpoints, resum
 
 One rule makes accumulation, packing and several ranks exact: the gradient of a step is that of
 
-    (sum of the loss over everything in the step) / (weight of the step),
+    (sum of the loss over everything in the step) / (number of items in the step),
 
 where a batch says what it weighs (its supervised tokens; its pairs, where answers are compared). Weights are added up
 over all micro-batches and ranks before the first backward pass: never a mean of means.
@@ -71,14 +71,14 @@ def run(job: Job, config: RunConfig, out: Path, resume: bool = True) -> Progress
             while at.step < job.steps and not stop:
                 rate = learning_rate(at.step, job.steps, config.optim)
                 try:
-                    figures, tokens, weight, norm = train_step(job, replica, config, rate, precision)
+                    figures, tokens, num_items, norm = train_step(job, replica, config, rate, precision)
                 except Halt as halt:
                     save(job, config, at, checkpoints, precision)
                     raise UserError(f"{halt}. Saved at step {at.step:,}; the same command continues it") from halt
                 at.step += 1
                 at.tokens += tokens
                 patience.check(norm, at.step, precision)
-                window.add(figures, tokens, weight)
+                window.add(figures, tokens, num_items)
 
                 last = at.step == job.steps
                 if at.step % train.log_every == 0 or at.step == 1 or last:
@@ -112,11 +112,11 @@ def run(job: Job, config: RunConfig, out: Path, resume: bool = True) -> Progress
 
 
 class Step(NamedTuple):
-    """One optimizer step: this rank's summed figures; tokens and weight of all ranks; the gradient's norm."""
+    """One optimizer step: this rank's summed figures; tokens and items of all ranks; the gradient's norm."""
 
     figures: dict[str, Tensor]
     tokens: int
-    weight: int
+    num_items: int
     norm: float
 
 
@@ -124,15 +124,15 @@ def train_step(job: Job, replica: nn.Module, config: RunConfig, rate: float, pre
     """Read this rank's rows, accumulate the gradient, clip it and update the weights, unless it is NaN or infinite."""
     rows, micro_rows = rows_of_a_step(config)
     batch = job.stream.next_batch(rows, runtime.rank(), runtime.world_size())
-    tokens, weight = count(batch)
-    figures = _backward(replica, batch, micro_rows, weight, precision)
+    tokens, num_items = count(batch)
+    figures = _backward(replica, batch, micro_rows, num_items, precision)
     precision.unscale(job.model.parameters())
     norm = float(parallel.clip(job.model, config.optim.clip))
-    if math.isfinite(norm) and weight:  # where nothing counts, momentum alone would move the weights
+    if math.isfinite(norm) and num_items:  # where nothing counts, momentum alone would move the weights
         _update(job.optimizers, rate)
     precision.update(math.isfinite(norm))
     _forget_gradients(job)
-    return Step(figures, tokens, weight, norm)
+    return Step(figures, tokens, num_items, norm)
 
 
 def rows_of_a_step(config: RunConfig) -> tuple[int, int]:
@@ -154,9 +154,9 @@ def rows_of_a_step(config: RunConfig) -> tuple[int, int]:
 
 def count(batch: Any) -> tuple[int, int]:
     """Real tokens in all ranks' rows of a step, and what its sums are divided by."""
-    here = torch.tensor([int((batch.document_ids >= 0).sum()), batch.weight])
-    tokens, weight = ranks.summed(here).tolist()
-    return tokens, weight
+    here = torch.tensor([int((batch.document_ids >= 0).sum()), batch.num_items])
+    tokens, num_items = ranks.summed(here).tolist()
+    return tokens, num_items
 
 
 def _rehearse(job: Job, replica: nn.Module, config: RunConfig, precision: Precision) -> None:
@@ -164,13 +164,15 @@ def _rehearse(job: Job, replica: nn.Module, config: RunConfig, precision: Precis
     place, random = job.stream.state_dict(), runtime.random_state()
     _, rows = rows_of_a_step(config)
     batch = job.stream.rehearsal_batch(rows, runtime.rank(), runtime.world_size())
-    _backward(replica, batch, rows, weight=1, precision=precision)
+    _backward(replica, batch, rows, num_items=1, precision=precision)
     _forget_gradients(job)
     job.stream.load_state_dict(place)
     runtime.set_random_state(random)
 
 
-def _backward(replica: nn.Module, batch: Any, micro_rows: int, weight: int, precision: Precision) -> dict[str, Tensor]:
+def _backward(
+    replica: nn.Module, batch: Any, micro_rows: int, num_items: int, precision: Precision
+) -> dict[str, Tensor]:
     """Accumulate the gradient of one step over micro-batches and ranks; return this rank's summed figures."""
     factor = precision.scale * runtime.world_size()  # ranks' gradients are averaged, the step's is their sum
     sums: dict[str, Tensor] = {}
@@ -178,8 +180,8 @@ def _backward(replica: nn.Module, batch: Any, micro_rows: int, weight: int, prec
     for number, micro in enumerate(micro_batches, 1):
         with parallel.accumulating(replica, more_to_come=number < len(micro_batches)):
             with precision.autocast():
-                loss = balanced(replica(moved(micro, precision.device)), micro.weight)
-            (loss.total * factor / max(1, weight)).backward()
+                loss = balanced(replica(moved(micro, precision.device)), micro.num_items)
+            (loss.total * factor / max(1, num_items)).backward()
         for name, value in loss.figures.items():
             sums[name] = sums.get(name, torch.zeros((), device=precision.device)) + value.detach()
     return sums

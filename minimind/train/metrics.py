@@ -87,15 +87,15 @@ class Window:
         """Forget what was added; also after validation and saving, whose time is not training's. All ranks do."""
         self._more()
         self.sums: dict[str, Tensor] = {}
-        self.tokens = self.weight = 0
+        self.tokens = self.num_items = 0
         self.since = time.monotonic()
 
-    def add(self, figures: dict[str, Tensor], tokens: int, weight: int) -> None:
+    def add(self, figures: dict[str, Tensor], tokens: int, num_items: int) -> None:
         """Add one step: this rank's sums, and of all ranks the tokens and what the sums are divided by."""
         for name, value in figures.items():
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.tokens += tokens
-        self.weight += weight
+        self.num_items += num_items
 
     def close(self, peak_flops: float, flops_per_token: float) -> dict[str, Any]:
         """The figures to log, then restart; all ranks call this. `peak_flops` is that of all ranks together."""
@@ -103,7 +103,7 @@ class Window:
         line: dict[str, Any] = {}
         for name, value in self.sums.items():
             total = ranks.summed(value)
-            line[name] = (total / (total.sum(-1, keepdim=True) if total.ndim else max(1, self.weight))).tolist()
+            line[name] = (total / (total.sum(-1, keepdim=True) if total.ndim else max(1, self.num_items))).tolist()
         line |= {"tokens_per_second": round(speed, 1), "mfu": round(speed * flops_per_token / peak_flops, 4)}
         line |= self._more()
         self.restart()

@@ -179,7 +179,7 @@ def test_rl_is_asked_sums_that_it_did_not_practise(tuned, tmp_path, monkeypatch)
     for file in files:
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)[:4]
         file.write_text("".join(lines), encoding="utf-8", newline="\n")
-    small = {"rl.groups": 2, "rl.samples": 2, "rl.max_new_tokens": 4, "rl.spread": "keep", "train.device": "cpu"}
+    small = {"rl.groups": 2, "rl.samples": 2, "rl.max_new_tokens": 4, "rl.filter_groups": "keep", "train.device": "cpu"}
     for method in ("cispo", "ppo", "shuffled rewards"):
         stage, changes = rl_learns.METHODS[method]
         monkeypatch.setitem(rl_learns.METHODS, method, (stage, {**changes, **small}))
@@ -198,7 +198,7 @@ def test_rl_with_masked_calls_is_taught_the_answer_alone(tuned, tmp_path, monkey
     for file in files:
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True)[:4]
         file.write_text("".join(lines), encoding="utf-8", newline="\n")
-    small = {"rl.groups": 2, "rl.samples": 2, "rl.max_new_tokens": 8, "rl.spread": "keep", "train.device": "cpu"}
+    small = {"rl.groups": 2, "rl.samples": 2, "rl.max_new_tokens": 8, "rl.filter_groups": "keep", "train.device": "cpu"}
     monkeypatch.setitem(rl_learns.METHODS, "masked calls", ("grpo", small))
     found = rl_learns.run("masked calls", 0, str(tuned / "model"), 1, files, tmp_path, "tools")
     assert 0 <= found["called"] <= 1
@@ -210,7 +210,7 @@ def test_rl_with_masked_calls_is_taught_the_answer_alone(tuned, tmp_path, monkey
             sample.append([4], [-1.0])
         samples[1].message = {"tool_calls": [{}]}
 
-    monkeypatch.setattr(rl_learns.environment, "play", play)
+    monkeypatch.setattr(rl_learns.environment, "multi_turn", play)
     answered, called = samples = [Sample(None, [0]) for _ in range(2)]
     rl_learns.play_with_masked_calls(None, samples)
     assert answered.trainable == [False, False, False, True]

@@ -57,7 +57,7 @@ def test_answers_are_scored_as_if_each_conversation_were_alone(shards, length, t
         sums = batch.answer_sums(log_probs)
         lengths = batch.answer_sums((batch.labels != IGNORE).float())
         found += torch.stack([sums, lengths, batch.last_tokens(states[..., 0])], -1).flatten(1).tolist()
-        assert batch.weight == len(sums)
+        assert batch.num_items == len(sums)
     assert stream.state_dict()["position"] == [0, 0, 0]
     pairs = [read_pair(one) for one in ROWS]
     expected = [
@@ -94,7 +94,7 @@ def test_a_micro_batch_counts_its_own_pairs(shards):
     stream = PairStream(shards, 320)
     batch = stream.next_batch(4)
     parts = list(split(batch, 1))
-    assert sum(part.weight for part in parts) == batch.weight
+    assert sum(part.num_items for part in parts) == batch.num_items
     values = torch.rand(batch.labels.shape)
     pieces = torch.cat([part.answer_sums(values[i : i + 1]) for i, part in enumerate(parts)])
     torch.testing.assert_close(pieces, batch.answer_sums(values))
@@ -107,4 +107,4 @@ def test_a_split_never_parts_the_answers_of_a_pair(write_jsonl, tmp_path):
     assert sum(side.documents for side in sides) == 60
     assert all(side.documents > 0 for side in sides)
     for side in sides:
-        assert sum(batch.weight for _, batch in PairStream(side, 256).epoch(4)) == side.documents
+        assert sum(batch.num_items for _, batch in PairStream(side, 256).epoch(4)) == side.documents

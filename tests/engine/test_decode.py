@@ -94,7 +94,7 @@ def test_the_engine_uses_it_and_leaves_the_model_alone(dtype, int8, monkeypatch)
     options = {"int8": True} if int8 else {"dtype": dtype}
     model = build("dense")
     weights = [p.clone() for p in model.parameters()]
-    engine = Engine(model, rows=4, context=64, **options)
+    engine = Engine(model, max_batch_size=4, context=64, **options)
     assert engine._model_runners[None].decode_step
     assert engine.dtype == engine.model.output_weight.dtype == dtype
     requests = [engine.submit([5, i, 7], Sampling(temperature=0, max_new_tokens=9)) for i in range(6)]
@@ -115,7 +115,7 @@ def test_the_engine_uses_it_and_leaves_the_model_alone(dtype, int8, monkeypatch)
 def test_shapes_that_it_does_not_have_go_through_the_model():
     for change in ({"attention_bias": True}, {"hidden_size": 200}, {"vocab_size": 61}):
         model = Transformer(PRESETS["tiny"].with_(**{**SMALL, **change})).eval()
-        engine = Engine(model, rows=2, context=32)
+        engine = Engine(model, max_batch_size=2, context=32)
         assert engine._model_runners[None].decode_step is None
         request = engine.submit([1, 2], Sampling(max_new_tokens=3))
         list(engine.run())
@@ -130,7 +130,7 @@ def test_where_it_cannot_be_built_the_model_decodes(way, tmp_path, monkeypatch, 
         monkeypatch.setattr(decode, "FLAGS", ("-no-such-flag",))
     decode._library.cache_clear()
     try:
-        engine = Engine(build("dense"), rows=1, context=32)
+        engine = Engine(build("dense"), max_batch_size=1, context=32)
     finally:
         decode._library.cache_clear()
     assert engine._model_runners[None].decode_step is None

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minimind import tools
-from minimind.engine.dialogue import MOST_CALLS, Dialogue, converse
+from minimind.engine.dialogue import MAX_CALLS, Dialogue, converse
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
 
@@ -128,7 +128,7 @@ def test_any_text_in_a_call_is_survived(text):
     st.lists(st.lists(st.integers(0, TOKENIZER.vocab_size - 1) | st.sampled_from(range(36)), max_size=20), min_size=1)
 )
 def test_any_ids_are_survived(turns):
-    one = dialogue(most_turns=3)
+    one = dialogue(max_turns=3)
     for ids in turns:
         if not one.done:
             one.take(ids)
@@ -136,15 +136,15 @@ def test_any_ids_are_survived(turns):
 
 
 def test_parallel_calls_are_bounded():
-    turn = {"role": "assistant", "content": "", "tool_calls": [call("text_length", text="a")] * (MOST_CALLS + 5)}
+    turn = {"role": "assistant", "content": "", "tool_calls": [call("text_length", text="a")] * (MAX_CALLS + 5)}
     one = dialogue()
     one.take(said(turn))
-    assert [c.ok for c in one.calls] == [True] * MOST_CALLS + [False]
+    assert [c.ok for c in one.calls] == [True] * MAX_CALLS + [False]
 
 
 def test_ends():
     asking = said({"role": "assistant", "content": "", "tool_calls": [call("text_length", text="a")]})
-    endless = dialogue(most_turns=2)
+    endless = dialogue(max_turns=2)
     assert endless.take(asking)
     assert not endless.take(asking)
     assert endless.done
@@ -212,12 +212,12 @@ def test_dialogues_run_at_once_and_none_waits():
     engine = Scripted({0: [slow], 1: [asking, answering], 2: [asking] * 9})
     from minimind.engine.sampling import GREEDY
 
-    order = [dialogues.index(one) for one in converse(engine, dialogues, GREEDY, most_tokens=len(slow))]
+    order = [dialogues.index(one) for one in converse(engine, dialogues, GREEDY, max_tokens=len(slow))]
     assert order[0] == 1
     assert dialogues[1].answer == "It is 42."
     assert dialogues[0].finished
     assert len(engine.submitted) >= 5
     tight = [dialogue()]
-    list(converse(Scripted({0: [asking, answering]}), tight, GREEDY, most_tokens=len(asking) + 3))
+    list(converse(Scripted({0: [asking, answering]}), tight, GREEDY, max_tokens=len(asking) + 3))
     assert tight[0].done
     assert not tight[0].finished

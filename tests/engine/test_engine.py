@@ -91,11 +91,11 @@ def test_in_reference_mode_a_request_gets_the_same_bits_whoever_comes_and_goes(k
     jobs = [(prompt, replace(rules, seed=i)) for i, prompt in enumerate(prompts())]
     alone = []
     for job in jobs:
-        engine = Engine(model, TOKENIZER, rows=4, chunk=32, batch_invariant=True)
+        engine = Engine(model, TOKENIZER, max_batch_size=4, chunk=32, batch_invariant=True)
         alone.append(engine.submit(*job))
         list(engine.run())
     for seed in range(3):
-        engine = Engine(model, TOKENIZER, rows=4, chunk=32, batch_invariant=True)
+        engine = Engine(model, TOKENIZER, max_batch_size=4, chunk=32, batch_invariant=True)
         together = joining_at_random(engine, jobs, seed)
         assert [request.tokens for request in together] == [request.tokens for request in alone]
 
@@ -104,11 +104,11 @@ def test_in_reference_mode_a_request_gets_the_same_bits_whoever_comes_and_goes(k
 def test_in_fast_mode_company_changes_an_answer_only_where_two_tokens_tie(model, dtype):
     rules = replace(GREEDY, max_new_tokens=16, ignore_eos=True, top_logprobs=2)
     jobs = [(prompt, rules) for prompt in prompts()]
-    alone = Engine(model, TOKENIZER, rows=1, dtype=dtype)
+    alone = Engine(model, TOKENIZER, max_batch_size=1, dtype=dtype)
     expected = [alone.submit(*job) for job in jobs]
     list(alone.run())
     for seed in range(2):
-        engine = Engine(model, TOKENIZER, rows=5, dtype=dtype, chunk=32)
+        engine = Engine(model, TOKENIZER, max_batch_size=5, dtype=dtype, chunk=32)
         for request, other in zip(joining_at_random(engine, jobs, seed), expected, strict=True):
             pairs = zip(request.tokens, other.tokens, strict=True)
             for one in next((pair for pair in pairs if pair[0].id != pair[1].id), ()):
@@ -117,7 +117,7 @@ def test_in_fast_mode_company_changes_an_answer_only_where_two_tokens_tie(model,
 
 
 def test_logprobs_are_those_of_the_model_and_of_the_policy(model):
-    engine = Engine(model, TOKENIZER, rows=3)
+    engine = Engine(model, TOKENIZER, max_batch_size=3)
     rules = Sampling(temperature=0.7, seed=4, max_new_tokens=8, ignore_eos=True, top_logprobs=3)
     requests = [engine.submit(prompt, rules, index=i) for i, prompt in enumerate([prompts()[1]] * 3)]
     list(engine.run())
@@ -172,7 +172,7 @@ TOOL = {"type": "function", "function": {"name": 'say "hi"', "parameters": SCHEM
 
 
 def test_grammars_hold_for_a_model_that_knows_nothing(model):
-    engine = Engine(model, TOKENIZER, rows=8)
+    engine = Engine(model, TOKENIZER, max_batch_size=8)
     rules = Sampling(max_new_tokens=200, seed=1)
     free = engine.submit(prompts()[0], rules)
     ids = [id for part in ("<tool_call>", "</tool_call>") for id in [TOKENIZER.control_id(part)]]
@@ -283,7 +283,7 @@ def test_bfloat16_copies_the_weights_and_stays_near():
 def test_a_thread_serves_many_and_who_leaves_early_frees_the_row(model):
     async def talk():
         # reference mode: elsewhere a draw that falls between two tokens may go either way in other company
-        thread = EngineThread(Engine(model, TOKENIZER, rows=2, batch_invariant=True), most_waiting=6)
+        thread = EngineThread(Engine(model, TOKENIZER, max_batch_size=2, batch_invariant=True), max_waiting=6)
         rules = Sampling(seed=1, max_new_tokens=20, ignore_eos=True)
 
         async def ask(index, leave_after=None):

@@ -56,7 +56,7 @@ def test_an_engine_answers_as_without_it(monkeypatch):
     prompts = [torch.randint(0, 512, (length,)).tolist() for length in (3, 40, 11, 7, 25)]
 
     def answers():
-        engine = Engine(model, rows=4, context=96)
+        engine = Engine(model, max_batch_size=4, context=96)
         requests = [engine.submit(prompt, Sampling(temperature=0, max_new_tokens=20)) for prompt in prompts]
         for _ in engine.run():
             pass

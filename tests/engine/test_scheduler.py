@@ -12,10 +12,10 @@ from minimind.engine.scheduler import Scheduler
 class Rig:
     """A scheduler with a pretended model: it notes what lies in each cache slot and checks every read of it."""
 
-    def __init__(self, rows=3, context=64, chunk=16, exclusive=False):
-        self.cells = [[None] * context for _ in range(rows)]
+    def __init__(self, max_batch_size=3, context=64, chunk=16, exclusive=False):
+        self.cells = [[None] * context for _ in range(max_batch_size)]
         self.copies = []
-        self.scheduler = Scheduler(rows, context, chunk, self.copy, exclusive)
+        self.scheduler = Scheduler(max_batch_size, context, chunk, self.copy, exclusive)
         self.computed = 0
 
     def copy(self, source, target, length):
@@ -62,7 +62,7 @@ def test_prompts_share_a_chunk_and_newest_tokens_come_first():
 
 
 def test_more_requests_than_rows_wait_and_a_cancelled_one_frees_its_row_at_once():
-    rig = Rig(rows=2)
+    rig = Rig(max_batch_size=2)
     first, second, third, fourth = (rig.add([i * 10, i], new=30) for i in range(4))
     rig.step()
     assert list(rig.scheduler.running.values()) == [first, second]
@@ -87,7 +87,7 @@ def test_the_next_turn_of_a_conversation_continues_in_its_row():
 
 
 def test_a_shared_beginning_is_computed_once_and_copied():
-    rig = Rig(rows=4, chunk=64)
+    rig = Rig(max_batch_size=4, chunk=64)
     system = list(range(100, 120))
     requests = [rig.add([*system, i, i, i]) for i in range(4)]
     rig.run()
@@ -96,7 +96,7 @@ def test_a_shared_beginning_is_computed_once_and_copied():
 
 
 def test_what_was_used_longest_ago_is_overwritten_first():
-    rig = Rig(rows=2)
+    rig = Rig(max_batch_size=2)
     a, b = list(range(100, 120)), list(range(200, 220))
     for prompt in (a, b, a):
         rig.add(prompt)
@@ -132,7 +132,7 @@ def test_exclusive_passes_hold_one_chunk_or_newest_tokens_only():
 @pytest.mark.parametrize("seed", range(20))
 def test_any_history_ends_and_reads_only_what_was_written(seed):
     dice = random.Random(seed)
-    rig = Rig(rows=dice.randint(1, 5), chunk=dice.choice([1, 5, 16, 64]))
+    rig = Rig(max_batch_size=dice.randint(1, 5), chunk=dice.choice([1, 5, 16, 64]))
     beginnings = [[dice.randrange(7) for _ in range(40)] for _ in range(3)]
     requests = []
     for _ in range(60):

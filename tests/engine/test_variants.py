@@ -41,13 +41,13 @@ def test_each_request_is_answered_by_its_own_model(tmp_path, kind, reference):
     jobs = [(prompt, name) for prompt in prompts(4) for name in alone]  # equal prompts, other models
     expected = {}
     for number, (prompt, name) in enumerate(jobs):
-        engine = Engine(alone[name], TOKENIZER, rows=1, batch_invariant=reference)
+        engine = Engine(alone[name], TOKENIZER, max_batch_size=1, batch_invariant=reference)
         request = engine.submit(prompt, GREEDY)
         list(engine.run())
         expected[number] = request.ids
     assert len({str(expected[number]) for number in range(3)}) == 3, "the models differ"
 
-    engine = Engine(base, TOKENIZER, rows=4, chunk=16, batch_invariant=reference, variants=variants)
+    engine = Engine(base, TOKENIZER, max_batch_size=4, chunk=16, batch_invariant=reference, variants=variants)
     requests = {}
     for number in random.Random(1).sample(range(len(jobs)), len(jobs)):
         prompt, name = jobs[number]
@@ -63,7 +63,7 @@ def test_each_request_is_answered_by_its_own_model(tmp_path, kind, reference):
 
 def test_what_one_has_computed_is_of_no_use_to_another(tmp_path):
     base, variants = write(tmp_path)
-    engine = Engine(base, TOKENIZER, rows=3, variants=variants)
+    engine = Engine(base, TOKENIZER, max_batch_size=3, variants=variants)
     prompt = prompts(2, shared=30)[1]
     cached = []
     for name in (None, "red", "red", None, "blue"):
@@ -75,7 +75,7 @@ def test_what_one_has_computed_is_of_no_use_to_another(tmp_path):
 
 def test_variants_share_what_is_not_changed(tmp_path):
     base, variants = write(tmp_path)
-    engine = Engine(base, TOKENIZER, rows=1, variants=variants)
+    engine = Engine(base, TOKENIZER, max_batch_size=1, variants=variants)
     for variant in variants.values():
         shared = {p.data_ptr() for p in variant.parameters()} & {p.data_ptr() for p in base.parameters()}
         assert len(shared) == len(list(base.parameters())) - 4  # q_proj and down_proj of two layers
@@ -86,7 +86,7 @@ def test_variants_share_what_is_not_changed(tmp_path):
 
 def test_what_cannot_be_is_refused(tmp_path):
     base, variants = write(tmp_path)
-    engine = Engine(base, TOKENIZER, rows=1, variants=variants)
+    engine = Engine(base, TOKENIZER, max_batch_size=1, variants=variants)
     with pytest.raises(UsageError, match="no variant 'rad'; did you mean 'red'"):
         engine.submit([5], GREEDY, variant="rad")
     with pytest.raises(UsageError, match="keeps the weights"):
@@ -97,13 +97,13 @@ def test_an_adapted_model_is_merged_for_the_engine():
     model = build()
     lora.attach(model, LoraConfig(rank=4), base="somewhere")
     lora.freeze_in(model, torch.bfloat16)
-    engine = Engine(model, TOKENIZER, rows=1)
+    engine = Engine(model, TOKENIZER, max_batch_size=1)
     first = engine.submit([5, 6, 7], GREEDY)
     list(engine.run())
     for update in lora.updates(model).values():
         torch.nn.init.normal_(update.B, std=0.5)
     engine.update_weights(model)
-    second, plain = engine.submit([5, 6, 7], GREEDY), Engine(lora.merged(model).float(), TOKENIZER, rows=1)
+    second, plain = engine.submit([5, 6, 7], GREEDY), Engine(lora.merged(model).float(), TOKENIZER, max_batch_size=1)
     list(engine.run())
     expected = plain.submit([5, 6, 7], GREEDY)
     list(plain.run())

@@ -36,7 +36,7 @@ def play(case, wrong=False):
 
 
 def judged(cases, monkeypatch, wrong=False):
-    def converse(engine, dialogues, sampling, most_tokens):
+    def converse(engine, dialogues, sampling, max_tokens):
         for case, dialogue in zip(cases, dialogues, strict=True):
             for ids in play(case, wrong):
                 dialogue.take(ids)

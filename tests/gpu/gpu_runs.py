@@ -36,8 +36,15 @@ COMMON = {
     **{"optim.warmup": 0.1, "train.epochs": 50.0},
 }
 RL = {
-    **{"rl.groups": 4, "rl.samples": 16, "rl.epochs": 2, "rl.minibatches": 1, "rl.max_new_tokens": 16, "rl.rows": 64},
-    **{"rl.kl_coef": 0.01, "rl.spread": "keep", "rl.spread_by": "", "optim.lr": 5e-3},
+    **{
+        "rl.groups": 4,
+        "rl.samples": 16,
+        "rl.epochs": 2,
+        "rl.minibatches": 1,
+        "rl.max_new_tokens": 16,
+        "rl.max_batch_size": 64,
+    },
+    **{"rl.kl_coef": 0.01, "rl.filter_groups": "keep", "rl.filter_metric": "", "optim.lr": 5e-3},
     **{"scoring.weights": {"even": 1.0}},
 }
 STAGES = {

@@ -77,12 +77,16 @@ def assert_same(model, asked, found, right, dtype):
 def test_the_recorded_step_answers_as_the_model_does(kind, dtype, device, eager):
     model = build(kind, device)
     asked = prompts(model)
-    engine = Engine(model, rows=4, context=max(LENGTHS) + NEW + 1, dtype=dtype)
+    engine = Engine(model, max_batch_size=4, context=max(LENGTHS) + NEW + 1, dtype=dtype)
     found = answers(engine, asked)
     if kind == "dense":
         assert recording(engine)
     assert_same(
-        model, asked, found, answers(eager(model, rows=4, context=max(LENGTHS) + NEW + 1, dtype=dtype), asked), dtype
+        model,
+        asked,
+        found,
+        answers(eager(model, max_batch_size=4, context=max(LENGTHS) + NEW + 1, dtype=dtype), asked),
+        dtype,
     )
     assert_same(model, asked, answers(engine, asked), found, dtype)  # replayed, from the cache of the first time
 
@@ -102,7 +106,7 @@ def test_answers_are_those_of_transformers(kind, device, tmp_path):
             right.append(
                 theirs.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, len(prompt) :].tolist()
             )
-    found = answers(Engine(model, rows=4, context=max(LENGTHS) + NEW + 1), asked)
+    found = answers(Engine(model, max_batch_size=4, context=max(LENGTHS) + NEW + 1), asked)
     assert_same(model, asked, found, right, torch.float32)
 
 
@@ -110,7 +114,7 @@ def test_answers_are_those_of_transformers(kind, device, tmp_path):
 def test_requests_come_and_go(kind, dtype, device, eager):
     model = build(kind, device)
     asked, context = prompts(model), max(LENGTHS) + NEW + 1
-    engine = Engine(model, rows=4, context=context, dtype=dtype)
+    engine = Engine(model, max_batch_size=4, context=context, dtype=dtype)
     waiting, running = list(asked), []
 
     def submit(count):
@@ -124,7 +128,7 @@ def test_requests_come_and_go(kind, dtype, device, eager):
     engine.cancel(running[1])
     for _ in engine.run():
         pass
-    alone = [answers(eager(model, rows=1, context=context, dtype=dtype), [prompt])[0] for prompt in asked]
+    alone = [answers(eager(model, max_batch_size=1, context=context, dtype=dtype), [prompt])[0] for prompt in asked]
     left = [n for n in range(len(asked)) if n != 1]
     assert running[1].finish_reason == "abort"
     found, right = [running[n].ids for n in left], [alone[n] for n in left]
@@ -135,22 +139,26 @@ def test_requests_come_and_go(kind, dtype, device, eager):
 def test_64_streams_at_once(dtype, device, eager):
     model = build("dense", device)
     asked = prompts(model, [3 + 5 * n % 40 for n in range(64)])
-    engine = Engine(model, rows=64, context=80, dtype=dtype)
+    engine = Engine(model, max_batch_size=64, context=80, dtype=dtype)
     found = answers(engine, asked)
     assert recording(engine)
-    assert_same(model, asked, found, answers(eager(model, rows=64, context=80, dtype=dtype), asked), dtype)
+    assert_same(model, asked, found, answers(eager(model, max_batch_size=64, context=80, dtype=dtype), asked), dtype)
 
 
 def test_new_weights_are_seen_by_recorded_steps(device, eager):
     model, other = build("dense", device), build("dense", device, initializer_range=0.05)
     asked = prompts(model)
-    engine = Engine(model, rows=4, context=max(LENGTHS) + NEW + 1)
+    engine = Engine(model, max_batch_size=4, context=max(LENGTHS) + NEW + 1)
     before = answers(engine, asked)
     engine.update_weights(other)
     after = answers(engine, asked)
     assert before != after
     assert_same(
-        other, asked, after, answers(eager(other, rows=4, context=max(LENGTHS) + NEW + 1), asked), torch.float32
+        other,
+        asked,
+        after,
+        answers(eager(other, max_batch_size=4, context=max(LENGTHS) + NEW + 1), asked),
+        torch.float32,
     )
 
 
@@ -159,7 +167,7 @@ def test_what_a_token_is_reported_to_be_worth(device):
     model = build("dense", device)
     (prompt,) = prompts(model, [20])
     rules = Sampling(temperature=1.0, top_k=50, top_p=0.9, seed=3, max_new_tokens=NEW)
-    engine = Engine(model, rows=2, context=64)
+    engine = Engine(model, max_batch_size=2, context=64)
     request = engine.submit(prompt, rules)
     greedy = engine.submit(prompt, replace(GREEDY, max_new_tokens=NEW))
     for _ in engine.run():

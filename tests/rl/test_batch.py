@@ -31,7 +31,7 @@ SAMPLES = [sample([1, 2], [11, 12, 13]), sample([1], [21], (91, 92), [22, 23]), 
 def test_packing():
     packed = pack(SAMPLES, 8, "token", 10)
     batch = packed.batch
-    assert batch.weight == 7
+    assert batch.num_items == 7
     for one, row, start in zip(SAMPLES, packed.rows, packed.starts, strict=True):
         whole = one.prompt_ids + one.ids
         place = slice(start, start + len(whole))
@@ -42,8 +42,8 @@ def test_packing():
         expected += [id if mine else IGNORE for id, mine in zip(one.ids, one.trainable, strict=True)] + [IGNORE]
         assert batch.labels[row, place].tolist() == expected
         mine = batch.labels[row, place] != IGNORE
-        assert batch.engine[row, place][mine].tolist() == [-float(id) for id in one.chosen_ids]
-    assert not batch.engine[~batch.mask].any()
+        assert batch.rollout_log_probs[row, place][mine].tolist() == [-float(id) for id in one.sampled_ids]
+    assert not batch.rollout_log_probs[~batch.mask].any()
     numbers = {int(n) for row in range(len(batch.labels)) for n in batch.sequences[row][batch.mask[row]]}
     assert len(numbers) == 3
     column = packed.scatter([1.0, [5, 6, 7, 8, 9], torch.tensor([3.0])])
@@ -65,7 +65,7 @@ def test_a_prompt_is_packed_once_for_all_its_answers():
     assert [part.tolist() for part in packed.gather(column)] == [[1, 1], [5, 0, 7], [3], [8, 9]]
     narrow = pack(group, 9, "token", 10, share_prompts=True)
     assert len(narrow.batch.labels) == 2
-    assert narrow.batch.weight == batch.weight - 2
+    assert narrow.batch.num_items == batch.num_items - 2
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_a_shared_prompt_leaves_loss_and_gradient_unchanged(model, tokenizer, re
         (batch,) = batches_of(job, samples)
         assert bool(batch.branches.any()) == share
         model.zero_grad()
-        total = job.loss(model, batch).total / batch.weight
+        total = job.loss(model, batch).total / batch.num_items
         total.backward()
         return total.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])
 
@@ -101,15 +101,15 @@ def test_a_shared_prompt_leaves_loss_and_gradient_unchanged(model, tokenizer, re
 @pytest.mark.parametrize(("normalise", "weight"), [("token", 7), ("sequence", 3), ("constant", 3)])
 def test_weights_and_shares(normalise, weight):
     batch = pack(SAMPLES, 8, normalise, 10).batch
-    assert batch.weight == weight
-    sums = [float(part.sum()) for part in pack(SAMPLES, 8, normalise, 10).gather(batch.weights)]
+    assert batch.num_items == weight
+    sums = [float(part.sum()) for part in pack(SAMPLES, 8, normalise, 10).gather(batch.token_weights)]
     assert sums == pytest.approx({"token": [3, 3, 1], "sequence": [1, 1, 1], "constant": [0.3, 0.3, 0.1]}[normalise])
 
 
 def test_no_sample_makes_an_empty_row_of_no_weight():
     batch = batches.pad_rows(pack([], 8, "sequence", 10).batch, 3)
     assert batch.labels.shape == (3, 8)
-    assert batch.weight == 0
+    assert batch.num_items == 0
     assert not batch.mask.any()
     assert (batch.document_ids == -1).all()
 
@@ -144,7 +144,7 @@ def test_micro_batches_and_order_leave_the_gradient_unchanged(model, tokenizer, 
         (batch,) = batches_of(job, [samples[i] for i in order])
         model.zero_grad()
         for part in split(batch, rows):
-            (job.loss(model, part).total / batch.weight).backward()
+            (job.loss(model, part).total / batch.num_items).backward()
         return torch.cat([p.grad.flatten() for p in model.parameters()])
 
     whole = gradient(range(8), 100)
@@ -184,7 +184,7 @@ def test_minibatches_hold_every_sample_once(model, tokenizer, recipe):
     assert len(made) == 12
     tokens = sum(len(one.ids) for one in samples)
     assert sum(int(batch.mask.sum()) for batch in made[:4]) == tokens
-    assert sum(batch.weight for batch in made[:4]) == tokens
+    assert sum(batch.num_items for batch in made[:4]) == tokens
     assert any(not torch.equal(b.old, torch.zeros_like(b.old)) for b in made)
 
 

@@ -7,7 +7,7 @@ import pytest
 from minimind import tools
 from minimind.data.prompts import Prompt, read_prompt
 from minimind.engine.sampling import Sampling
-from minimind.rl.environment import ToolUse, legality, outcome, play, repeatable
+from minimind.rl.environment import ToolUse, legality, multi_turn, outcome, repeatable
 from minimind.rl.rollout import Completion, Sample
 from minimind.tokenizer.chat import render
 
@@ -55,7 +55,7 @@ def episodes(tokenizer, scripts, prompt=PROMPT, max_tokens=400):
     samples = [Sample(prompt, []) for _ in scripts]
     rollout = Scripted([[line if isinstance(line, str) else said(tokenizer, line) for line in s] for s in scripts])
     rules = [Sampling(seed=n * 100) for n in range(len(scripts))]
-    play(rollout, samples, rules, lambda s, rule: ToolUse(tokenizer, 3, False, repeatable(rule.seed)), max_tokens)
+    multi_turn(rollout, samples, rules, lambda s, rule: ToolUse(tokenizer, 3, False, repeatable(rule.seed)), max_tokens)
     for sample, script in zip(samples, scripts, strict=True):
         sample.message = [line for line in script if not isinstance(line, str)][-1]
     return samples, rollout
@@ -74,7 +74,7 @@ def test_tokens_in_are_tokens_out(tokenizer):
     whole = sample.prompt_ids + sample.ids
     assert ids[: len(whole)] == whole
     assert mask[: len(whole)] == [False] * len(sample.prompt_ids) + sample.trainable
-    assert sample.chosen_ids == said(tokenizer, right[0]) + said(tokenizer, right[1])
+    assert sample.sampled_ids == said(tokenizer, right[0]) + said(tokenizer, right[1])
     assert [p != 0 for p in sample.log_probs] == [v == 3 for v in sample.versions] == sample.trainable
     assert sample.status == "completed"
     assert sample.info["turns"] == 2

@@ -69,7 +69,7 @@ def server(tmp_path):
 
 
 def client(server, tokenizer, folder, timeout=5.0, pause=0.01):
-    rl = RlConfig(server=server.url, server_folder=str(folder), server_timeout=timeout, rows=4)
+    rl = RlConfig(server=server.url, server_folder=str(folder), server_timeout=timeout, max_batch_size=4)
     return HttpRollout(rl, tokenizer, "float32", pause)
 
 
@@ -266,7 +266,7 @@ def test_training_through_our_own_server_is_training_in_one_process(real, model,
         recipe.train = replace(recipe.train, tokens_per_step=512, micro_batch_tokens=512, log_every=1, save_every=0)
         recipe.optim = replace(recipe.optim, matrices="adamw", lr=1e-3)
         recipe.rl = replace(recipe.rl, groups=2, samples=4, max_new_tokens=8, server=server)
-        recipe.rl = replace(recipe.rl, server_folder=str(weights) if server else "", spread="keep")
+        recipe.rl = replace(recipe.rl, server_folder=str(weights) if server else "", filter_groups="keep")
         recipe.scoring = replace(recipe.scoring, weights={"same_language": 1.0})
         out = folder / ("remote" if server else "local")
         grpo.run(recipe, out)
@@ -278,7 +278,7 @@ def test_training_through_our_own_server_is_training_in_one_process(real, model,
 
 def test_our_own_server_samples_what_the_local_engine_samples(real, model, tokenizer):
     url, process, weights = real
-    rl = RlConfig(server=url, server_folder=str(weights), server_timeout=20, rows=4)
+    rl = RlConfig(server=url, server_folder=str(weights), server_timeout=20, max_batch_size=4)
     remote, local = HttpRollout(rl, tokenizer, "float32", pause=0.01), LocalRollout(model, 4, 128)
     prompts = [[1, n, n + 1] for n in range(40, 44)]
     sampling = Sampling(temperature=0.7, top_p=0.9, max_new_tokens=10, seed=3, stop_ids=(2,))

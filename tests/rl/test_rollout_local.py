@@ -10,7 +10,7 @@ from minimind.engine.sampling import Sampling
 from minimind.model import lora
 from minimind.model.settings import LoraConfig
 from minimind.rl.batch import pack
-from minimind.rl.log_probs import score
+from minimind.rl.log_probs import compute_log_probs
 from minimind.rl.rollout import LocalRollout, Sample
 
 RULES = [
@@ -31,12 +31,14 @@ def test_the_scored_policy_is_the_sampled_policy(model, tokenizer, recipe, rules
     packed = pack(samples, 128, "token", 12)
     sampling = Sampling(**rules)
     with torch.no_grad():
-        scored, _ = score(model, packed.batch, sampling)
+        scored, _ = compute_log_probs(model, packed.batch, sampling)
     mask = packed.batch.mask
     assert int(mask.sum()) == sum(len(sample.ids) for sample in samples)
-    torch.testing.assert_close(scored.log_probs[mask], packed.batch.engine[mask], rtol=0, atol=2e-5)
-    plain, _ = score(model, packed.batch, Sampling())
-    assert bool(rules) == bool((plain.log_probs - packed.batch.engine)[mask].abs().max() > 0.1), "rules matter"
+    torch.testing.assert_close(scored.log_probs[mask], packed.batch.rollout_log_probs[mask], rtol=0, atol=2e-5)
+    plain, _ = compute_log_probs(model, packed.batch, Sampling())
+    assert bool(rules) == bool((plain.log_probs - packed.batch.rollout_log_probs)[mask].abs().max() > 0.1), (
+        "rules matter"
+    )
 
 
 def test_end_tokens_are_kept_and_cuts_are_known(model, tokenizer):
@@ -119,7 +121,7 @@ def test_chosen_tokens_come_with_log_probabilities_or_not_at_all():
     assert sample.ids == [5, 6, 7, 8, 9, 10]
     assert sample.trainable == [True, True, False, False, False, True]
     assert sample.versions == [0, 0, -1, -1, -1, 4]
-    assert sample.chosen_ids == [5, 6, 10]
+    assert sample.sampled_ids == [5, 6, 10]
     for wrong in ([-0.1], [-0.1] * 3, []):
         with pytest.raises(ValueError, match="2 ids with"):
             sample.append([1, 2], wrong)

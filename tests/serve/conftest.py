@@ -48,7 +48,7 @@ def serving(model, tokenizer, engine=Engine, context=512, **settings):
     """Start a server; yields `(base URL, service)`."""
     service = Service(Settings(model="minimind", tools=TOOLS, **settings), tokenizer)
     if model is not None:
-        service.attach(EngineThread(engine(model, tokenizer, rows=8, context=context), most_waiting=10**6))
+        service.attach(EngineThread(engine(model, tokenizer, max_batch_size=8, context=context), max_waiting=10**6))
     config = configure(service)
     config.port = 0
     server = uvicorn.Server(config)

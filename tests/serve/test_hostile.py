@@ -129,7 +129,7 @@ def test_grammars_that_cannot_be_used_say_so(http, form, why):
 
 def test_a_grammar_that_becomes_too_much_ends_the_answer_as_an_error(model, tokenizer, monkeypatch):
     monkeypatch.setitem(grammar_compile._LIMITS, "max_lexer_states", 100)
-    engine = Engine(model, tokenizer, rows=2, context=128)
+    engine = Engine(model, tokenizer, max_batch_size=2, context=128)
     form = grammar.regex("([ab]*a[ab]{30}c)*")
     request = engine.submit([1, 40], Sampling(grammar=form, seed=1))
     list(engine.run())

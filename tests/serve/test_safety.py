@@ -260,7 +260,7 @@ def test_while_the_model_is_loaded(model, tokenizer):
             assert_is_error(response, 503, "loading")
             assert response.headers["retry-after"]
         assert httpx.get(f"{url}/").status_code == 200
-        service.attach(EngineThread(Engine(model, tokenizer, rows=2, context=64)))
+        service.attach(EngineThread(Engine(model, tokenizer, max_batch_size=2, context=64)))
         assert httpx.get(f"{url}/health").status_code == 200
 
 

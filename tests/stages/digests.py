@@ -23,7 +23,7 @@ from minimind.train import metrics
 CLOCK = {"seconds", "tokens_per_second", "rollout_tokens_per_second", "mfu", "time", "data_seconds"}
 SCHEDULE = {"optim.lr": 3e-3, "train.max_steps": 4, "rl.epochs": 2}
 VARIANTS = {
-    "dr_grpo, resampled": {"rl.algorithm": "dr_grpo", "rl.spread": "resample", "rl.attempts": 20},
+    "dr_grpo, resampled": {"rl.algorithm": "dr_grpo", "rl.filter_groups": "resample", "rl.attempts": 20},
     "dapo, shared prompts": {"rl.algorithm": "dapo", "rl.share_prompts": True},
     "gspo, KL as a charge": {"rl.algorithm": "gspo", "rl.kl_in": "reward"},
     "cispo, one step, corrected": {

@@ -25,8 +25,15 @@ CHANGES = {
     **{"optim.schedule": "wsd", "optim.warmup": 0.0, "optim.decay": 0.0, "prompts": ["Once", "从前"]},
 }
 RL = {
-    **{"rl.groups": 4, "rl.samples": 4, "rl.epochs": 1, "rl.minibatches": 2, "rl.max_new_tokens": 8, "rl.rows": 8},
-    **{"rl.kl_coef": 0.1, "rl.spread": "keep", "rl.spread_by": "", "scoring.weights": {"copies": 1.0}},
+    **{
+        "rl.groups": 4,
+        "rl.samples": 4,
+        "rl.epochs": 1,
+        "rl.minibatches": 2,
+        "rl.max_new_tokens": 8,
+        "rl.max_batch_size": 8,
+    },
+    **{"rl.kl_coef": 0.1, "rl.filter_groups": "keep", "rl.filter_metric": "", "scoring.weights": {"copies": 1.0}},
 }
 STAGES = {
     "pretrain": ("pretrain", {"init": ""}),

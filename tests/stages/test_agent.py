@@ -39,7 +39,7 @@ FLAGS = [
         "0",
         "--set.optim.lr",
         "1e-3",
-        "--set.rl.spread_by",
+        "--set.rl.filter_metric",
         "legality",
     ),
 ]
@@ -138,7 +138,7 @@ def test_killed_between_two_acts(caller, rows, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (["--set.agent.most_turns", "0"], "agent.most_turns"),
+        (["--set.agent.max_turns", "0"], "agent.max_turns"),
         (["--set.agent.tools", '["nowhere.py"]'], "nowhere.py: there is no such file"),
         (["--set.rl.samples", "1"], "rl.samples"),
         (["--set.scoring.weights", "{ outcom = 1.0 }"], "did you mean 'outcome'"),

@@ -115,7 +115,7 @@ def test_the_reference_is_what_each_conversation_gets_by_itself_and_is_asked_onc
         log_probs = model.logits(model(ids_1T, Segments.whole(ids_1T)).states[0, :-1]).log_softmax(-1)
         return (log_probs.gather(1, ids_1T[0, 1:, None])[:, 0] * torch.tensor(mask[1:])).sum().item()
 
-    found = torch.cat([batch.answer_sums(batch.reference) for _, batch in stream.epoch(3)]).tolist()
+    found = torch.cat([batch.answer_sums(batch.reference_log_probs) for _, batch in stream.epoch(3)]).tolist()
     expected = [[alone(pair.chosen), alone(pair.rejected)] for pair in pairs]
     torch.testing.assert_close(torch.tensor(sorted(found)), torch.tensor(sorted(expected)), atol=1e-3, rtol=1e-5)
 

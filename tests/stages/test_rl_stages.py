@@ -107,7 +107,16 @@ def test_what_is_rewarded_becomes_more_frequent(minimind, start, tmp_path, name)
     first, last = lines[0]["reward_copies"], lines[-1]["reward_copies"]
     assert last > first + 0.15, [line["reward"] for line in lines]
     assert lines[0]["mismatch_kl"] < 1e-6
-    wanted = {"entropy", "kl", "clipped", "ratio_max", "answer_tokens", "truncated", "zero_spread", "reward_histogram"}
+    wanted = {
+        "entropy",
+        "kl",
+        "clipped",
+        "ratio_max",
+        "answer_tokens",
+        "truncated",
+        "zero_std_groups",
+        "reward_histogram",
+    }
     assert wanted <= set(lines[-1])
     if name in ("reference", "adapter"):
         assert lines[0]["reference_kl"] < 1e-6 < lines[-1]["reference_kl"]
@@ -117,13 +126,13 @@ def test_what_is_rewarded_becomes_more_frequent(minimind, start, tmp_path, name)
 
 @pytest.mark.parametrize("control", ["constant rewards", "a rate of 0"])
 def test_without_a_signal_nothing_moves(minimind, start, tmp_path, control):
-    more = ["--set.scoring.weights", "{ constant = 1.0 }", "--set.rl.spread", "keep"]
+    more = ["--set.scoring.weights", "{ constant = 1.0 }", "--set.rl.filter_groups", "keep"]
     more = more if control == "constant rewards" else ["--set.optim.lr", "1e-30"]
     assert minimind(*flags(start, "grpo", *more), "--out", tmp_path / "run").code == 0
     lines = figures(tmp_path / "run")
     if control == "constant rewards":
         assert [line["grad_norm"] for line in lines] == [0] * len(lines)
-        assert [line["zero_spread"] for line in lines if "zero_spread" in line] == [1] * (len(lines) // 2)
+        assert [line["zero_std_groups"] for line in lines if "zero_std_groups" in line] == [1] * (len(lines) // 2)
     before, after = (dict(load_model(f).named_parameters()) for f in (start / "model", tmp_path / "run" / "model"))
     for name, weight in before.items():
         torch.testing.assert_close(after[name], weight, rtol=0, atol=0)
@@ -160,9 +169,16 @@ def test_a_collapse_is_noticed(minimind, start, tmp_path, guard, reason):
 
 
 def test_resampling_fills_the_groups_and_validation_asks_twice(minimind, start, tmp_path):
-    more = ["--set.rl.spread", "resample", "--valid", str(start / "prompts.jsonl"), "--set.train.valid_every", "3"]
+    more = [
+        "--set.rl.filter_groups",
+        "resample",
+        "--valid",
+        str(start / "prompts.jsonl"),
+        "--set.train.valid_every",
+        "3",
+    ]
     more += ["--set.train.sample_every", "3", "--set.scoring.weights", "{ copies = 1.0, numeric = 0.5 }"]
-    more += ["--set.rl.spread_by", "copies", "--set.rl.thinking_ratio", "0.5"]
+    more += ["--set.rl.filter_metric", "copies", "--set.rl.thinking_ratio", "0.5"]
     ended = minimind(*flags(start, "grpo", *more), "--out", tmp_path / "run")
     assert ended.code == 0, ended.err
     valid = [line for line in figures(tmp_path / "run") if "valid_copies" in line]
@@ -220,7 +236,7 @@ def run_until(moment, arguments, out):
 @pytest.mark.parametrize("stage", ["grpo", "ppo"])
 def test_killed_at_any_instant(minimind, start, tmp_path, stage):
     """Between the steps of one rollout too: what is left of it is in the checkpoint."""
-    more = ["--save-every", "1", "--set.rl.epochs", "3", "--max-steps", "8", "--set.rl.spread", "resample"]
+    more = ["--save-every", "1", "--set.rl.epochs", "3", "--max-steps", "8", "--set.rl.filter_groups", "resample"]
     arguments = flags(start, stage, *more)
     assert minimind(*arguments, "--out", tmp_path / "straight").code == 0
     chance, codes = random.Random(stage), []
@@ -259,7 +275,7 @@ def test_two_processes_make_the_step_of_one(start, tmp_path, stage, parallel):
     recipe.train = replace(recipe.train, compile="never", dtype="float32", valid_every=0, save_every=0)
     recipe.train.parallel = parallel
     recipe.optim = replace(recipe.optim, matrices="adamw", lr=1e-3)
-    recipe.rl = replace(recipe.rl, groups=4, samples=4, max_new_tokens=8, epochs=3, spread="keep")
+    recipe.rl = replace(recipe.rl, groups=4, samples=4, max_new_tokens=8, epochs=3, filter_groups="keep")
     recipe.scoring = replace(recipe.scoring, weights={"copies": 1.0}, file=str(start / "rewards.py"))
     path = tmp_path / "recipe.toml"
     path.write_text(recipes.dump(recipe), encoding="utf-8")
@@ -278,7 +294,7 @@ def test_two_processes_make_the_step_of_one(start, tmp_path, stage, parallel):
         ("rl.temperature", "0", "rl.temperature"),
         ("rl.algorithm", "gripo", "rl.algorithm"),
         ("rl.kl", "k1", None),
-        ("rl.spread_by", "copy", "did you mean 'copies'"),
+        ("rl.filter_metric", "copy", "did you mean 'copies'"),
         ("rl.max_new_tokens", "60", "no prompt leaves room"),
         ("scoring.weights", "{ exactt = 1.0 }", "did you mean 'exact'"),
         ("scoring.weights", "{}", "scoring.weights is empty"),

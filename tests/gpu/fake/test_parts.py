@@ -117,7 +117,7 @@ def test_a_pass_of_the_engine_waits_only_for_its_tokens(preset, recorded, monkey
                 return read(*args)
 
         monkeypatch.setattr(Engine, "_tokens", tokens)
-        engine = Engine(build(preset, torch.bfloat16), rows=4, context=96)
+        engine = Engine(build(preset, torch.bfloat16), max_batch_size=4, context=96)
         requests = [engine.submit(list(range(2, 9 + n)), rules) for n, rules in enumerate(RULES)]
         with mode.measured():
             while any(request.finish_reason is None for request in requests):

@@ -32,8 +32,15 @@ CHANGES = {
     **{"train.micro_batch_tokens": 512, "train.compile": "never", "train.dtype": "bfloat16", "optim.clip": 1.0},
 }
 RL = {
-    **{"rl.groups": 2, "rl.samples": 4, "rl.max_new_tokens": 8, "rl.rows": 8, "rl.kl_coef": 0.1, "rl.spread": "keep"},
-    **{"rl.spread_by": "", "rl.minibatches": 2, "rl.entropy_coef": 0.01, "scoring.weights": {"turns": 1.0}},
+    **{
+        "rl.groups": 2,
+        "rl.samples": 4,
+        "rl.max_new_tokens": 8,
+        "rl.max_batch_size": 8,
+        "rl.kl_coef": 0.1,
+        "rl.filter_groups": "keep",
+    },
+    **{"rl.filter_metric": "", "rl.minibatches": 2, "rl.entropy_coef": 0.01, "scoring.weights": {"turns": 1.0}},
 }
 STAGES = {
     "pretrain": ("pretrain", {"init": ""}),
