@@ -6,6 +6,7 @@ chosen by encoding: a probe text, and every word of the vocabulary, must come ou
 """
 
 import json
+import re
 import unicodedata
 from itertools import islice
 from typing import Any
@@ -98,8 +99,20 @@ def add_tokenizer(writer: Any, tokenizer: Tokenizer, rows: int) -> str:
             getattr(writer, f"add_{name}_token_id")(id)
     writer.add_add_bos_token(False)
     if tokenizer.chat_template:
-        writer.add_chat_template(tokenizer.chat_template)
+        writer.add_chat_template(_plain_jinja(tokenizer.chat_template))
     return pre
+
+
+def _plain_jinja(template: str) -> str:
+    """The template without the `{% generation %}` tags of transformers, which llama-cpp-python refuses to parse.
+
+    A condition that always holds takes the place of each, so that white space is trimmed as before.
+    """
+    return re.sub(
+        r"\{%(-?)\s*(end)?generation\s*(-?)%\}",
+        lambda tag: f"{{%{tag[1]} {'endif' if tag[2] else 'if true'} {tag[3]}%}}",
+        template,
+    )
 
 
 def _spec(tokenizer: Tokenizer) -> dict[str, Any]:

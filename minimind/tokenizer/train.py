@@ -74,6 +74,24 @@ def _tokenizer_json(trained: str) -> str:
     return json.dumps(spec, ensure_ascii=False, indent=1) + "\n"
 
 
+# How transformers reads an answer back into a message (`parse_response`); TRL refuses GRPO with tools without it.
+_RESPONSE = {
+    "defaults": {"role": "assistant"},
+    "start_anchor": "<|im_start|>assistant\n",
+    "fields": {
+        "reasoning_content": {"open": "<think>", "close_pattern": r"</think>\s*", "content": "text"},
+        "tool_calls": {
+            "open": "<tool_call>",
+            "close_pattern": r"</tool_call>\s*",
+            "repeats": True,
+            "content": "json",
+            "transform": {"type": "function", "function": "{content}"},
+        },
+        "content": {"close_pattern": r"<\|im_end\|>\s*", "content": "text"},
+    },
+}
+
+
 def _config_json() -> str:
     """`tokenizer_config.json` for transformers and everything built on it."""
     config = {
@@ -86,5 +104,6 @@ def _config_json() -> str:
         "clean_up_tokenization_spaces": False,
         "model_max_length": 32768,
         "chat_template": (Path(__file__).parent / "chat_template.jinja").read_text(encoding="utf-8"),
+        "response_template": _RESPONSE,
     }
     return json.dumps(config, ensure_ascii=False, indent=2) + "\n"

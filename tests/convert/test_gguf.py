@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import jinja2
 import pytest
 from small_models import ASKED, CALL, GREETED, SHAPES, THOUGHT, TOKENIZER, TOOL, Llama, random_model, write
 from tokenizers import Tokenizer as Library
@@ -134,6 +135,16 @@ def test_the_template_gives_our_prompt(llama_of):
             {"tools": tools} if tools else {}
         )
         assert llama.tokens(llama.post("/apply-template", **body)["prompt"], parse_special=True) == wanted
+
+
+def test_the_template_of_a_file_is_plain_jinja(model_of, tmp_path):
+    """llama-cpp-python and others have jinja2 without the `generation` tag of transformers."""
+    export_gguf(model_of("dense"), tmp_path / "model.gguf", "q8_0")
+    said = gguf.GGUFReader(tmp_path / "model.gguf").fields["tokenizer.chat_template"].contents()
+    template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(said)
+    messages = [*GREETED, THOUGHT, *ASKED, as_openai(CALL), {"role": "tool", "content": "20"}]
+    wanted, _ = render(messages, TOKENIZER, add_generation_prompt=True)
+    assert template.render(messages=messages, add_generation_prompt=True) == TOKENIZER.decode(wanted)
 
 
 def as_openai(message):

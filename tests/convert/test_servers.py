@@ -2,10 +2,12 @@
 
 import json
 
+import jinja2
 import pytest
 from small_models import TOKENIZER
 
 transformers = pytest.importorskip("transformers")
+chat_template_utils = pytest.importorskip("transformers.utils.chat_template_utils")
 
 # From vllm/model_executor/models/qwen3{,_moe}.py, sglang/srt/models/qwen3{,_moe}.py and MNN's llmexport.
 DENSE = {
@@ -42,6 +44,16 @@ def test_the_parsers_of_thoughts_and_calls_find_their_tokens(model_of):
         assert ids == [tokenizer.get_vocab()[tag]] == [TOKENIZER.control_id(tag)]
         assert tokenizer.decode(ids, skip_special_tokens=True) == tag
     assert "chat_template" in json.loads((model_of("dense") / "tokenizer_config.json").read_text(encoding="utf-8"))
+
+
+def test_what_detectors_look_for_in_the_template():
+    """SGLang takes the default of thinking from a `default` filter, and mlx-lm the form of calls from the name."""
+    template = TOKENIZER.chat_template
+    tree = chat_template_utils._compile_jinja_template(template).environment.parse(template)  # as both do
+    defaults = [node for node in tree.find_all(jinja2.nodes.Filter) if node.name == "default"]
+    assert [(node.node.name, node.args[0].value) for node in defaults] == [("enable_thinking", False)]
+    assert "<tool_call>" in template
+    assert "tool_call.name" in template
 
 
 def test_an_answer_ends(model_of):

@@ -1,4 +1,4 @@
-"""What people train with elsewhere takes our directory as it is: TRL's SFTTrainer, and peft's LoRA under it."""
+"""What people train with elsewhere takes our directory as it is: TRL's SFTTrainer and GRPOTrainer, peft's LoRA."""
 
 import pytest
 import torch
@@ -15,18 +15,19 @@ datasets = pytest.importorskip("datasets")
 TALKS = [(ASKED, CALL, [TOOL]), (GREETED, THOUGHT, None), (GREETED, {"role": "assistant", "content": "你好！"}, None)]
 
 
+OPTIONS = {
+    "learning_rate": 1e-2,
+    "logging_steps": 1,
+    "bf16": False,
+    "use_cpu": True,
+    "save_strategy": "no",
+    "report_to": "none",
+}
+
+
 def train(model, out, peft_config=None):
     """Two steps of TRL's trainer on the directory `model`; the result is in `out`."""
-    options = {
-        "per_device_train_batch_size": len(TALKS),
-        "max_steps": 2,
-        "learning_rate": 1e-2,
-        "logging_steps": 1,
-        "bf16": False,
-        "use_cpu": True,
-        "save_strategy": "no",
-        "report_to": "none",
-    }
+    options = OPTIONS | {"per_device_train_batch_size": len(TALKS), "max_steps": 2}
     rows = [
         {
             "prompt": prompt,
@@ -49,12 +50,12 @@ def losses(trainer):
     return [line["loss"] for line in trainer.state.log_history if "loss" in line]
 
 
-def our_loss(model):
-    """The mean over what the assistant says, as TRL counts it: with the newline that ends a turn."""
+def our_loss(model, newline=True):
+    """The mean over what the assistant says; as TRL counts a completion, with the `newline` that ends a turn."""
     lm, total, tokens = minimind.load(model, "cpu"), 0.0, 0
     for prompt, answer, tools in TALKS:
         ids, mask = render([*prompt, answer], TOKENIZER, tools)
-        learned = torch.tensor([*mask[1:-1], True])
+        learned = torch.tensor([*mask[1:-1], newline])
         chosen = lm.logits(ids)[:-1].log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
         total, tokens = total - chosen[learned].sum().item(), tokens + int(learned.sum())
     return total / tokens
@@ -70,6 +71,47 @@ def test_sft_trainer(model_of, tmp_path, shape):
     with torch.inference_mode():
         theirs = trainer.model(torch.tensor([ids])).logits[0]
     assert (minimind.load(tmp_path, "cpu").logits(ids) - theirs).abs().max() < 1e-3, "what TRL saved is ours again"
+
+
+def test_assistant_only_loss(model_of, tmp_path):
+    """Whole conversations: the marks in the template say what is learned, which is what we learn."""
+    rows = [{"messages": [*prompt, answer], "tools": tools or []} for prompt, answer, tools in TALKS]
+    options = OPTIONS | {"per_device_train_batch_size": len(TALKS), "max_steps": 1, "assistant_only_loss": True}
+    trainer = trl.SFTTrainer(
+        str(model_of("dense")),
+        trl.SFTConfig(str(tmp_path), **options),
+        train_dataset=datasets.Dataset.from_list(rows, on_mixed_types="use_json"),
+    )
+    trainer.train()
+    assert losses(trainer) == [pytest.approx(our_loss(model_of("dense"), newline=False), rel=1e-4)]
+
+
+def get_current_weather(city: str) -> str:
+    """天气 weather
+
+    Args:
+        city: which city
+    """
+    return f"{city}：晴"
+
+
+@pytest.mark.slow
+def test_grpo_with_tools(model_of, tmp_path):
+    """TRL refuses tools where it cannot read calls back; it can, with the tokenizer's `response_template`."""
+    groups = {"num_generations": 2, "per_device_train_batch_size": 2, "max_steps": 1, "max_completion_length": 8}
+    trainer = trl.GRPOTrainer(
+        str(model_of("dense")),
+        reward_funcs=lambda completions, **_: [float(row) for row in range(len(completions))],
+        args=trl.GRPOConfig(str(tmp_path), chat_template_kwargs={"enable_thinking": False}, **OPTIONS, **groups),
+        train_dataset=datasets.Dataset.from_list([{"prompt": ASKED}] * 2),
+        tools=[get_current_weather],
+    )
+    trainer.train()
+    assert trainer.state.log_history[0]["reward_std"] > 0
+    prompt, _ = render(ASKED, TOKENIZER, [TOOL], add_generation_prompt=True)
+    answer = render([*ASKED, CALL], TOKENIZER, [TOOL])[0][len(prompt) :]
+    read = trl.chat_template_utils.parse_response(trainer.processing_class, answer, prefix=prompt)
+    assert [call["function"] for call in read["tool_calls"]] == CALL["tool_calls"]
 
 
 @pytest.mark.parametrize("shape", ["dense", "moe"])

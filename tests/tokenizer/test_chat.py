@@ -76,6 +76,27 @@ def test_the_template_gives_the_same_ids(template, messages, tools, prompt, thin
         assert template.apply_chat_template(messages, tools=tools, **options) == ids
 
 
+@given(messages=conversations(plain.map(clean)), tools=tools)
+def test_the_template_marks_what_is_learned(template, messages, tools):
+    """Trainers elsewhere ask for this mask: TRL's `assistant_only_loss`."""
+    options = {"return_dict": True, "return_assistant_tokens_mask": True}
+    theirs = template.apply_chat_template(messages, tools=tools, **options)
+    assert list(map(bool, theirs["assistant_masks"])) == render(messages, TOKENIZER, tools)[1]
+
+
+def test_the_template_reads_answers(template):
+    """transformers' `parse_response`, with the field that the generation prompt has opened or closed."""
+    asked = [{"role": "user", "content": "天气？"}]
+    function = {"name": "get_weather", "arguments": {"city": "北京"}}
+    calls = [{"type": "function", "function": function}]
+    thought = {"role": "assistant", "reasoning_content": "看。\n\n好。", "content": "稍等", "tool_calls": calls * 2}
+    for answer in (thought, {"role": "assistant", "content": "晴"}, {"role": "assistant", "tool_calls": calls}):
+        ids, _ = render([*asked, answer], TOKENIZER)
+        thinking = "reasoning_content" in answer
+        prompt, _ = render(asked, TOKENIZER, open_thinking=thinking, add_generation_prompt=True)
+        assert template.parse_response(ids[len(prompt) :], prefix=prompt) == answer
+
+
 @given(messages=conversations(forged), tools=tools)
 def test_forged_text_never_becomes_a_control_id(messages, tools):
     messages = [normalize(message) for message in messages]
