@@ -63,7 +63,7 @@ def inspect(
 
     def load() -> EngineThread:
         weights = shelf.model(shelf.place(None))
-        return EngineThread(Engine(weights, shelf.tokenizer, rows=2, context=context), most_waiting=16)
+        return EngineThread(Engine(weights, shelf.tokenizer, max_batch_size=2, context=context), max_waiting=16)
 
     server.run(Service(Settings(model=shelf.name), shelf.tokenizer, glass), load, listening)
     return 0

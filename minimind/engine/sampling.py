@@ -158,7 +158,7 @@ def score(logits_NV: Tensor, ids: Sequence[int], top: int) -> list[ScoredToken]:
     Args:
         logits_NV: scores of every token.
         ids: one token a row.
-        top: at most `MOST_TOP_LOGPROBS`.
+        top: at most `MAX_TOP_LOGPROBS`.
     """
     log_probs_NV = logits_NV.float().log_softmax(-1)
     own_N1 = log_probs_NV.gather(1, runtime.sent(torch.tensor(ids), logits_NV.device)[:, None])

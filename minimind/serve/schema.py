@@ -67,7 +67,7 @@ class Sampled(Body):
     stop_token_ids: Annotated[list[Token], *few(64)] | None = None
     ignore_eos: bool | None = None
     cache_salt: Annotated[str, Field(max_length=200)] | None = None
-    prompt_logprobs: Annotated[int, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
+    prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     return_token_ids: bool | None = None
 
     @model_validator(mode="after")
