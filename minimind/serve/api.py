@@ -5,15 +5,17 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import minimind
-from minimind.serve import bodies, errors, glass, rollout, rollout_schema, routes, schema, site
+from minimind.serve import bodies, errors, glass, ollama_routes, rollout, rollout_schema, routes, schema, site
 from minimind.serve.guard import Guard
 from minimind.serve.messages_schema import CountRequest, MessagesRequest
+from minimind.serve.ollama_schema import OllamaChatRequest, OllamaGenerateRequest, ShowRequest
 from minimind.serve.responses_schema import ResponsesRequest
 from minimind.serve.service import Service
 
 BODIES = (
     *(schema.ChatRequest, schema.CompletionRequest, schema.TokenizeRequest, schema.DetokenizeRequest),
     *(ResponsesRequest, MessagesRequest, CountRequest),
+    *(OllamaChatRequest, OllamaGenerateRequest, ShowRequest),
     *(schema.ToolRequest, rollout_schema.GenerateRequest, rollout_schema.UpdateRequest),
     *(rollout_schema.PauseRequest, rollout_schema.AbortRequest),
 )
@@ -32,6 +34,7 @@ def create_app(service: Service) -> FastAPI:
     )
     errors.install(app)
     app.include_router(routes.router(service))
+    app.include_router(ollama_routes.router(service))
     if settings.rollout_root:
         app.include_router(rollout.router(service, settings.rollout_root))
     app.include_router(site.router())
@@ -51,7 +54,7 @@ def create_app(service: Service) -> FastAPI:
 
 
 class Counted:
-    """ASGI middleware that counts requests by route and status."""
+    """ASGI middleware that counts requests by route and status, and answers HEAD wherever GET is answered."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.counter = app, service.metrics.requests
@@ -65,4 +68,6 @@ class Counted:
                 self.counter.labels(path, message["status"]).inc()
             await send(message)
 
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}  # answered as if it were; the server that we run in sends no body
         await self.app(scope, receive, counted if scope["type"] == "http" else send)

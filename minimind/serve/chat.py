@@ -71,6 +71,8 @@ class Choice:
         self.finish_reason: str | None = None
         self.tokens = self.reasoning_tokens = self.calls = 0
         self.engine_request: Request | None = None
+        self.begun = 0.0
+        """When its first token came, by `time.perf_counter`."""
         self._parser = MessageParser(tokenizer, request.thinks, request.callable)
         self._stops = StopFinder(request.stops)
         self._names = TokenNames(tokenizer) if request.logprobs else None
@@ -91,6 +93,7 @@ class Choice:
         """
         self.engine_request = output.request
         deltas: list[Delta] = []
+        self.begun = self.begun or time.perf_counter()
         if output.token:
             self.tokens += 1
             if self._ids is not None:
@@ -174,6 +177,7 @@ class _Reply:
 
     def __init__(self, request: ChatRequest, service: Service, jobs: list[Job]) -> None:
         self.id, self.created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
+        self.start = time.perf_counter()
         self.model = request.model or service.settings.model
         self.fingerprint = f"minimind-{service.engine.engine.version}"
         self.prompt_ids, self.prompt_tokens = jobs[0].prompt_ids, len(jobs[0].prompt_ids)
@@ -201,6 +205,19 @@ class _Reply:
         if first is None or self._request.prompt_logprobs is None:
             return {}
         return {"prompt_logprobs": self._names.prompt(first.prompt_tokens)}
+
+    def timings(self, choice: Choice) -> dict[str, Any]:
+        """How long one answer took so far, in llama.cpp's words; `prompt_ms` also holds the wait for its turn."""
+        read, wrote = (choice.begun - self.start) * 1e3, (time.perf_counter() - choice.begun) * 1e3
+        cached = coarse(choice.engine_request.cached_tokens) if choice.engine_request else 0
+        told: dict[str, Any] = {"cache_n": cached}
+        for name, tokens, ms in (
+            ("prompt", self.prompt_tokens - cached, read),
+            ("predicted", choice.tokens, wrote),
+        ):
+            told |= {f"{name}_n": tokens, f"{name}_ms": ms, f"{name}_per_token_ms": ms / max(1, tokens)}
+            told[f"{name}_per_second"] = tokens / max(1e-3, ms) * 1e3
+        return told
 
     def usage(self) -> dict[str, Any]:
         """Tokens read and written; the prompt counts once, however many answers there are."""
@@ -232,7 +249,8 @@ async def complete(request: ChatRequest, service: Service, jobs: list[Job]) -> d
             message["content"] = ""
         shared = {"finish_reason": choice.finish_reason, "logprobs": choice.take_logprobs(), "stop_reason": choice.stop}
         choices.append({"index": index, "message": message, **shared, **choice.take_ids()})
-    return reply.frame("chat.completion", choices) | {"usage": reply.usage(), **reply.ids(), **reply.scores()}
+    extras = {"usage": reply.usage(), "timings": reply.timings(reply.choices[0]), **reply.ids(), **reply.scores()}
+    return reply.frame("chat.completion", choices) | extras
 
 
 def _add(message: dict[str, Any], delta: Delta) -> None:
@@ -248,10 +266,13 @@ def _add(message: dict[str, Any], delta: Delta) -> None:
                 calls[call["index"]]["function"]["arguments"] += call["function"]["arguments"]
 
 
-async def stream(request: ChatRequest, service: Service, jobs: list[Job]) -> AsyncGenerator[dict[str, Any], None]:
-    """The reply in chunks: first the role, then what is added, then why it ended, at last (if asked) the usage."""
+async def stream(
+    request: ChatRequest, service: Service, jobs: list[Job], usage: bool = False
+) -> AsyncGenerator[dict[str, Any], None]:
+    """The reply in chunks: the role, what is added, why it ended; at last, with `usage` or if asked, the usage."""
     reply = _Reply(request, service, jobs)
-    no_usage: dict[str, Any] = {"usage": None} if request.include_usage else {}
+    usage = usage or request.include_usage
+    no_usage: dict[str, Any] = {"usage": None} if usage else {}
 
     def chunk(index: int, delta: Delta, logprobs: Any = None, finish: str | None = None) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
@@ -268,8 +289,9 @@ async def stream(request: ChatRequest, service: Service, jobs: list[Job]) -> Asy
             for delta in choice.feed(output):
                 yield chunk(index, delta, choice.take_logprobs())
             if choice.finish_reason:
-                yield chunk(index, {}, choice.take_logprobs(), choice.finish_reason)
+                last = chunk(index, {}, choice.take_logprobs(), choice.finish_reason)
+                yield last | {"timings": reply.timings(choice)}
                 if not output.finish_reason:
                     answers.stop(index)
-    if request.include_usage:
+    if usage:
         yield reply.frame("chat.completion.chunk", []) | {"usage": reply.usage()}

@@ -181,10 +181,13 @@ async def complete(request: CompletionRequest, service: Service, jobs: list[Job]
     return reply.frame(choices) | {"usage": reply.usage()}
 
 
-async def stream(request: CompletionRequest, service: Service, jobs: list[Job]) -> AsyncGenerator[dict[str, Any], None]:
+async def stream(
+    request: CompletionRequest, service: Service, jobs: list[Job], usage: bool = False
+) -> AsyncGenerator[dict[str, Any], None]:
     """The reply in chunks; the last of a text says why it ended."""
     reply = _Reply(request, service, jobs)
-    no_usage: dict[str, Any] = {"usage": None} if request.include_usage else {}
+    usage = usage or request.include_usage
+    no_usage: dict[str, Any] = {"usage": None} if usage else {}
 
     def chunk(index: int, piece: str) -> dict[str, Any]:
         return reply.frame([reply.choice(index, piece)]) | no_usage
@@ -200,5 +203,5 @@ async def stream(request: CompletionRequest, service: Service, jobs: list[Job]) 
             piece = (text.echo if first else "") + text.feed(output)
             if piece or output.finish_reason:
                 yield chunk(index, piece)
-    if request.include_usage:
+    if usage:
         yield reply.frame([]) | {"usage": reply.usage()}

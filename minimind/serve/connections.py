@@ -114,4 +114,5 @@ class Connection(HttpToolsProtocol):
 async def _full(scope: Any, receive: Any, send: Any) -> None:
     message = "every connection of this server is in use: try again in a moment"
     headers = {"Retry-After": "1", "Connection": "close"}
-    await response(ApiError(503, message, "too_many_connections", headers=headers))(scope, receive, send)
+    error = ApiError(503, message, "too_many_connections", headers=headers)
+    await response(error, scope["path"])(scope, receive, send)

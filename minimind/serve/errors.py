@@ -70,35 +70,54 @@ def as_api_error(error: Exception) -> ApiError:
     return ApiError(500, "the server made a mistake; its log says more", "internal_error")
 
 
-def response(error: Exception) -> Json:
-    """The HTTP response for `error`."""
+def response(error: Exception, path: str) -> Json:
+    """The HTTP response for `error` at a path, whose dialect it speaks."""
     api = as_api_error(error)
-    return Json(api.body, api.status, api.headers)
+    if path.startswith("/api/"):
+        return Json(ollama(api), api.status, api.headers)
+    return Json(anthropic(api) if path.startswith("/v1/messages") else api.body, api.status, api.headers)
+
+
+def anthropic(error: ApiError) -> dict[str, Any]:
+    """An error in Anthropic's form."""
+    told = error.body["error"]
+    return {"type": "error", "error": {"type": told["type"], "message": told["message"]}}
+
+
+def ollama(error: ApiError) -> dict[str, Any]:
+    """An error in ollama's form."""
+    return {"error": error.body["error"]["message"]}
 
 
 def install(app: FastAPI) -> None:
     """Send every exception that a route raises through `response`."""
 
     async def handle(request: Request, error: Exception) -> Json:
-        return response(error)
+        return response(error, request.url.path)
 
     for kind in (ApiError, UserError, RecursionError, HTTPException, Exception):
         app.add_exception_handler(kind, handle)
 
 
+def _described(error: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    said = {"type": "object", "properties": {"error": error}, "required": ["error"]}
+    body = {"application/json": {"schema": said}}
+    return {
+        "4XX": {
+            "description": "The request is wrong (400), its API key (401), Host or Origin (403), model or path (404), "
+            "size (413), type (415) or slowness (408); or the queue is full (429, see Retry-After).",
+            "content": body,
+        },
+        "5XX": {
+            "description": "A mistake of the server (500); it is loading or shutting down (503); too slow (504).",
+            "content": body,
+        },
+    }
+
+
 _FIELDS: dict[str, Any] = {"message": {"type": "string"}, "type": {"type": "string"}}
-_FIELDS |= {"param": {"type": ["string", "null"]}, "code": {"type": ["string", "null"]}}
-_ERROR = {"type": "object", "properties": _FIELDS, "required": list(_FIELDS)}
-_BODY = {"application/json": {"schema": {"type": "object", "properties": {"error": _ERROR}, "required": ["error"]}}}
-DESCRIBED: dict[int | str, dict[str, Any]] = {
-    "4XX": {
-        "description": "The request is wrong (400), its API key (401), Host or Origin (403), model or path (404), size "
-        "(413), type (415) or slowness (408); or the queue is full (429, see Retry-After).",
-        "content": _BODY,
-    },
-    "5XX": {
-        "description": "A mistake of the server (500); it is loading or shutting down (503); too slow (504).",
-        "content": _BODY,
-    },
-}
+_MORE: dict[str, Any] = {"param": {"type": ["string", "null"]}, "code": {"type": ["string", "null"]}}
+DESCRIBED = _described({"type": "object", "properties": _FIELDS | _MORE, "required": [*_FIELDS, *_MORE]})
 """What every route may answer besides, for the OpenAPI description."""
+DESCRIBED_ANTHROPIC = _described({"type": "object", "properties": _FIELDS, "required": list(_FIELDS)})
+DESCRIBED_OLLAMA = _described({"type": "string"})

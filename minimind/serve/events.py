@@ -1,9 +1,9 @@
-"""Answers that end when the client leaves: whole ones, and streams of server-sent events (`data: {...}` blocks)."""
+"""Answers that end when the client leaves: whole ones, and streams of chunks, framed as a dialect wants them."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
@@ -35,14 +35,42 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         leaving.cancel()
 
 
-class EventStream(StreamingResponse):
-    """Streams chunks as events, then `[DONE]`; an exception becomes one last event with an error body.
+class Framing(NamedTuple):
+    """How a stream's chunks are written."""
+
+    chunk: Callable[[dict[str, Any]], str]
+    failed: Callable[[ApiError], dict[str, Any]]
+    """The last chunk where something went wrong."""
+    end: str = ""
+    """What follows the last chunk otherwise."""
+    media_type: str = "text/event-stream"
+
+
+def _event(chunk: dict[str, Any]) -> str:
+    return f"data: {to_json(chunk)}\n\n"
+
+
+OPENAI = Framing(_event, lambda error: error.body, "data: [DONE]\n\n")
+
+
+def named(failed: Callable[[ApiError], dict[str, Any]]) -> Framing:
+    """Events that are named by their types."""
+    return Framing(lambda chunk: f"event: {chunk['type']}\n{_event(chunk)}", failed)
+
+
+def lines(failed: Callable[[ApiError], dict[str, Any]]) -> Framing:
+    """A JSON object a line."""
+    return Framing(lambda chunk: f"{to_json(chunk)}\n", failed, media_type="application/x-ndjson")
+
+
+class Stream(StreamingResponse):
+    """Streams chunks; an exception becomes the last one.
 
     Args:
         chunks: what to send; closed at once when the client leaves.
         seconds: that the stream may take.
         release: called once when it is over, however it ends.
-        failed: the event that tells of an error; with it there is no `[DONE]`, and events have names, their types.
+        framing: how the chunks are written.
     """
 
     def __init__(
@@ -50,11 +78,11 @@ class EventStream(StreamingResponse):
         chunks: AsyncGenerator[dict[str, Any], None],
         seconds: float,
         release: Callable[[], None],
-        failed: Callable[[ApiError], dict[str, Any]] | None = None,
+        framing: Framing = OPENAI,
     ):
         # Proxies (nginx) must not collect the events into blocks.
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(_events(chunks, failed), headers=headers, media_type="text/event-stream")
+        super().__init__(_framed(chunks, framing), headers=headers, media_type=framing.media_type)
         self.seconds, self.release = seconds, release
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,22 +101,13 @@ class EventStream(StreamingResponse):
             await super().stream_response(send)
 
 
-async def _events(
-    chunks: AsyncGenerator[dict[str, Any], None], failed: Callable[[ApiError], dict[str, Any]] | None
-) -> AsyncGenerator[bytes, None]:
+async def _framed(chunks: AsyncGenerator[dict[str, Any], None], framing: Framing) -> AsyncGenerator[bytes, None]:
     try:
         async with aclosing(chunks):
             async for chunk in chunks:
-                yield event(chunk, named=failed is not None)
+                yield framing.chunk(chunk).encode()
     except Exception as error:  # the status line is long gone: the error must travel in the stream
-        told = as_api_error(error)
-        yield event(failed(told), named=True) if failed else event(told.body)
+        yield framing.chunk(framing.failed(as_api_error(error))).encode()
         return
-    if not failed:
-        yield b"data: [DONE]\n\n"
-
-
-def event(chunk: dict[str, Any], named: bool = False) -> bytes:
-    """One event; `named` by its type."""
-    name = f"event: {chunk['type']}\n" if named else ""
-    return f"{name}data: {to_json(chunk)}\n\n".encode()
+    if framing.end:
+        yield framing.end.encode()

@@ -38,7 +38,7 @@ class Guard:
         try:
             self._check(scope["method"], scope["path"], Headers(scope=scope))
         except ApiError as error:
-            await response(error)(scope, receive, send)
+            await response(error, scope["path"])(scope, receive, send)
             return
         await self.app(scope, self._limited(receive), send)
 

@@ -7,7 +7,8 @@ from contextlib import aclosing
 from typing import Any
 
 from minimind.serve import chat
-from minimind.serve.errors import ApiError
+from minimind.serve.errors import anthropic
+from minimind.serve.events import named
 from minimind.serve.messages_schema import MessagesRequest
 from minimind.serve.schema import ChatRequest
 from minimind.serve.service import Job, Service
@@ -90,7 +91,7 @@ async def _events(
     writer: _Writer, request: ChatRequest, service: Service, jobs: Sequence[Job]
 ) -> AsyncGenerator[Event, None]:
     finish, stop = "", None
-    async with aclosing(chat.stream(request, service, list(jobs))) as chunks:
+    async with aclosing(chat.stream(request, service, list(jobs), usage=True)) as chunks:
         async for chunk in chunks:
             for choice in chunk["choices"]:
                 for event in writer.take(choice["delta"]):
@@ -112,6 +113,4 @@ async def complete(
     return writer.message
 
 
-def failed(error: ApiError) -> Event:
-    """An error that comes when the stream has begun."""
-    return {"type": "error", "error": {key: error.body["error"][key] for key in ("type", "message")}}
+FRAMING = named(anthropic)

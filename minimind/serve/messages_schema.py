@@ -92,7 +92,6 @@ class MessagesRequest(CountRequest):
             top_p=self.top_p,
             top_k=self.top_k,
             stream=self.stream,
-            stream_options={"include_usage": True},
             **more,
         )
 

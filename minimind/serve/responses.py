@@ -8,6 +8,7 @@ from typing import Any
 
 from minimind.serve import chat
 from minimind.serve.errors import ApiError
+from minimind.serve.events import named
 from minimind.serve.responses_schema import ResponsesRequest
 from minimind.serve.schema import ChatRequest
 from minimind.serve.service import Job, Service
@@ -130,7 +131,7 @@ async def stream(
     writer.response["model"] = request.model or service.settings.model
     yield writer.whole("created")
     yield writer.whole("in_progress")
-    async with aclosing(chat.stream(request, service, list(jobs))) as chunks:
+    async with aclosing(chat.stream(request, service, list(jobs), usage=True)) as chunks:
         async for chunk in chunks:
             for choice in chunk["choices"]:
                 for event in writer.take(choice["delta"]):
@@ -152,7 +153,10 @@ async def complete(
     return dict(last["response"])
 
 
-def failed(error: ApiError) -> Event:
+def _failed(error: ApiError) -> Event:
     """An error that comes when the stream has begun."""
     told = error.body["error"]
     return {"type": "error", "code": told["code"], "message": told["message"], "param": told["param"]}
+
+
+FRAMING = named(_failed)

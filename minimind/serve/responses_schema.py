@@ -68,7 +68,7 @@ class ResponsesRequest(Body):
         body = {
             **{"model": self.model, "messages": turns, "tools": tools or None, "tool_choice": choice},
             **{"max_completion_tokens": self.max_output_tokens, "temperature": self.temperature, "top_p": self.top_p},
-            **{"stream": self.stream, "stream_options": {"include_usage": True}, "response_format": form or None},
+            **{"stream": self.stream, "response_format": form or None},
             **{"parallel_tool_calls": self.parallel_tool_calls},
             "reasoning_effort": self.reasoning.effort if self.reasoning else None,
         }

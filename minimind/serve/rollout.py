@@ -22,7 +22,7 @@ from minimind.errors import UserError
 from minimind.model.store import load_model
 from minimind.serve.bodies import described, read
 from minimind.serve.errors import DESCRIBED, ApiError, Json, as_api_error
-from minimind.serve.events import EventStream, while_connected
+from minimind.serve.events import Stream, while_connected
 from minimind.serve.rollout_schema import AbortRequest, GenerateRequest, PauseRequest, UpdateRequest
 from minimind.serve.service import Answers, Job, Service
 
@@ -181,7 +181,7 @@ def router(service: Service, root: Path) -> APIRouter:
         reply = await service.texts.run(prepare)
         release = service.take(reply.jobs)
         if request.stream:
-            return EventStream(rollout.stream(reply), service.settings.seconds, release)
+            return Stream(rollout.stream(reply), service.settings.seconds, release)
         try:
             return Json(await while_connected(http, rollout.complete(reply)))
         finally:

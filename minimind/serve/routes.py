@@ -1,34 +1,23 @@
 """The routes that everybody knows: OpenAI's, their unprefixed aliases, and what other local servers add."""
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from minimind import tools
-from minimind.serve import chat, completions, messages, responses
+from minimind.serve import chat, messages, responses
 from minimind.serve.bodies import described, read
 from minimind.serve.constraint import constraint
-from minimind.serve.errors import DESCRIBED, ApiError, Json
-from minimind.serve.events import EventStream, while_connected
+from minimind.serve.errors import DESCRIBED, DESCRIBED_ANTHROPIC, ApiError, Json
 from minimind.serve.messages_schema import CountRequest, MessagesRequest
+from minimind.serve.replies import CHAT, TEXT, reply, translated
 from minimind.serve.responses_schema import ResponsesRequest
 from minimind.serve.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest, ToolRequest
-from minimind.serve.service import Job, Service
+from minimind.serve.service import Service
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
-
-
-class Kind(NamedTuple):
-    """How requests of one kind become jobs, and what the engine says becomes a reply."""
-
-    jobs: Callable[..., list[Job]]
-    stream: Callable[..., Any]
-    complete: Callable[..., Any]
-    failed: Any = None
 
 
 def router(service: Service) -> APIRouter:
@@ -45,51 +34,25 @@ def router(service: Service) -> APIRouter:
 
         return register
 
-    async def reply(kind: Kind, request: Any, http: Request, form: str | None = None) -> Response:
-        """Answer a request, streamed or whole; `form` is a grammar."""
-        service.check_model(request.model)
-        check = service.engine.engine.check  # 503 comes before the work of rendering
-        grammar = await service.form(form)
-
-        def prepare() -> list[Job]:
-            jobs = kind.jobs(request, service, grammar)
-            for job in jobs:
-                if job.nth == 0:
-                    check(job.prompt_ids, job.sampling)
-            return jobs
-
-        jobs = await service.texts.run(prepare)
-        release = service.take(jobs)
-        if request.stream:
-            return EventStream(kind.stream(request, service, jobs), settings.seconds, release, kind.failed)
-        try:
-            return Json(await while_connected(http, kind.complete(request, service, jobs)))
-        finally:
-            release()
-
     @aliased("POST", "/chat/completions", tags=["OpenAI"], **described(ChatRequest))
     async def chat_completions(http: Request) -> Response:
         """Answer a conversation; with `stream`, as server-sent events."""
         request = await read(ChatRequest, http, service.texts)
-        return await reply(Kind(chat.jobs, chat.stream, chat.complete), request, http, constraint(request))
-
-    async def translated(dialect: Any, body: Any, http: Request) -> Response:
-        """Answer a request of another dialect as the chat that it amounts to."""
-        request = await service.texts.run(body.chat)
-        stream, complete = partial(dialect.stream, body), partial(dialect.complete, body)
-        return await reply(Kind(chat.jobs, stream, complete, dialect.failed), request, http, constraint(request))
+        return await reply(service, CHAT, request, http, constraint(request))
 
     @aliased("POST", "/responses", tags=["OpenAI"], **described(ResponsesRequest))
     async def response(http: Request) -> Response:
         """Answer items; with `stream`, as named events."""
-        return await translated(responses, await read(ResponsesRequest, http, service.texts), http)
+        return await translated(service, responses, await read(ResponsesRequest, http, service.texts), http)
 
-    @routes.post("/v1/messages", tags=["Anthropic"], **described(MessagesRequest))
+    @routes.post("/v1/messages", tags=["Anthropic"], responses=DESCRIBED_ANTHROPIC, **described(MessagesRequest))
     async def message(http: Request) -> Response:
         """Answer a conversation; with `stream`, as named events."""
-        return await translated(messages, await read(MessagesRequest, http, service.texts), http)
+        return await translated(service, messages, await read(MessagesRequest, http, service.texts), http)
 
-    @routes.post("/v1/messages/count_tokens", tags=["Anthropic"], **described(CountRequest))
+    @routes.post(
+        "/v1/messages/count_tokens", tags=["Anthropic"], responses=DESCRIBED_ANTHROPIC, **described(CountRequest)
+    )
     async def count(http: Request) -> Response:
         """Count the tokens of a conversation as the model would see it."""
         body = await read(CountRequest, http, service.texts)
@@ -100,8 +63,7 @@ def router(service: Service) -> APIRouter:
     @aliased("POST", "/completions", tags=["OpenAI"], **described(CompletionRequest))
     async def text_completions(http: Request) -> Response:
         """Continue a text."""
-        kind = Kind(completions.jobs, completions.stream, completions.complete)
-        return await reply(kind, await read(CompletionRequest, http, service.texts), http)
+        return await reply(service, TEXT, await read(CompletionRequest, http, service.texts), http)
 
     def card(name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": service.created, "owned_by": "minimind"}
