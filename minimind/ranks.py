@@ -74,7 +74,7 @@ def main_first(what: str) -> Iterator[None]:
         yield
 
 
-def summed(value: "torch.Tensor") -> "torch.Tensor":
+def all_reduce(value: "torch.Tensor") -> "torch.Tensor":
     """Replace `value` by the sum of what all ranks give, on all of them."""
     if world_size() > 1:
         import torch.distributed as dist
@@ -92,7 +92,7 @@ def any_rank(flag: bool) -> bool:
     """Whether `flag` is true on at least one rank; nobody goes on before all have asked."""
     import torch
 
-    return bool(summed(torch.tensor(int(flag))))
+    return bool(all_reduce(torch.tensor(int(flag))))
 
 
 def every_rank(flag: bool) -> bool:
@@ -111,12 +111,12 @@ def on_all_ranks(act: Callable[[], None]) -> None:
         act()
     except UserError as error:
         reason = str(error)
-    for said in gathered(reason):
+    for said in all_gather(reason):
         if said is not None:
             raise UserError(said)
 
 
-def gathered(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """What each rank gives, in their order, on all of them."""
     if world_size() == 1:
         return [value]
@@ -127,7 +127,7 @@ def gathered(value: T) -> list[T]:
     return values
 
 
-def from_main(value: T) -> T:
+def broadcast(value: T) -> T:
     """What rank 0 gives, on all ranks."""
     if world_size() == 1:
         return value

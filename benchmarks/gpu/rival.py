@@ -14,7 +14,7 @@ from minimind.bench.race import race
 from minimind.bench.reference import build
 from minimind.config import ModelConfig
 from minimind.data.packing import Batch, PackedStream
-from minimind.train.job import moved, split
+from minimind.train.job import split, to_device
 
 
 class Transformers:
@@ -34,7 +34,7 @@ class Transformers:
         batch = self.stream.next_batch(self.rows)
         for micro in split(batch, self.micro_rows):
             with torch.autocast(self.on.type, self.dtype, enabled=self.dtype != torch.float32):
-                loss = self.loss(moved(micro, self.on))
+                loss = self.loss(to_device(micro, self.on))
             (loss / batch.num_items).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()

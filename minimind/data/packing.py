@@ -35,7 +35,7 @@ class Batch(NamedTuple):
     document_ids: torch.Tensor
     """int32, from 0 in every row; -1 on padding."""
     host: Any = None
-    """Of a batch on a device, the one that it was copied from (`train.job.moved`)."""
+    """Of a batch on a device, the one that it was copied from (`train.job.to_device`)."""
 
     @property
     def on_host(self) -> "Batch":

@@ -29,11 +29,7 @@ class DataConfig:
     """Fraction of the empty think blocks that are left out of the training text."""
 
     def check(self) -> None:
-        """Refuse values that cannot work.
-
-        Raises:
-            UsageError: naming the field.
-        """
+        """Raise a `UsageError` that names the field if a value cannot work."""
         check("data", self, at_least(8), "sequence_length")
         check("data", self, SHARE, "valid_fraction")
         check("data", self, FRACTION, "random_system_prompt", "drop_empty_think")

@@ -13,8 +13,8 @@ from typing import Any
 
 from minimind import tools
 from minimind.engine.engine import Engine
-from minimind.engine.request import Request
-from minimind.engine.sampling import Sampling
+from minimind.engine.generate import Ask, Completion, EnginePool, generate
+from minimind.engine.sampling import Sampling, stream_of
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
 from minimind.tokenizer.parse import parse
@@ -163,31 +163,24 @@ def ends_of_turn(tokenizer: Tokenizer) -> list[int]:
 def converse(engine: Engine, dialogues: Sequence[Dialogue], sampling: Sampling, max_tokens: int) -> Iterator[Dialogue]:
     """Carry all dialogues to their end at once, and yield each when it is done.
 
-    A dialogue whose tools have answered joins the running batch again, with most of it still in the cache: none waits
-    for another. `max_tokens` bounds what is added to a prompt.
+    `max_tokens` bounds what is added to a prompt. With a seed, dialogue i draws from the seed's i-th stream.
 
     Raises:
         PromptTooLong: a prompt fills the engine's context.
     """
-    running: dict[Request, tuple[int, Dialogue]] = {}
 
-    def speak(index: int, dialogue: Dialogue) -> bool:
+    def ask(index: int) -> Ask | None:
+        dialogue = dialogues[index]
         room = min(engine.context, dialogue.prompt_length + max_tokens) - len(dialogue.ids)
-        if room <= 0 and dialogue.turns:
-            dialogue.done = True
-            return False
-        rules = replace(sampling, max_new_tokens=max(room, 1), stop_ids=ends_of_turn(dialogue.tokenizer))
-        running[engine.submit(dialogue.ids, rules, index)] = (index, dialogue)
-        return True
+        dialogue.done |= room <= 0 and bool(dialogue.turns)
+        seed = None if sampling.seed is None else stream_of(sampling.seed, index)
+        stop = ends_of_turn(dialogue.tokenizer)
+        rules = replace(sampling, max_new_tokens=max(room, 1), stop_ids=stop, seed=seed)
+        return None if dialogue.done else (dialogue.ids, rules)
 
-    for index, dialogue in enumerate(dialogues):
-        if not speak(index, dialogue):
-            yield dialogue
-    while running:
-        for output in engine.step():
-            if not output.finish_reason or output.request not in running:
-                continue
-            index, dialogue = running.pop(output.request)
-            dialogue.take(output.request.ids)
-            if dialogue.done or not speak(index, dialogue):
-                yield dialogue
+    def follow(index: int, completion: Completion) -> Ask | None:
+        dialogues[index].take(completion.ids)
+        return ask(index)
+
+    first = [(index, question) for index in range(len(dialogues)) if (question := ask(index))]
+    return (dialogues[index] for index in generate(EnginePool(engine), first, follow))

@@ -18,7 +18,7 @@ from minimind.engine.grammar import Grammars
 from minimind.engine.grammar_compile import complaint
 from minimind.engine.model_runner import ModelRunner
 from minimind.engine.request import FinishReason, Output, PromptTooLong, Request, Token
-from minimind.engine.sampling import SampledTokens, Sampling, sample, score, uniforms
+from minimind.engine.sampling import SampledTokens, Sampling, sample, score, stream_of, uniforms
 from minimind.engine.scheduler import Scheduler
 from minimind.engine.text import Detokenizer
 from minimind.errors import UsageError, did_you_mean
@@ -127,7 +127,7 @@ class Engine:
                 f"there is no variant {variant!r}{did_you_mean(str(variant), filter(None, self._model_runners))}"
             )
         seed = self._random.getrandbits(63) if sampling.seed is None else sampling.seed
-        seed = (seed + index * 0x9E3779B97F4A7C15) % 2**64
+        seed = stream_of(seed, index)
         new = sampling.max_new_tokens
         limit = self.context if new is None else min(self.context, len(prompt_ids) + new)
         request = Request(list(prompt_ids), sampling, seed, limit, variant, salt)

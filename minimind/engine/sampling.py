@@ -169,13 +169,18 @@ def score(logits_NV: Tensor, ids: Sequence[int], top: int) -> list[ScoredToken]:
     return [ScoredToken(*values) for values in zip(*columns, strict=True)]
 
 
-def kept(p_BV: Tensor, sampling: Sampling) -> Tensor:
+def filter_mask(p_BV: Tensor, sampling: Sampling) -> Tensor:
     """True for the tokens that the filters of `sampling` leave of probabilities `[B, V]`, softmax(logits/temperature).
 
     For whoever scores what was sampled: the distribution that it was drawn from is `p_BV` over these tokens alone.
     """
     sorted_BV, order_BV = p_BV.sort(-1, descending=True)
     return torch.empty_like(p_BV, dtype=torch.bool).scatter(1, order_BV, _filtered(sorted_BV, [sampling]) > 0)
+
+
+def stream_of(seed: int, index: int) -> int:
+    """The seed of stream `index` of a seed: each of several answers draws other random numbers."""
+    return (seed + index * 0x9E3779B97F4A7C15) % 2**64
 
 
 def uniforms(seeds: Sequence[int], positions: Sequence[int]) -> np.ndarray:

@@ -7,7 +7,7 @@ import torch
 
 from minimind.data.pairs import PairBatch
 from minimind.model.qwen3 import Transformer
-from minimind.train.job import moved
+from minimind.train.job import to_device
 from minimind.train.precision import Precision
 
 
@@ -26,7 +26,7 @@ def pair_figures(
     sums: dict[str, float] = {}
     pairs = tokens = 0
     for cpu_batch in batches:
-        batch = moved(cpu_batch, precision.device)
+        batch = to_device(cpu_batch, precision.device)
         with precision.autocast():
             figures = loss(model, batch).figures
         for name, value in figures.items():

@@ -25,11 +25,7 @@ class DistillConfig:
     `alpha` does not count."""
 
     def check(self) -> None:
-        """Refuse values that cannot work.
-
-        Raises:
-            UsageError: naming the field.
-        """
+        """Raise a `UsageError` that names the field if a value cannot work."""
         check("distill", self, FRACTION, "alpha")
         check("distill", self, POSITIVE, "temperature")
         check("distill", self, Limit(lambda x: 0 < x < 1, "in (0, 1)"), "beta")
@@ -53,11 +49,7 @@ class DpoConfig:
     """Weight of the chosen answer's own loss, a mean over its tokens, beside the preference loss."""
 
     def check(self) -> None:
-        """Refuse values that cannot work.
-
-        Raises:
-            UsageError: naming the field.
-        """
+        """Raise a `UsageError` that names the field if a value cannot work."""
         check("dpo", self, POSITIVE, "beta")
         check("dpo", self, at_least(0), "margin", "sft_coef")
         check("dpo", self, Limit(lambda x: 0 <= x < 0.5, "in [0, 0.5)"), "label_smoothing")

@@ -25,11 +25,7 @@ class LoraConfig:
     """Matrices to adapt: their names, or ends or patterns of them (`layers.0.self_attn.*`)."""
 
     def check(self) -> None:
-        """Refuse values that cannot work.
-
-        Raises:
-            UsageError: naming the field.
-        """
+        """Raise a `UsageError` that names the field if a value cannot work."""
         check("lora", self, at_least(0), "rank")
         check("lora", self, POSITIVE, "alpha")
         check("lora", self, SHARE, "dropout")

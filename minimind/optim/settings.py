@@ -35,11 +35,7 @@ class OptimConfig:
     """Rate at the last step, as a fraction of `lr`."""
 
     def check(self) -> None:
-        """Refuse values that cannot work.
-
-        Raises:
-            UsageError: naming the field.
-        """
+        """Raise a `UsageError` that names the field if a value cannot work."""
         check("optim", self, POSITIVE, "lr")
         check("optim", self, at_least(0), "clip", "weight_decay")
         check("optim", self, SHARE, "warmup", "beta1", "beta2", "momentum")

@@ -50,7 +50,7 @@ class PolicyBatch(NamedTuple):
     row_items: Tensor
     """[rows, 1]: what each row adds to `num_items`."""
     host: Any = None
-    """Of a batch on a device, the one that it was copied from (`train.job.moved`)."""
+    """Of a batch on a device, the one that it was copied from (`train.job.to_device`)."""
 
     @property
     def on_host(self) -> "PolicyBatch":
@@ -115,7 +115,7 @@ def minibatches(count: int, parts: int, seed: Sequence[int]) -> list[list[int]]:
     It is the samples of all ranks that are shuffled and cut, of which this rank, with `count` of them, gets its own: so
     a minibatch holds the same samples however many ranks there are.
     """
-    counts = ranks.gathered(count)
+    counts = ranks.all_gather(count)
     before = sum(counts[: runtime.rank()])
     order = np.random.default_rng(seed).permutation(sum(counts))
     return [[int(i) - before for i in part if 0 <= i - before < count] for part in np.array_split(order, parts)]

@@ -170,7 +170,7 @@ class Collector:
         calls = [call for sample in samples for call in sample.info.get("calls", [])]
         if calls:
             meter.add("tool_errors", sum(not call.ok for call in calls), len(calls))
-        total, count = ranks.summed(torch.tensor([sum(lengths), len(lengths)])).tolist()
+        total, count = ranks.all_reduce(torch.tensor([sum(lengths), len(lengths)])).tolist()
         limit = self.config.stop_length
         if limit and total / count > limit:
             raise UserError(

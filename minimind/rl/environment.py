@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 from minimind import tools
 from minimind.data.prompts import Prompt
 from minimind.engine.dialogue import Call, Dialogue
+from minimind.engine.generate import Ask, Completion, generate
 from minimind.engine.sampling import Sampling
 from minimind.rl.rewards import reward
 from minimind.rl.rollout import Rollout, Sample
@@ -89,29 +90,30 @@ def multi_turn(
     `max_tokens` bounds everything after a prompt, what tools say included. An episode that has no room left, or does
     not come to an answer, is truncated.
     """
-    environments = [make(sample, sampling) for sample, sampling in zip(samples, samplings, strict=True)]
-    for number, (sample, sampling, environment) in enumerate(zip(samples, samplings, environments, strict=True)):
+    episodes = [(*both, make(*both)) for both in zip(samples, samplings, strict=True)]
+    for sample, _, environment in episodes:
         sample.prompt_ids = environment.reset(sample.prompt)
         sample.info = {"calls": [], "turns": 0}
-        rollout.submit(number, sample.prompt_ids, replace(sampling, max_new_tokens=max_tokens))
-    for number, completion in rollout.finished():
-        sample, sampling = samples[number], samplings[number]
+
+    def follow(episode: tuple[Sample, Sampling, Environment], completion: Completion) -> Ask | None:
+        sample, sampling, environment = episode
         sample.add(completion)
         if completion.status in ("aborted", "failed"):
-            continue
-        observed, done, info = environments[number].step(completion.ids)
+            return None
+        observed, done, info = environment.step(completion.ids)
         sample.info["calls"] += info["calls"]
         sample.info["turns"] += 1
         room = max_tokens - len(sample.ids) - len(observed)
-        if done:
-            sample.status = "completed" if info["finished"] else "truncated"
-        elif room <= 0:
-            sample.status = "truncated"
-        else:
-            sample.append(observed)
-            seed = None if sampling.seed is None else sampling.seed + sample.info["turns"]
-            rules = replace(sampling, seed=seed, max_new_tokens=room)
-            rollout.submit(number, sample.prompt_ids + sample.ids, rules)
+        if done or room <= 0:
+            sample.status = "completed" if done and info["finished"] else "truncated"
+            return None
+        sample.append(observed)
+        seed = None if sampling.seed is None else sampling.seed + sample.info["turns"]
+        return sample.prompt_ids + sample.ids, replace(sampling, seed=seed, max_new_tokens=room)
+
+    first = [(one, (one[0].prompt_ids, replace(one[1], max_new_tokens=max_tokens))) for one in episodes]
+    for _ in generate(rollout, first, follow):
+        pass
 
 
 def repeatable(seed: int | None) -> tools.Context:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from minimind import ranks
-from minimind.engine.sampling import Sampling, kept
+from minimind.engine.sampling import Sampling, filter_mask
 from minimind.losses.log_probs import LogProbs, token_log_probs
 from minimind.model import lora
 from minimind.model.qwen3 import Hidden, Transformer
 from minimind.rl.batch import Packed, PolicyBatch, pad_rows
-from minimind.train.job import moved, split
+from minimind.train.job import split, to_device
 from minimind.train.precision import Precision
 
 
@@ -22,7 +22,7 @@ def compute_log_probs(model: Transformer, batch: Any, sampling: Sampling) -> tup
     """Log-probabilities of a batch's sampled tokens under what `sampling` draws from, and the states."""
     hidden = model(batch.input_ids, batch.segments)
     filters = sampling.top_k or sampling.top_p < 1 or sampling.min_p
-    keep = partial(kept, sampling=sampling) if filters else None
+    keep = partial(filter_mask, sampling=sampling) if filters else None
     weight, temperature = model.output_weight, sampling.temperature
     return token_log_probs(hidden.states, weight, batch.on_host.labels, temperature, keep=keep), hidden
 
@@ -57,7 +57,7 @@ class LogProbRunner:
 
     def with_log_probs(self, packed: Packed) -> Packed:
         """Fill in `old_log_probs` and `reference_log_probs`; all ranks do, with as many rows as the longest has."""
-        batch = pad_rows(packed.batch, max(ranks.gathered(len(packed.batch.labels))))
+        batch = pad_rows(packed.batch, max(ranks.all_gather(len(packed.batch.labels))))
         if not self.on_policy or self.reference is not None:
             batch = batch._replace(old_log_probs=self.log_probs(self.policy, batch))
         if self.reference is not None:
@@ -79,7 +79,7 @@ class LogProbRunner:
         try:
             with self.precision.autocast():
                 for piece in split(batch, self.rows):
-                    columns.append(function(moved(piece, self.precision.device)).detach().float())
+                    columns.append(function(to_device(piece, self.precision.device)).detach().float())
         finally:
             model.train(training)
         return torch.cat(columns).cpu()

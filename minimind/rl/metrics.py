@@ -51,7 +51,7 @@ class Meter:
         """The figures of all ranks, which all call this; then forget them."""
         sums = {name: added(parts) for name, parts in self._sums.items()}
         largest = {name: max(map(float, values)) for name, values in self._largest.items()}
-        everything = ranks.gathered((sums, largest, dict(self._values)))
+        everything = ranks.all_gather((sums, largest, dict(self._values)))
         self.clear()
         figures: dict[str, Any] = {}
         for name in _names(part[0] for part in everything):
@@ -92,7 +92,7 @@ class PolicyDrift:
 
     def take(self) -> tuple[float, float] | None:
         """Mean KL divergence and entropy over all ranks, which all call this, then begin anew; None: no step yet."""
-        kl, entropy, tokens = ranks.summed(torch.tensor(self.sums, dtype=torch.float64)).tolist()
+        kl, entropy, tokens = ranks.all_reduce(torch.tensor(self.sums, dtype=torch.float64)).tolist()
         self.parts = []
         return (kl / tokens, entropy / tokens) if tokens else None
 
@@ -112,11 +112,11 @@ def measure_policy(
     tokens = int(batch.on_host.mask.sum())
     if not tokens:
         return
-    moved = policy.kl_estimate(old, log_probs, mask, "k3")  # of the old policy from the new: it sampled
+    kl = policy.kl_estimate(old, log_probs, mask, "k3")  # of the old policy from the new: it sampled
     mismatch = policy.kl_estimate(batch.rollout_log_probs, old, mask, "k3")
-    meter.masked(mask, kl=moved, entropy=scored.entropy, clipped=clipped.float(), mismatch_kl=mismatch)
+    meter.masked(mask, kl=kl, entropy=scored.entropy, clipped=clipped.float(), mismatch_kl=mismatch)
     meter.maximum("ratio_max", policy.ratios(log_probs, old, mask).max())
     meter.maximum("mismatch_ratio_max", policy.ratios(old, batch.rollout_log_probs, mask).max())
     if bool(batch.on_host.reference_log_probs.any()):
         meter.masked(mask, reference_kl=policy.kl_estimate(log_probs, batch.reference_log_probs, mask, "k3"))
-    drift.parts.append((moved.sum(), scored.entropy.where(mask, 0).sum(), tokens))
+    drift.parts.append((kl.sum(), scored.entropy.where(mask, 0).sum(), tokens))

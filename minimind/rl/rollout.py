@@ -1,37 +1,20 @@
 """Rollouts: token ids in, token ids out.
 
-The ids that were sampled are the ids that are trained on; nothing is decoded and encoded again on the way. A rollout
-engine is a pool: prompts are submitted, answers come out as each of them ends, and more may be submitted meanwhile
-(the next turn of a dialogue), so that a slow answer never holds the others.
+The ids that were sampled are the ids that are trained on; nothing is decoded and encoded again on the way.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 
 from minimind.data.prompts import Prompt
 from minimind.engine.engine import Engine
-from minimind.engine.request import Request
-from minimind.engine.sampling import Sampling
+from minimind.engine.generate import Completion, EnginePool, Pool, Status
 from minimind.model import lora
 from minimind.model.qwen3 import Transformer
 from minimind.train import parallel
-
-Status = Literal["completed", "truncated", "aborted", "failed"]
-ENDED: dict[str | None, Status] = {"stop": "completed", "length": "truncated", "abort": "aborted", "error": "failed"}
-
-
-class Completion(NamedTuple):
-    """What the engine wrote after one prompt, its end token included."""
-
-    ids: list[int]
-    log_probs: list[float]
-    """Of each id (nats), under the distribution that it was drawn from."""
-    versions: list[int]
-    """The weights that each id was drawn with."""
-    status: Status
 
 
 @dataclass
@@ -107,17 +90,11 @@ class Sample:
         return [id for id, chosen in zip(self.ids, self.trainable, strict=True) if chosen]
 
 
-class Rollout(Protocol):
-    """An engine that answers prompts: in this process, or behind HTTP."""
+class Rollout(Pool, Protocol):
+    """What answers prompts with the policy: an engine in this process, or a server."""
 
     version: int
     """Of the weights that it has."""
-
-    def submit(self, key: Any, prompt_ids: Sequence[int], sampling: Sampling) -> None:
-        """Ask for an answer; `key` comes back with it."""
-
-    def finished(self) -> Iterator[tuple[Any, Completion]]:
-        """Every answer that was asked for, as each ends; more may be submitted in between."""
 
     def update_weights(self, model: Transformer) -> None:
         """Answer with the weights of `model` from now on.
@@ -127,7 +104,7 @@ class Rollout(Protocol):
         """
 
 
-class LocalRollout:
+class LocalRollout(EnginePool):
     """The engine in this process. It shares the trainer's weights where number format and layout allow, else copies.
 
     Args:
@@ -144,37 +121,23 @@ class LocalRollout:
         context: int,
         dtype: torch.dtype | None = None,
     ) -> None:
-        self.version = 0
         self._shared = not lora.updates(model) and not parallel.is_sharded(model)
         self._shared &= dtype is None or dtype == model.output_weight.dtype
         if not self._shared:
             model = parallel.plain_copy(model, dtype or torch.float32)
-        self._engine = Engine(model, max_batch_size=max_batch_size, context=context)
-        self._running: dict[Request, Any] = {}
-
-    def submit(self, key: Any, prompt_ids: Sequence[int], sampling: Sampling) -> None:
-        """Ask for an answer."""
-        self._running[self._engine.submit(prompt_ids, sampling)] = key
+        super().__init__(Engine(model, max_batch_size=max_batch_size, context=context))
 
     def finished(self) -> Iterator[tuple[Any, Completion]]:
         """Every answer that was asked for, as each ends."""
-        training = self._engine.model.training
-        self._engine.model.eval()  # no dropout while sampling
-        while self._running:
-            for output in self._engine.step():
-                if output.finish_reason:
-                    yield self._running.pop(output.request), self._completion(output.request)
-        self._engine.model.train(training)
-
-    def _completion(self, request: Request) -> Completion:
-        tokens = request.tokens
-        log_probs = [token.policy_logprob for token in tokens]
-        return Completion(request.ids, log_probs, [self.version] * len(tokens), ENDED[request.finish_reason])
+        training = self.engine.model.training
+        self.engine.model.eval()  # no dropout while sampling
+        yield from super().finished()
+        self.engine.model.train(training)
 
     def update_weights(self, model: Transformer) -> None:
         """Answer with the weights of `model`; shared ones are there already, but all that was computed is forgotten."""
         if self._shared:
-            self._engine.flush_cache()
+            self.engine.flush_cache()
         else:
-            self._engine.update_weights(parallel.plain_weights(model))
+            self.engine.update_weights(parallel.plain_weights(model))
         self.version += 1

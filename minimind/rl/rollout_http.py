@@ -23,11 +23,11 @@ import torch
 
 from minimind import ranks, runtime
 from minimind.console import warn
+from minimind.engine.generate import ENDED, Completion
 from minimind.engine.sampling import Sampling
 from minimind.errors import UserError
 from minimind.model.qwen3 import Transformer
 from minimind.model.store import save_model
-from minimind.rl.rollout import Completion, Status
 from minimind.rl.settings import RlConfig
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import parallel
@@ -35,7 +35,6 @@ from minimind.train import parallel
 TRIES, KEPT = 5, 2
 SEEDS = 2**31
 """Seeds are sent modulo this: some versions of SGLang keep 32 bits, with a sign."""
-ENDED: dict[str, Status] = {"stop": "completed", "length": "truncated", "abort": "aborted"}
 
 
 class Unusable(Exception):
@@ -102,7 +101,7 @@ class HttpRollout:
                 self._hand_over(model, weights)
             except UserError as error:
                 reason = str(error)
-        reason, self._reported = ranks.from_main((reason, self._reported))
+        reason, self._reported = ranks.broadcast((reason, self._reported))
         if reason:
             raise UserError(reason)
 

@@ -83,11 +83,7 @@ class RlConfig:
     """Seconds to wait for one reply of the server."""
 
     def check(self) -> None:
-        """Refuse values that cannot work.
-
-        Raises:
-            UsageError: naming the field.
-        """
+        """Raise a `UsageError` that names the field if a value cannot work."""
         counts = ("groups", "samples", "epochs", "minibatches", "max_new_tokens", "attempts", "max_batch_size")
         check("rl", self, at_least(1), *counts)
         check("rl", self, at_least(0), "clip_low", "clip_high", "ratio_max", "kl_coef", "entropy_coef")
@@ -137,11 +133,7 @@ class PpoConfig:
     """KL divergence from the policy that sampled above which the rest of a rollout is dropped; 0: never."""
 
     def check(self) -> None:
-        """Refuse values that cannot work.
-
-        Raises:
-            UsageError: naming the field.
-        """
+        """Raise a `UsageError` that names the field if a value cannot work."""
         check("ppo", self, BETWEEN, "gamma", "lam")
         check("ppo", self, at_least(0), "value_coef", "value_clip", "critic_lr", "warmup_rollouts", "target_kl")
 
@@ -178,11 +170,7 @@ class ScoringConfig:
     """Address that `service` posts `{"samples": [{"messages", "answer", ...}]}` to; it answers `{"scores": [...]}`."""
 
     def check(self) -> None:
-        """Refuse values that cannot work.
-
-        Raises:
-            UsageError: naming the field.
-        """
+        """Raise a `UsageError` that names the field if a value cannot work."""
         check("scoring", self, POSITIVE, "timeout")
         check("scoring", self, at_least(0), "clip", "thinking_weight", "overlong_buffer")
         check("scoring", self, at_least(1), "ngram", "judge_tries")
@@ -203,9 +191,5 @@ class AgentConfig:
     """Memory in MB of the process that they run in (Linux)."""
 
     def check(self) -> None:
-        """Refuse values that cannot work.
-
-        Raises:
-            UsageError: naming the field.
-        """
+        """Raise a `UsageError` that names the field if a value cannot work."""
         check("agent", self, POSITIVE, "max_turns", "tool_seconds", "tool_memory_mb")

@@ -58,9 +58,9 @@ class RolloutStream:
         Raises:
             Halt: the policy has collapsed, there is nothing left to learn, or the rollout server is gone.
         """
-        self._watch()
+        self._check_drift()
         if not self.queue:
-            self._fill(rank, world)
+            self._roll_out(rank, world)
         self.before_step(self.number - 1)
         return self.queue.pop(0)
 
@@ -76,14 +76,14 @@ class RolloutStream:
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the prompts, and what is left of the last rollout, of all ranks."""
-        parts = ranks.gathered(self.queue)
+        parts = ranks.all_gather(self.queue)
         queue = [batches.joined(same) for same in zip(*parts, strict=True)]
         return {
             "place": self.collector.places.position,
             "number": self.number,
             "version": self.collector.rollout.version,
             "queue": [batches.encode(batch) for batch in queue],
-            "moved": ranks.summed(torch.tensor(self.drift.sums, dtype=torch.float64)).tolist(),
+            "moved": ranks.all_reduce(torch.tensor(self.drift.sums, dtype=torch.float64)).tolist(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -100,7 +100,7 @@ class RolloutStream:
             self.queue.append(list(split(batch, share))[rank])
         self.collector.meter.clear()
 
-    def _fill(self, rank: int, world: int) -> None:
+    def _roll_out(self, rank: int, world: int) -> None:
         places = self.collector.places
         place = places.position
         try:
@@ -111,7 +111,7 @@ class RolloutStream:
             raise Halt(str(error)) from error
         self.number += 1
 
-    def _watch(self) -> None:
+    def _check_drift(self) -> None:
         """Look at how far the last step went: stop a policy that collapses, leave a rollout that it has left behind."""
         config, drift = self.collector.config, self.drift.take()
         if drift is None:

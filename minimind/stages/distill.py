@@ -111,7 +111,7 @@ def make_on_policy_job(recipe: Recipe, model: Transformer, teacher: Transformer,
         batches = []
         for part in minibatches(len(samples), rl.minibatches, (recipe.train.seed, number)):
             batch = pack([samples[i] for i in part], length, "token", rl.max_new_tokens, rl.share_prompts).batch
-            batches.append(pad_rows(batch, max(ranks.gathered(len(batch.labels)))))
+            batches.append(pad_rows(batch, max(ranks.all_gather(len(batch.labels)))))
         return batches * rl.epochs
 
     return Job(

@@ -38,7 +38,7 @@ from minimind.stages import setup
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import parallel
 from minimind.train.folder import check_writable
-from minimind.train.job import Job, Loss, moved
+from minimind.train.job import Job, Loss, to_device
 from minimind.train.precision import Precision
 
 
@@ -167,7 +167,7 @@ def score_all(recipe: Recipe, model: Transformer, stream: PairStream) -> np.ndar
         for turn, (places, batch) in enumerate(stream.epoch(setup.rows_at_a_time(recipe))):
             if turn % runtime.world_size() == runtime.rank():
                 with precision.autocast():
-                    log_probs_BT, _ = score(model, moved(batch, precision.device))
+                    log_probs_BT, _ = score(model, to_device(batch, precision.device))
                 for row_T, (pair_starts, pair_lengths) in zip(log_probs_BT.cpu().numpy(), places, strict=True):
                     begin = 0
                     for start, length in zip(pair_starts, pair_lengths, strict=True):
@@ -175,5 +175,5 @@ def score_all(recipe: Recipe, model: Transformer, stream: PairStream) -> np.ndar
                         begin += length
             bar.advance(len(places))
     model.train()
-    ranks.summed(torch.from_numpy(found))  # each rank has the pairs that it scored, and 0 elsewhere
+    ranks.all_reduce(torch.from_numpy(found))  # each rank has the pairs that it scored, and 0 elsewhere
     return found

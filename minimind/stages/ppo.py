@@ -116,13 +116,13 @@ def make_job(recipe: Recipe, actor: Transformer, critic: Scorer, tokenizer: Toke
             ]
         reward_N = torch.tensor([sample.reward for sample in samples])
         if ppo.whiten_rewards:
-            reward_N = whiten(reward_N, torch.ones_like(reward_N, dtype=torch.bool), False, ranks.summed)
+            reward_N = whiten(reward_N, torch.ones_like(reward_N, dtype=torch.bool), False, ranks.all_reduce)
         for reward_T, mask_T, reward in zip(rewards, masks, reward_N, strict=True):
             reward_T[mask_T.nonzero()[-1]] += reward  # it comes with the last token that the policy chose
         values = [one for packed in packs for one in packed.gather(packed.batch.values)]
         advantages, returns = gae_of_answers(rewards, values, masks, ppo.gamma, ppo.lam)
         if ppo.whiten:
-            advantages = whiten_answers(advantages, masks, ranks.summed)
+            advantages = whiten_answers(advantages, masks, ranks.all_reduce)
         return advantages, returns
 
     def loss(model: ActorCritic, batch: PolicyBatch, compiled: bool = False) -> Loss:

@@ -46,7 +46,7 @@ def locked(out: Path) -> Iterator[None]:
             reason = f"--out {out}: another run is writing there; wait for its end, or choose another folder"
         except OSError as error:
             reason = str(_unwritable(out, error.strerror or str(error)))
-    if said := ranks.from_main(reason):
+    if said := ranks.broadcast(reason):
         raise UserError(said)
     try:
         yield

@@ -51,7 +51,7 @@ class Stream(Protocol):
         """The next `rows` rows (this rank's share of them): a named tuple of tensors [rows, time].
 
         It has `document_ids` (-1 on padding), a property `num_items`: what the sums of its loss are divided by (tokens,
-        pairs or answers), and as its last field `host` (see `moved`).
+        pairs or answers), and as its last field `host` (see `to_device`).
         """
 
     def rehearsal_batch(self, rows: int, rank: int = 0, world: int = 1) -> Any:
@@ -111,7 +111,7 @@ def split(batch: Any, rows: int) -> Iterator[Any]:
         yield type(batch)(*(tensor[first : first + rows] for tensor in batch if tensor is not None))
 
 
-def moved(batch: Any, device: torch.device) -> Any:
+def to_device(batch: Any, device: torch.device) -> Any:
     """A batch of the host on `device`.
 
     It keeps the host's as `host`: what the host must know, such as how much is labelled, is asked there, because the

@@ -27,7 +27,7 @@ from minimind.errors import UsageError, UserError
 from minimind.optim.schedule import learning_rate
 from minimind.train import checkpoint, folder, parallel, tracker
 from minimind.train.failures import Patience, explained
-from minimind.train.job import Halt, Job, Progress, balanced, moved, split
+from minimind.train.job import Halt, Job, Progress, balanced, split, to_device
 from minimind.train.metrics import Metrics, Window
 from minimind.train.precision import Precision
 from minimind.train.resume import start
@@ -155,7 +155,7 @@ def rows_of_a_step(config: RunConfig) -> tuple[int, int]:
 def count(batch: Any) -> tuple[int, int]:
     """Real tokens in all ranks' rows of a step, and what its sums are divided by."""
     here = torch.tensor([int((batch.document_ids >= 0).sum()), batch.num_items])
-    tokens, num_items = ranks.summed(here).tolist()
+    tokens, num_items = ranks.all_reduce(here).tolist()
     return tokens, num_items
 
 
@@ -180,7 +180,7 @@ def _backward(
     for number, micro in enumerate(micro_batches, 1):
         with parallel.accumulating(replica, more_to_come=number < len(micro_batches)):
             with precision.autocast():
-                loss = balanced(replica(moved(micro, precision.device)), micro.num_items)
+                loss = balanced(replica(to_device(micro, precision.device)), micro.num_items)
             (loss.total * factor / max(1, num_items)).backward()
         for name, value in loss.figures.items():
             sums[name] = sums.get(name, torch.zeros((), device=precision.device)) + value.detach()
@@ -220,7 +220,7 @@ def save(job: Job, config: RunConfig, at: Progress, checkpoints: Path, precision
         "recipe": config.recipe,
         "stream": job.stream.state_dict(),
         "precision": precision.state_dict(),
-        "random": ranks.gathered(runtime.random_state()),
+        "random": ranks.all_gather(runtime.random_state()),
     }
     checkpoint.save(checkpoints, at.step, job.model, job.optimizers, state, job.write_model)
     if runtime.is_main():

@@ -102,7 +102,7 @@ class Window:
         speed = self.tokens / max(time.monotonic() - self.since, 1e-9)
         line: dict[str, Any] = {}
         for name, value in self.sums.items():
-            total = ranks.summed(value)
+            total = ranks.all_reduce(value)
             line[name] = (total / (total.sum(-1, keepdim=True) if total.ndim else max(1, self.num_items))).tolist()
         line |= {"tokens_per_second": round(speed, 1), "mfu": round(speed * flops_per_token / peak_flops, 4)}
         line |= self._more()

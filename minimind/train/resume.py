@@ -33,10 +33,10 @@ def start(job: Job, config: RunConfig, checkpoints: Path, precision: Precision, 
     if not resume and runtime.is_main():
         shutil.rmtree(checkpoints, ignore_errors=True)
     base = config.recipe["init"]
-    init = ranks.from_main(weights_checksum(Path(base)) if base and runtime.is_main() else 0)
-    found = ranks.from_main(checkpoint.newest(checkpoints) if runtime.is_main() else None)
+    init = ranks.broadcast(weights_checksum(Path(base)) if base and runtime.is_main() else 0)
+    found = ranks.broadcast(checkpoint.newest(checkpoints) if runtime.is_main() else None)
     if found is None:
-        return Progress(compiled=ranks.from_main(_compiles(job, config, precision)), init=init)
+        return Progress(compiled=ranks.broadcast(_compiles(job, config, precision)), init=init)
     source, state = found
     _check_recipe(source, state["recipe"], config.recipe)
     if state["progress"]["init"] != init:
@@ -51,9 +51,9 @@ def start(job: Job, config: RunConfig, checkpoints: Path, precision: Precision, 
         runtime.set_random_state(state["random"][runtime.rank()])
     at = Progress(**state["progress"])
     if config.train.compile != "auto":
-        at.compiled = ranks.from_main(_compiles(job, config, precision))
+        at.compiled = ranks.broadcast(_compiles(job, config, precision))
     elif at.compiled:
-        at.compiled = ranks.from_main(
+        at.compiled = ranks.broadcast(
             runtime.is_main() and can_compile(precision.device.type)
         )  # it may have been moved
     if at.step >= job.steps:

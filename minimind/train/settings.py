@@ -56,11 +56,7 @@ class TrainConfig:
     """Tool that shows metrics besides `metrics.jsonl`; files go to the run's folder (`pip install minimind[track]`)."""
 
     def check(self) -> None:
-        """Refuse values that cannot work.
-
-        Raises:
-            UsageError: naming the field.
-        """
+        """Raise a `UsageError` that names the field if a value cannot work."""
         check("train", self, POSITIVE, "epochs")
         check("train", self, at_least(0), "max_steps", "max_minutes", "valid_every", "sample_every", "sample_seconds")
         check("train", self, at_least(0), "save_every", "seed")

@@ -182,12 +182,13 @@ class Scripted:
     context = 4096
 
     def __init__(self, lines):
-        self.lines, self.live, self.submitted = lines, [], []
+        self.lines, self.live, self.submitted, self.dialogues = lines, [], [], {}
 
-    def submit(self, ids, sampling, index):
+    def submit(self, ids, sampling):
         class Request:
-            pass
+            tokens = ()
 
+        index = self.dialogues.setdefault(id(ids), len(self.dialogues))
         request = Request()
         request.ids, request.script = [], list(self.lines[index].pop(0))[: sampling.max_new_tokens]
         self.live.append(request)

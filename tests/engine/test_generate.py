@@ -5,7 +5,8 @@ import torch
 from transformers import AutoModelForCausalLM, RepetitionPenaltyLogitsProcessor
 
 from minimind.config import PRESETS, ModelConfig
-from minimind.engine.generate import complete, generate
+from minimind.engine.engine import Engine
+from minimind.engine.generate import EnginePool, complete
 from minimind.engine.sampling import GREEDY, Sampling
 from minimind.errors import UserError
 from minimind.model.attend import Segments
@@ -68,13 +69,16 @@ def test_a_seed_gives_the_same_answer_whoever_shares_the_batch():
 
 def test_logprobs_are_those_of_the_model():
     model, prompts = make(MODELS["moe"])
-    tokens = list(generate(model, prompts[2:3], Sampling(seed=1), (), 6))
-    ids = torch.tensor([[*prompts[2], *(t.token_id for t in tokens)]])
+    pool = EnginePool(Engine(model))
+    pool.submit("x", prompts[2], Sampling(seed=1, max_new_tokens=6))
+    ((key, found),) = pool.finished()
+    assert (key, found.status) == ("x", "truncated")
+    ids = torch.tensor([[*prompts[2], *found.ids]])
     with torch.no_grad():
         logprobs = model.logits(model(ids, Segments.whole(ids)).states).log_softmax(-1)[0]
     start = len(prompts[2]) - 1
-    expected = [logprobs[start + i, t.token_id].item() for i, t in enumerate(tokens)]
-    assert [t.logprob for t in tokens] == pytest.approx(expected, abs=1e-4)
+    expected = [logprobs[start + i, id].item() for i, id in enumerate(found.ids)]
+    assert found.log_probs == pytest.approx(expected, abs=1e-4)
 
 
 def test_generation_ends_where_the_context_does():
@@ -86,7 +90,7 @@ def test_generation_ends_where_the_context_does():
 def test_bad_prompts_are_refused_before_anything_runs(prompt, word):
     model, _ = make(MODELS["dense"])
     with pytest.raises(UserError, match=word):
-        generate(model, [[1], prompt])
+        complete(model, [[1], prompt])
 
 
 def test_the_repetition_penalty_equals_transformers(tmp_path):

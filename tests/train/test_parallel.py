@@ -115,7 +115,7 @@ def stopped(folder):
     job.loss = asking
     at = run(job, recipe(tokens_per_step=64, save_every=0, valid_every=0), folder)
     saved = sorted(path.name for path in (folder / "checkpoints").iterdir())
-    return at.step, saved, ranks.gathered(at.step)
+    return at.step, saved, ranks.all_gather(at.step)
 
 
 @pytest.mark.skipif(not FORKS, reason="Windows has no SIGTERM to catch")
