@@ -108,9 +108,9 @@ def serve(
         cors_origins=cors_origin,
         tools=choose_tools(tools),
         rollout_root=Path(rollout_root) if rollout else None,
-        most_bytes=int(max_body_mb * 2**20),
-        most_tokens=max_tokens or None,
-        most_open=queue,
+        max_bytes=int(max_body_mb * 2**20),
+        max_tokens=max_tokens or None,
+        max_open=queue,
         seconds=max_seconds,
         grace=grace,
     )

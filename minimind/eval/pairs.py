@@ -17,9 +17,9 @@ def pair_figures(
     batches: Iterable[PairBatch],
     loss: Callable[[Any, Any], Any],
     precision: Precision,
-    most_tokens: int,
+    max_tokens: int,
 ) -> dict[str, float]:
-    """Means over pairs of the figures that `loss(model, batch)` sums; no further batch once `most_tokens` are read.
+    """Means over pairs of the figures that `loss(model, batch)` sums; no further batch once `max_tokens` are read.
 
     The model is called as it is: put it in eval mode first.
     """
@@ -34,6 +34,6 @@ def pair_figures(
                 sums[name] = sums.get(name, 0.0) + float(value)
         pairs += cpu_batch.num_items
         tokens += int((cpu_batch.document_ids >= 0).sum())
-        if tokens >= most_tokens:
+        if tokens >= max_tokens:
             break
     return {name: value / pairs for name, value in sums.items()}

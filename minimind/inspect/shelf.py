@@ -13,7 +13,7 @@ from minimind.model.store import load_config, load_model
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import metrics
 
-MOST_BYTES = 4 * 2**30
+MAX_BYTES = 4 * 2**30
 """Of weights that are kept in memory: 15 checkpoints of a model of 64 M parameters."""
 _STEP = re.compile(r"step-(\d+)$")
 
@@ -85,7 +85,7 @@ class Shelf:
         with self._lock:  # the chat page's model is loaded by another thread
             if place.folder not in self._loaded:
                 self._loaded[place.folder] = load_model(place.folder, device=self.device)
-                while len(self._loaded) > 2 and sum(map(_bytes, self._loaded.values())) > MOST_BYTES:
+                while len(self._loaded) > 2 and sum(map(_bytes, self._loaded.values())) > MAX_BYTES:
                     self._loaded.popitem(last=False)
             self._loaded.move_to_end(place.folder)
             return self._loaded[place.folder]

@@ -28,13 +28,13 @@ def jobs(request: ChatRequest, service: Service, form: Compiled | None) -> list[
         ApiError, UserError: the request asks for something that cannot be.
     """
     settings, tokenizer = service.settings, service.tokenizer
-    if (request.n or 1) > settings.most_choices:
-        raise ApiError(400, f"n is {request.n}, more than {settings.most_choices}", "too_many_choices", "n")
+    if (request.n or 1) > settings.max_choices:
+        raise ApiError(400, f"n is {request.n}, more than {settings.max_choices}", "too_many_choices", "n")
     prompt_ids = prompt(request, service)
     check_scored([prompt_ids] * (request.n or 1), request.prompt_logprobs)
     ends = [] if request.ignore_eos else [tokenizer.control_id("<|im_end|>"), tokenizer.eos_id, tokenizer.pad_id]
     sampling = request.sampling(
-        max_new_tokens=limit(request.max_completion_tokens or request.max_tokens, settings.most_tokens),
+        max_new_tokens=limit(request.max_completion_tokens or request.max_tokens, settings.max_tokens),
         stop_ids=[*(request.stop_token_ids or []), *(id for id in ends if id is not None)],
         top_logprobs=request.top_logprobs or 0,
         prompt_logprobs=request.prompt_logprobs,
@@ -50,8 +50,8 @@ def prompt(request: ChatRequest, service: Service) -> list[int]:
     Raises:
         ApiError, UserError: the conversation is too long, or cannot be rendered.
     """
-    if len(request.messages) > service.settings.most_messages:
-        message = f"the conversation has {len(request.messages)} messages, more than {service.settings.most_messages}"
+    if len(request.messages) > service.settings.max_messages:
+        message = f"the conversation has {len(request.messages)} messages, more than {service.settings.max_messages}"
         raise ApiError(400, message, "too_many_messages", "messages")
     tools = [tool.model_dump(exclude_none=True) for tool in request.tools or [] if request.callable]
     turns = [message.turn() for message in request.messages]

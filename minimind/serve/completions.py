@@ -34,13 +34,13 @@ def jobs(request: CompletionRequest, service: Service, form: Compiled | None) ->
     """
     settings, tokenizer = service.settings, service.tokenizer
     texts, n = prompts(request), request.n or 1
-    if len(texts) * n > settings.most_choices:
-        message = f"{len(texts)} prompts with n = {n} are more than {settings.most_choices} answers"
+    if len(texts) * n > settings.max_choices:
+        message = f"{len(texts)} prompts with n = {n} are more than {settings.max_choices} answers"
         raise ApiError(400, message, "too_many_choices", "n")
     scored = [top for top in (request.logprobs if request.echo else None, request.prompt_logprobs) if top is not None]
     new = DEFAULT_TOKENS if request.max_tokens is None else request.max_tokens
     sampling = request.sampling(
-        max_new_tokens=limit(new, settings.most_tokens),
+        max_new_tokens=limit(new, settings.max_tokens),
         stop=request.stops,
         stop_ids=request.stop_token_ids or [],
         top_logprobs=request.logprobs or 0,

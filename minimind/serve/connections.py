@@ -23,7 +23,7 @@ RESERVE = 16
 """Connections beyond the most, for `/health`."""
 
 
-def most_connections(wanted: int) -> int:
+def max_connections(wanted: int) -> int:
     """So many connections at once, as far as this process may open files; it is allowed all that it can get."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
@@ -41,7 +41,7 @@ class Connections:
     """Makes the connections of one server, for uvicorn's `http`."""
 
     def __init__(self, settings: Settings) -> None:
-        self.seconds, self.most = settings.header_seconds, most_connections(settings.most_connections)
+        self.seconds, self.most = settings.header_seconds, max_connections(settings.max_connections)
         self.idle: dict[Connection, None] = {}
         """Those that have asked nothing, or have been answered; for longest first."""
 

@@ -68,8 +68,8 @@ class Guard:
                 raise ApiError(401, message, "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         length = headers.get("content-length", "0")
         has_body = length != "0" or "transfer-encoding" in headers
-        if length.isdecimal() and int(length) > self.settings.most_bytes:
-            raise _too_large(self.settings.most_bytes)
+        if length.isdecimal() and int(length) > self.settings.max_bytes:
+            raise _too_large(self.settings.max_bytes)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if has_body and kind != "application/json":
             raise ApiError(
@@ -102,8 +102,8 @@ class Guard:
                 raise HTTPException(408, late, {"Connection": "close"}) from None
             size += len(message.get("body", b""))
             complete = not message.get("more_body", False)
-            if size > self.settings.most_bytes:
-                raise HTTPException(413, str(_too_large(self.settings.most_bytes)), {"Connection": "close"})
+            if size > self.settings.max_bytes:
+                raise HTTPException(413, str(_too_large(self.settings.max_bytes)), {"Connection": "close"})
             return message
 
         return limited

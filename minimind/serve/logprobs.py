@@ -10,15 +10,15 @@ from minimind.tokenizer.bpe import Tokenizer
 
 FLOOR = -9999.0
 """What OpenAI writes for a token of probability zero: JSON has no minus infinity."""
-MOST_SCORED = 2**16
+MAX_SCORED = 2**16
 """Log-probabilities of prompts in one reply."""
 
 
 def check_scored(prompts: Sequence[Sequence[int]], top: int | None) -> None:
     """Raise `ApiError` 400 where so many log-probabilities of prompts are no longer an answer but a burden."""
     wanted = 0 if top is None else sum(map(len, prompts)) * (1 + top)
-    if wanted > MOST_SCORED:
-        message = f"{wanted:,} log-probabilities of prompts are asked for, the most of one request are {MOST_SCORED:,}"
+    if wanted > MAX_SCORED:
+        message = f"{wanted:,} log-probabilities of prompts are asked for, the most of one request are {MAX_SCORED:,}"
         raise ApiError(400, f"{message}: send fewer or shorter prompts, or a smaller number", "too_many_logprobs")
 
 

@@ -35,8 +35,8 @@ class _Reply:
         self.jobs: list[Job] = []
         self.rids: list[str] = []
         answers = sum(request.params(i).n for i in range(len(request.prompts)))
-        if answers > service.settings.most_open:
-            message = f"{answers:,} answers are asked for, the most of this server are {service.settings.most_open}"
+        if answers > service.settings.max_open:
+            message = f"{answers:,} answers are asked for, the most of this server are {service.settings.max_open}"
             raise ApiError(400, message, "too_many_choices", "sampling_params")
         given = request.rid if isinstance(request.rid, list) else [request.rid] * len(request.prompts)
         for i, prompt in enumerate(request.prompts):
@@ -44,7 +44,7 @@ class _Reply:
             ids = service.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
             params = request.params(i)
             form = forms.get(params.form or "")
-            sampling = params.sampling(request.top_logprobs_num, service.settings.most_tokens, form)
+            sampling = params.sampling(request.top_logprobs_num, service.settings.max_tokens, form)
             self.jobs += [Job(ids, sampling, nth) for nth in range(params.n)]
             self.rids += [given[i] or uuid.uuid4().hex] * params.n
         self.single = request.single and len(self.jobs) == 1

@@ -35,7 +35,7 @@ class SamplingParams(Body):
         form = grammar.json_schema(self.json_schema) if self.json_schema else None
         return grammar.regex(self.regex) if self.regex else form
 
-    def sampling(self, top_logprobs: int, most_tokens: int | None, form: grammar.Compiled | None) -> Sampling:
+    def sampling(self, top_logprobs: int, max_tokens: int | None, form: grammar.Compiled | None) -> Sampling:
         """The engine's rules; `form` is the grammar made ready."""
         return Sampling(
             temperature=self.temperature,
@@ -46,7 +46,7 @@ class SamplingParams(Body):
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
             seed=self.sampling_seed,
-            max_new_tokens=limit(self.max_new_tokens, most_tokens),
+            max_new_tokens=limit(self.max_new_tokens, max_tokens),
             stop=[self.stop] if isinstance(self.stop, str) else self.stop or [],
             stop_ids=self.stop_token_ids or [],
             ignore_eos=self.ignore_eos,

@@ -100,7 +100,7 @@ def router(service: Service) -> APIRouter:
                 "n_ctx": engine.context,
                 "vocab_size": engine.model.config.vocab_size,
                 "parameters": engine.model.config.parameters(),
-                "max_tokens": settings.most_tokens,
+                "max_tokens": settings.max_tokens,
                 "tools": tools.schemas(settings.tools),
             }
         )

@@ -128,11 +128,11 @@ class Service:
         Raises:
             ApiError: 429, the server is full.
         """
-        if self._open + len(jobs) > self.settings.most_open:
+        if self._open + len(jobs) > self.settings.max_open:
             self.metrics.rejected.inc()
             raise ApiError(
                 429,
-                f"{self._open} answers are being written or waiting, the most are {self.settings.most_open}: "
+                f"{self._open} answers are being written or waiting, the most are {self.settings.max_open}: "
                 f"try again in a moment",
                 "queue_full",
                 headers={"Retry-After": "1"},

@@ -22,21 +22,21 @@ class Settings:
     """Built-in tools that the page may run on the server."""
     rollout_root: Path | None = None
     """Answer the rollout protocol, and take new weights from under this directory alone."""
-    most_bytes: int = 4 * 2**20
+    max_bytes: int = 4 * 2**20
     """Of a request's body."""
-    most_messages: int = 1024
+    max_messages: int = 1024
     """In a conversation."""
-    most_choices: int = 16
+    max_choices: int = 16
     """Answers to one request (`n`, or prompts times `n`)."""
-    most_tokens: int | None = None
+    max_tokens: int | None = None
     """Of one answer; None: as many as the context holds."""
-    most_connections: int = 1024
+    max_connections: int = 1024
     """Connections at once, if the operating system lets us have so many files open."""
     header_seconds: float = 10.0
     """In which the head of a request must have come."""
     body_seconds: float = 60.0
     """In which its body must have come."""
-    most_open: int = 256
+    max_open: int = 256
     """Answers being written or waiting; more requests are told to come back later."""
     seconds: float = 600.0
     """That one request may take."""

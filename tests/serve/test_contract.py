@@ -33,7 +33,7 @@ FEW = settings(
 
 @pytest.fixture(scope="module")
 def base(model, tokenizer, tmp_path_factory):
-    with serving(model, tokenizer, most_tokens=3, rollout_root=tmp_path_factory.mktemp("root")) as (url, _):
+    with serving(model, tokenizer, max_tokens=3, rollout_root=tmp_path_factory.mktemp("root")) as (url, _):
         yield url
 
 

@@ -163,7 +163,7 @@ def closed(client, seconds):
 
 
 def test_half_open_connections_keep_nobody_out(model, tokenizer):
-    with serving(model, tokenizer, most_connections=20, header_seconds=30) as (url, _):
+    with serving(model, tokenizer, max_connections=20, header_seconds=30) as (url, _):
         half = [connect(url) for _ in range(100)]
         for client in half:
             client.sendall(b"GET /health HTTP/1.1\r\n")
@@ -175,7 +175,7 @@ def test_half_open_connections_keep_nobody_out(model, tokenizer):
 
 
 def test_where_all_are_served_health_is_answered(model, tokenizer):
-    with serving(model, tokenizer, most_connections=4) as (url, _):
+    with serving(model, tokenizer, max_connections=4) as (url, _):
         slow = [connect(url) for _ in range(4)]
         head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         for client in slow:

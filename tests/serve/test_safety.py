@@ -186,7 +186,7 @@ def test_an_api_key_is_asked_for(model, tokenizer):
 
 
 def test_bodies_are_limited(model, tokenizer):
-    with serving(model, tokenizer, most_bytes=2000, most_messages=3, most_tokens=4) as (url, _):
+    with serving(model, tokenizer, max_bytes=2000, max_messages=3, max_tokens=4) as (url, _):
         chat = f"{url}/v1/chat/completions"
         large = HI | {"messages": [{"role": "user", "content": "a" * 3000}]}
         assert_is_error(httpx.post(chat, json=large), 413)
@@ -209,7 +209,7 @@ class Slow(Engine):
 
 
 def test_a_full_server_says_when_to_come_back(model, tokenizer):
-    with serving(model, tokenizer, Slow, most_open=2) as (url, service), httpx.Client(base_url=url) as http:
+    with serving(model, tokenizer, Slow, max_open=2) as (url, service), httpx.Client(base_url=url) as http:
         with http.stream("POST", "/v1/chat/completions", json=LONG | {"stream": True}) as first:
             lines = first.iter_lines()  # kept: a closed iterator closes the connection
             next(lines)
