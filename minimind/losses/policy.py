@@ -157,14 +157,14 @@ def _clipped(ratio: Tensor, advantages: Tensor, mask: Tensor, low: float, high: 
 def token_weights(
     mask: Tensor, sequences: Tensor, normalise: Normalise, longest: int = 0, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
-    """Weight of each token, and each answer's share of the number that the weighted sum is divided by.
+    """Weight of each token, and what each answer adds to the number that the weighted sum is divided by.
 
         sequence    mean over answers of the mean over their tokens: long answers' tokens weigh less   GRPO, GSPO
         token       mean over all tokens of the whole batch                                            DAPO, CISPO
         constant    sum over tokens / (answers · `longest`): no length matters     Dr. GRPO, Liu et al. 2025, 2503.20783
 
     Returns:
-        Weights shaped like `mask`, 0 outside it; shares `[answers]`, whose sum over *all* answers of an optimizer
+        Weights shaped like `mask`, 0 outside it; items `[answers]`, whose sum over *all* answers of an optimizer
         step is the denominator, whatever micro-batches and ranks they are in.
     """
     ones = mask.to(dtype)

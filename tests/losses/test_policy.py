@@ -16,8 +16,8 @@ OLD, ADVANTAGES = GIVEN["old"], GIVEN["advantages"][:, None].expand(6, 9)
 
 
 def whole(loss, normalise, mask=MASK, sequences=SEQUENCES, longest=16):
-    weights, shares = policy.token_weights(mask, sequences, normalise, longest, torch.float64)
-    return (loss * weights).sum() / shares.sum()
+    weights, items = policy.token_weights(mask, sequences, normalise, longest, torch.float64)
+    return (loss * weights).sum() / items.sum()
 
 
 def ours(name, log_probs):
@@ -181,15 +181,15 @@ def test_what_is_masked_has_no_effect_whatever_it_is(name, bad):
 
 @pytest.mark.parametrize("normalise", ["sequence", "token", "constant"])
 def test_order_packing_and_micro_batches_change_nothing(normalise):
-    weights, shares = policy.token_weights(MASK, SEQUENCES, normalise, 16, torch.float64)
+    weights, items = policy.token_weights(MASK, SEQUENCES, normalise, 16, torch.float64)
     loss = policy.gspo(GIVEN["log_probs"], OLD, ADVANTAGES, MASK, SEQUENCES).loss
-    expected = (loss * weights).sum() / shares.sum()
+    expected = (loss * weights).sum() / items.sum()
 
     order = torch.tensor([3, 1, 5, 0, 2, 4])
     flat = [x[order].reshape(1, -1) for x in (GIVEN["log_probs"], OLD, ADVANTAGES, MASK, SEQUENCES)]
     packed = policy.gspo(*flat).loss
-    weights, packed_shares = policy.token_weights(flat[3], flat[4], normalise, 16, torch.float64)
-    torch.testing.assert_close((packed * weights).sum() / packed_shares.sum(), expected)
+    weights, packed_items = policy.token_weights(flat[3], flat[4], normalise, 16, torch.float64)
+    torch.testing.assert_close((packed * weights).sum() / packed_items.sum(), expected)
 
     total, count = 0.0, 0.0
     for row in range(6):
@@ -204,8 +204,8 @@ def test_order_packing_and_micro_batches_change_nothing(normalise):
 def test_an_answer_without_a_token_counts_for_nothing():
     mask = MASK.clone()
     mask[3] = False
-    weights, shares = policy.token_weights(mask, SEQUENCES, "sequence")
-    assert shares.tolist() == [1, 1, 1, 0, 1, 1]
+    weights, items = policy.token_weights(mask, SEQUENCES, "sequence")
+    assert items.tolist() == [1, 1, 1, 0, 1, 1]
     assert weights.sum().item() == pytest.approx(5)
 
 

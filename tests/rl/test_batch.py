@@ -98,10 +98,10 @@ def test_a_shared_prompt_leaves_loss_and_gradient_unchanged(model, tokenizer, re
     torch.testing.assert_close(gradient(True), gradient(False), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(("normalise", "weight"), [("token", 7), ("sequence", 3), ("constant", 3)])
-def test_weights_and_shares(normalise, weight):
+@pytest.mark.parametrize(("normalise", "items"), [("token", 7), ("sequence", 3), ("constant", 3)])
+def test_token_weights_and_items(normalise, items):
     batch = pack(SAMPLES, 8, normalise, 10).batch
-    assert batch.num_items == weight
+    assert batch.num_items == items
     sums = [float(part.sum()) for part in pack(SAMPLES, 8, normalise, 10).gather(batch.token_weights)]
     assert sums == pytest.approx({"token": [3, 3, 1], "sequence": [1, 1, 1], "constant": [0.3, 0.3, 0.1]}[normalise])
 
