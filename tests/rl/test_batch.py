@@ -160,7 +160,7 @@ def test_what_a_tool_said_is_read_but_not_learned(model, tokenizer, recipe):
     (batch,) = batches_of(job, samples)
     expected = job.loss(model, batch).total
     spoiled = batch._replace(
-        **{name: getattr(batch, name).where(batch.mask, math.nan) for name in ("engine", "old", "advantages")}
+        **{name: getattr(batch, name).where(batch.mask, math.nan) for name in ("rollout_log_probs", "old_log_probs", "advantages")}
     )
     assert torch.equal(job.loss(model, spoiled).total, expected)
     assert int(batch.mask.sum()) == 5
@@ -185,7 +185,7 @@ def test_minibatches_hold_every_sample_once(model, tokenizer, recipe):
     tokens = sum(len(one.ids) for one in samples)
     assert sum(int(batch.mask.sum()) for batch in made[:4]) == tokens
     assert sum(batch.num_items for batch in made[:4]) == tokens
-    assert any(not torch.equal(b.old, torch.zeros_like(b.old)) for b in made)
+    assert any(not torch.equal(b.old_log_probs, torch.zeros_like(b.old_log_probs)) for b in made)
 
 
 def test_the_critics_advantages_are_gae_of_each_answer(model, tokenizer, recipe):
