@@ -10,6 +10,7 @@ COMMANDS = {
     "train": "train a model, stage by stage: pretrain, sft, lora, dpo, grpo, agent and others",
     "chat": "talk to a model in the terminal",
     "serve": "OpenAI-compatible server with a chat page",
+    "inspect": "look into a model: layers, attention, experts, facts, and how training made them",
     "eval": "measure a model: bits per byte, multiple choice, tool calls, long texts, answers",
     "export": "write a model for other programs: gguf, ollama, hf, merge-lora",
     "import": "read MiniMind's .pth files, or any Qwen3, from disk or a hub",

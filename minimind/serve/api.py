@@ -5,7 +5,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import minimind
-from minimind.serve import bodies, errors, rollout, rollout_schema, routes, schema, site
+from minimind.serve import bodies, errors, glass, rollout, rollout_schema, routes, schema, site
 from minimind.serve.guard import Guard
 from minimind.serve.messages_schema import CountRequest, MessagesRequest
 from minimind.serve.responses_schema import ResponsesRequest
@@ -35,6 +35,8 @@ def create_app(service: Service) -> FastAPI:
     if settings.rollout_root:
         app.include_router(rollout.router(service, settings.rollout_root))
     app.include_router(site.router())
+    if service.glass:
+        app.include_router(glass.router(service.glass))
     bodies.describe(app, BODIES)
     # The last added runs first: counting, then cross-origin headers (errors need them too), then the guard.
     app.add_middleware(Guard, settings=settings)

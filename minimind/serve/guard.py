@@ -18,8 +18,9 @@ from minimind.serve.errors import ApiError, response
 from minimind.serve.settings import Settings
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-OPEN_PATHS = ("/", "/health", "/docs", "/openapi.json", "/favicon.ico")
-"""Answered without a key, like everything under `/page/`: they say nothing about the model or its users."""
+OPEN_PATHS = ("/", "/health", "/docs", "/openapi.json", "/favicon.ico", "/inspect")
+OPEN_FOLDERS = ("/page/", "/inspect/page/")
+"""Answered without a key: they say nothing about the model or its users."""
 
 
 class Guard:
@@ -58,7 +59,7 @@ class Guard:
                 "origin_not_allowed",
             )
         key = self.settings.api_key
-        if key and path not in OPEN_PATHS and not path.startswith("/page/") and method != "OPTIONS":
+        if key and path not in OPEN_PATHS and not path.startswith(OPEN_FOLDERS) and method != "OPTIONS":
             given = headers.get("authorization") or f"Bearer {headers.get('x-api-key', '')}"  # Anthropic's
             # The whole header is compared, as the bytes that it was (latin-1 keeps them), in a time that does not
             # depend on where it differs.

@@ -11,6 +11,7 @@ from minimind.engine.grammar import Compiled
 from minimind.engine.request import Output, PromptTooLong
 from minimind.engine.sampling import Sampling
 from minimind.serve.errors import ApiError
+from minimind.serve.glass import Glass
 from minimind.serve.grammars import PROCESSES, Grammars
 from minimind.serve.metrics import Metrics
 from minimind.serve.pools import Pool
@@ -41,8 +42,8 @@ def coarse(tokens: int) -> int:
 class Service:
     """Holds the engine once it is loaded; until then, and after `close`, requests are refused with 503."""
 
-    def __init__(self, settings: Settings, tokenizer: Tokenizer) -> None:
-        self.settings, self.tokenizer = settings, tokenizer
+    def __init__(self, settings: Settings, tokenizer: Tokenizer, glass: Glass | None = None) -> None:
+        self.settings, self.tokenizer, self.glass = settings, tokenizer, glass
         self.created = int(time.time())
         self.metrics = Metrics()
         self.weights = ""

@@ -1,6 +1,8 @@
 """The web page: plain files, sent as they are, with a policy that lets nothing else in."""
 
+from collections.abc import Callable
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 
 from fastapi import APIRouter
 from starlette.responses import Response
@@ -22,14 +24,7 @@ HEADERS = {
 def router() -> APIRouter:
     """`/` (the chat), `/docs` (the interface described) and `/page/...`, their parts."""
     routes = APIRouter(include_in_schema=False)
-    folder = files("minimind.serve") / "page"
-    parts = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
-
-    def send(name: str) -> Response:
-        suffix = name[name.rfind(".") :]
-        if name not in parts or suffix not in KINDS:
-            raise ApiError(404, f"there is no file {name!r} here", "not_found")
-        return Response(parts[name], media_type=KINDS[suffix], headers=HEADERS)
+    send = sender(files("minimind.serve") / "page")
 
     @routes.get("/")
     async def chat() -> Response:
@@ -48,3 +43,16 @@ def router() -> APIRouter:
         return send(name)
 
     return routes
+
+
+def sender(folder: Traversable) -> Callable[[str], Response]:
+    """What answers with a page's file, of a folder that is read now."""
+    parts = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+
+    def send(name: str) -> Response:
+        suffix = name[name.rfind(".") :]
+        if name not in parts or suffix not in KINDS:
+            raise ApiError(404, f"there is no file {name!r} here", "not_found")
+        return Response(parts[name], media_type=KINDS[suffix], headers=HEADERS)
+
+    return send

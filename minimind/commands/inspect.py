@@ -1,0 +1,69 @@
+"""`minimind inspect MODEL|RUN`: the looking-glass, a page that shows what a model computes and how it came to."""
+
+from typing import Annotated
+
+import tyro
+
+from minimind import console
+from minimind.commands.arguments import at_least, call
+from minimind.errors import UsageError, UserError
+
+
+def main(argv: list[str]) -> int:
+    """Start the server of the page."""
+    return call(inspect, argv, "minimind inspect")
+
+
+def inspect(
+    model: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL|RUN")]],
+    host: str = "127.0.0.1",
+    port: int = 8001,
+    context: int = 2048,
+    device: str = "auto",
+) -> int:
+    """Look into a model: its tokens, layers, attention, experts and facts, and how training made them.
+
+    Examples:
+        minimind inspect runs/demo/sft/model
+        minimind inspect runs/demo/pretrain
+        minimind inspect runs/demo
+
+    Args:
+        model: model directory; or a run's folder, for all of its checkpoints; or a folder of runs, for all of theirs.
+        host: address to listen on, one of this machine's own: the page is for who sits at it.
+        port: port to listen on; 0 takes a free one.
+        context: longest conversation on the chat page beside it, in tokens.
+        device: auto, cpu, cuda or mps.
+    """
+    at_least(0, port=port)
+    at_least(1, context=context)
+    if port > 65535:
+        raise UsageError(f"--port {port}: ports end at 65535")
+    try:
+        from minimind.serve import server
+    except ImportError as error:
+        raise UserError(f"the server needs {error.name}; install it with: pip install 'minimind[serve]'") from error
+    if not server.is_loopback(host):
+        raise UsageError(
+            f"--host {host}: the looking-glass is for this machine alone; use 127.0.0.1, or minimind serve"
+        )
+    from minimind.engine.background import EngineThread
+    from minimind.engine.engine import Engine
+    from minimind.inspect.glass import LookingGlass
+    from minimind.serve.service import Service
+    from minimind.serve.settings import Settings
+
+    glass = LookingGlass(model, device)
+    shelf = glass.shelf
+    listening = server.listen(host, port)
+    shown = f"[{host}]" if ":" in host else host
+    url = f"http://{shown}:{listening.getsockname()[1]}"
+    console.say(f"  looking-glass  {url}/inspect   {shelf.name}, {len(shelf.models)} checkpoint(s)")
+    console.say(f"  chat page      {url}/          Ctrl-C stops the server.")
+
+    def load() -> EngineThread:
+        weights = shelf.model(shelf.place(None))
+        return EngineThread(Engine(weights, shelf.tokenizer, rows=2, context=context), most_waiting=16)
+
+    server.run(Service(Settings(model=shelf.name), shelf.tokenizer, glass), load, listening)
+    return 0

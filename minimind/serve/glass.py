@@ -1,0 +1,54 @@
+"""The looking-glass on the network: its page, and `POST /inspect/ROOM` with an object, answered by another one."""
+
+from collections.abc import Mapping
+from importlib.resources.abc import Traversable
+from typing import Any, Protocol
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from minimind.serve.errors import ApiError, Json
+from minimind.serve.pools import Pool
+from minimind.serve.site import sender
+from minimind.text import read_json
+
+
+class Glass(Protocol):
+    """Answers questions about models (`minimind.inspect.glass`)."""
+
+    page: Traversable
+
+    def answer(self, room: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer to one question.
+
+        Raises:
+            UserError: something is wrong with it.
+        """
+
+
+def router(glass: Glass) -> APIRouter:
+    """`/inspect`, `/inspect/page/...` and the rooms."""
+    routes = APIRouter(include_in_schema=False)
+    send = sender(glass.page)
+    pictures = Pool("pictures", 1, 32)  # one at a time: each takes all cores
+
+    @routes.get("/inspect")
+    async def page() -> Response:
+        return send("index.html")
+
+    @routes.get("/inspect/page/{name}")
+    async def part(name: str) -> Response:
+        return send(name)
+
+    @routes.post("/inspect/{room}")
+    async def answer(room: str, http: Request) -> Response:
+        try:
+            asked = read_json(await http.body())
+        except ValueError as error:
+            raise ApiError(400, f"the body is not valid JSON ({error})", "invalid_json") from None
+        if not isinstance(asked, dict):
+            raise ApiError(400, "the body should be a JSON object", "invalid_value")
+        return Json(await pictures.run(glass.answer, room, asked))
+
+    return routes
