@@ -22,10 +22,8 @@ async function show() {
   const mine = (running = new AbortController());
   const here = room();
   $("title").textContent = here.say("title");
-  $("explanation").textContent = here.say("text");
-  $("links").replaceChildren(
-    h("a", { href: model.code[here.id].href }, `${say("code")}: `, h("code", {}, model.code[here.id].label)),
-    h("a", { href: model.docs[here.id][spoken()] }, say("docs")));
+  $("explanation").textContent = here.say("explanation");
+  showLinks(here);
   $("room").setAttribute("aria-labelledby", `tab-${here.id}`);
   for (const tab of $("tabs").children) {
     tab.setAttribute("aria-selected", String(tab.id === `tab-${here.id}`));
@@ -51,6 +49,18 @@ async function show() {
   $("room").classList.remove("busy");
   $("room").setAttribute("aria-busy", "false");
   $("said").textContent = `${here.say("title")}: ${say("ready")}`;
+}
+
+/** Where to read more: the function that the room is about, shown on the page, and the page of the docs. */
+function showLinks({ id }) {
+  const code = h("button", { type: "button", class: "link", "aria-expanded": "false", "aria-controls": "source" }, `${say("code")}: `, h("code", {}, model.code[id].label));
+  code.addEventListener("click", async () => {
+    $("source").hidden = !$("source").hidden;
+    code.setAttribute("aria-expanded", String(!$("source").hidden));
+    $("source").firstElementChild.textContent = (await ask("code", { room: id })).source;
+  });
+  $("source").hidden = true;
+  $("links").replaceChildren(code, h("span", {}, `${say("docs")}: `, h("code", {}, model.docs[id][spoken()])));
 }
 
 function tell(message) {

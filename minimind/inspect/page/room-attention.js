@@ -2,6 +2,7 @@
 
 import { h } from "/page/dom.js";
 import { heatmap, thumbnail } from "./heatmap.js";
+import { later } from "./later.js";
 import { brief, percent } from "./scale.js";
 import { bars, visible } from "./strip.js";
 import { words } from "./words.js";
@@ -9,7 +10,7 @@ import { words } from "./words.js";
 const say = words({
   en: {
     title: "Attention",
-    text: "Each head of each layer looks back over the text: row by row, a token spreads a weight of 1 over itself and what stands before it. Choose a head to read its pattern. Below: how much every head acts as one of three well-known kinds, measured on random tokens that are repeated. Switch heads, MLPs or whole layers off and see the answer change.",
+    explanation: "Each head of each layer looks back over the text: row by row, a token spreads a weight of 1 over itself and what stands before it. Choose a head to read its pattern. Below: how much every head acts as one of three well-known kinds, measured on random tokens that are repeated. Switch heads, MLPs or whole layers off and see the answer change.",
     pattern: "Pattern of layer {0}, head {1}", "looks-at": "looks at", "all-heads": "Heads, one picture each", mean: "mean", "mean-of": "Mean of the heads of layer {0}",
     kinds: "What kind of head", previous: "previous token", first: "first token", induction: "induction",
     "previous-why": "looks at the token before", "first-why": "looks at the first token, often because it has nothing to say", "induction-why": "looks at what followed the same token last time, and so can copy it",
@@ -18,7 +19,7 @@ const say = words({
   },
   zh: {
     title: "注意力",
-    text: "每层的每个头都回头看文本：一行一个词元，把总和为 1 的权重分给自己和前面的词元。选一个头看它的模式。下面是每个头有多像三种著名的头，用重复的随机词元测得。可以关掉头、MLP 或整层，看回答怎样改变。",
+    explanation: "每层的每个头都回头看文本：一行一个词元，把总和为 1 的权重分给自己和前面的词元。选一个头看它的模式。下面是每个头有多像三种著名的头，用重复的随机词元测得。可以关掉头、MLP 或整层，看回答怎样改变。",
     pattern: "第 {0} 层第 {1} 个头的模式", "looks-at": "看向", "all-heads": "所有的头，每个一张小图", mean: "平均", "mean-of": "第 {0} 层各头的平均",
     kinds: "是哪种头", previous: "前一个词元", first: "第一个词元", induction: "归纳",
     "previous-why": "看前一个词元", "first-why": "看第一个词元，往往因为它没有话要说", "induction-why": "看同一个词元上次出现时的后一个，因此能复制",
@@ -38,8 +39,7 @@ export const room = {
   say,
   async show({ state, model, given, ask, set }) {
     const { off } = state;
-    const [{ tokens, patterns: packed }, scores, change] = await Promise.all([
-      ask("attention", given()), ask("heads", { checkpoint: state.checkpoint }), off.length ? ask("without", given()) : null]);
+    const { tokens, patterns: packed } = await ask("attention", given());
     const patterns = packed.map((layer) => unpacked(layer, tokens.length ** 2));
     const names = tokens.map(visible);
     const big = h("div");
@@ -63,18 +63,23 @@ export const room = {
     }
 
     choose(Math.min(looked.layer, model.layers - 1), Math.min(looked.head, model.heads));
-    const rows = patterns.map((_, layer) => `${say("layer")} ${layer}`);
-    const score = (name) => h("div", {},
-      h("p", {}, h("b", {}, say(name)), `: ${say(`${name}-why`)}`),
-      heatmap({ values: scores[name], rows, columns: scores[name][0].map((_, head) => String(head)), text: scores[name].map((row) => row.map((one) => one.toFixed(2))), wide: 40, range: [0, 1], columnTitle: say("head"), label: say(name),
-        about: (layer, head) => `${rows[layer]}, ${say("head")} ${head}: ${brief(scores[name][layer][head])}`, onchoose: choose, legend: false }));
     return [
       h("div", { class: "side-by-side" }, h("div", {}, h("h3", {}, say("all-heads")), grid), big),
-      h("h3", {}, say("change")), ...effect(change),
-      h("h3", {}, say("kinds")), h("div", { class: "side-by-side" }, ...["previous", "first", "induction"].map(score)),
+      h("h3", {}, say("change")), off.length ? later(ask("without", given()), effect) : h("p", { class: "soft" }, say("none-off")),
+      h("h3", {}, say("kinds")), later(ask("heads", { checkpoint: state.checkpoint }), (scores) => kinds(scores, choose)),
     ];
   },
 };
+
+/** How much each head is of each kind. */
+function kinds(scores, choose) {
+  const rows = scores.first.map((_, layer) => `${say("layer")} ${layer}`);
+  const columns = scores.first[0].map((_, head) => String(head));
+  return [h("div", { class: "side-by-side" }, ...["previous", "first", "induction"].map((name) => h("div", {},
+    h("p", {}, h("b", {}, say(name)), `: ${say(`${name}-why`)}`),
+    heatmap({ values: scores[name], text: scores[name].map((row) => row.map((one) => one.toFixed(2))), rows, columns, wide: 40, range: [0, 1], columnTitle: say("head"), label: say(name), legend: false,
+      about: (layer, head) => `${rows[layer]}, ${say("head")} ${head}: ${brief(scores[name][layer][head])}`, onchoose: choose }))))];
+}
 
 function heads(patterns, length, off, choose) {
   const root = h("div", { class: "heads", role: "group", "aria-label": say("all-heads") });
@@ -100,13 +105,12 @@ function unpacked(packed, size) {
 const rowsOf = (bytes, length) =>
   Array.from({ length }, (_, row) => Array.from({ length }, (_, column) => (column > row ? null : bytes[row * length + column] / 255)));
 
-/** What the model would say, whole and without what is switched off. */
-function effect(change) {
-  if (!change) return [h("p", { class: "soft" }, say("none-off"))];
-  const column = (name, answer, rows) => h("div", {}, h("b", {}, name), h("p", {}, h("code", {}, visible(answer))),
+/** What the model says, whole and without what is switched off. */
+function effect({ before, after, answer, kl }) {
+  const column = (name, text, rows) => h("div", {}, h("b", {}, name), h("p", {}, h("code", {}, visible(text))),
     bars(rows.map(({ text, probability }) => [h("code", {}, visible(text)), probability]), { label: say("change"), write: percent, most: 1 }));
   return [
-    h("div", { class: "side-by-side" }, column(say("before"), change.answer.before, change.before), column(say("after-off"), change.answer.after, change.after)),
-    h("p", { class: "soft" }, `${say("divergence")}: ${brief(change.kl)} ${say("nats")}`),
+    h("div", { class: "side-by-side" }, column(say("before"), answer.before, before), column(say("after-off"), answer.after, after)),
+    h("p", { class: "soft" }, `${say("divergence")}: ${brief(kl)} ${say("nats")}`),
   ];
 }

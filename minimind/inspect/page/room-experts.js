@@ -9,13 +9,13 @@ import { words } from "./words.js";
 const say = words({
   en: {
     title: "Experts",
-    text: "In a mixture of experts each layer has several MLPs, and a router sends every token to the one, or the few, that it gives the highest probability. Rows are layers, columns tokens; colour and number say which expert a token goes to. Choose a cell to see the router's probabilities.",
+    explanation: "In a mixture of experts each layer has several MLPs, and a router sends every token to the one, or the few, that it gives the highest probability. Rows are layers, columns tokens; colour and number say which expert a token goes to. Choose a cell to see the router's probabilities.",
     "no-experts": "This model is dense: it has one MLP a layer and no router. Train one with experts to see where its tokens go: minimind train pretrain tiny-moe",
     expert: "expert", routed: "Where each token goes", load: "Share of the tokens that each expert gets", router: "Router's probabilities", words: "Words that each expert gets most",
   },
   zh: {
     title: "专家",
-    text: "在混合专家模型里，每层有好几个 MLP，路由器把每个词元送给它给出最高概率的那一个或几个。行是层，列是词元；颜色和数字表示词元去了哪个专家。点一格看路由器的概率。",
+    explanation: "在混合专家模型里，每层有好几个 MLP，路由器把每个词元送给它给出最高概率的那一个或几个。行是层，列是词元；颜色和数字表示词元去了哪个专家。点一格看路由器的概率。",
     "no-experts": "这是稠密模型：每层只有一个 MLP，没有路由器。训练一个有专家的模型，就能看到词元去了哪里：minimind train pretrain tiny-moe",
     expert: "专家", routed: "每个词元去了哪里", load: "每个专家分到的词元比例", router: "路由器的概率", words: "每个专家最常得到的词",
   },

@@ -3,6 +3,7 @@
 import { h } from "/page/dom.js";
 import { chart } from "./chart.js";
 import { heatmap } from "./heatmap.js";
+import { later } from "./later.js";
 import { brief, percent } from "./scale.js";
 import { visible } from "./strip.js";
 import { words } from "./words.js";
@@ -10,14 +11,14 @@ import { words } from "./words.js";
 const say = words({
   en: {
     title: "Over time",
-    text: "A run keeps checkpoints, and each can be looked at as it was: move the slider, in any room. Here is the whole course at once: the loss curve with the slider on it, how surprised each checkpoint is by every token of the prompt, and when each held-out fact, which was told but never asked about in training, was learned.",
+    explanation: "A run keeps checkpoints, and each can be looked at as it was: move the slider, in any room. Here is the whole course at once: the loss curve with the slider on it, how surprised each checkpoint is by every token of the prompt, and when each held-out fact, which was told but never asked about in training, was learned.",
     "one-checkpoint": "This is a single model. Open the folder of a run, whose checkpoints were kept, to see how it came to be: minimind inspect RUN",
     curve: "Loss of the run", training: "training", validation: "validation, bits per byte", "token-loss": "Loss of each token at each checkpoint", learned: "When each fact was learned", right: "right", wrong: "not yet", never: "never",
     "facts-right": "Held-out facts answered right", facts: "facts", at: "at step", share: "share",
   },
   zh: {
     title: "随训练变化",
-    text: "训练会留下检查点，每一个都可以按当时的样子来看：在任何展室里移动滑块。这里把整个过程放在一起：损失曲线和上面的滑块，每个检查点对输入里每个词元有多意外，以及每条留出的事实（讲过但训练里从没问过）是什么时候学会的。",
+    explanation: "训练会留下检查点，每一个都可以按当时的样子来看：在任何展室里移动滑块。这里把整个过程放在一起：损失曲线和上面的滑块，每个检查点对输入里每个词元有多意外，以及每条留出的事实（讲过但训练里从没问过）是什么时候学会的。",
     "one-checkpoint": "这是单个模型。打开保留了检查点的训练目录，就能看到它是怎样学成的：minimind inspect RUN",
     curve: "训练的损失", training: "训练", validation: "验证，每字节比特数", "token-loss": "每个检查点上每个词元的损失", learned: "每条事实是什么时候学会的", right: "对", wrong: "还不会", never: "从未",
     "facts-right": "答对的留出事实", facts: "事实", at: "在第几步", share: "比例",
@@ -33,8 +34,6 @@ export const room = {
     const here = steps.find(({ name }) => name === state.checkpoint);
     const go = (step, stage = here.stage) => set({ checkpoint: steps.filter((one) => one.stage === stage).reduce((best, one) => (Math.abs(one.step - step) < Math.abs(best.step - step) ? one : best)).name });
     const [{ runs }, history] = await Promise.all([ask("curve"), ask("history", { ...given(), checkpoint: null })]);
-    const learned = h("div", {}, h("p", { class: "soft" }, say("computing")));
-    ask("learned").then((found) => learned.replaceChildren(...facts(found.facts, names, (at) => set({ checkpoint: steps[at].name }))), (error) => learned.replaceChildren(h("p", {}, error.message)));
     const names = steps.map(({ stage, step }) => `${stage} ${step.toLocaleString("en")}`);
     const curve = ({ stage, loss, valid }) => chart({
       series: [{ name: say("training"), points: loss }, ...(valid.length ? [{ name: say("validation"), points: valid }] : [])], label: `${say("curve")}: ${stage}`, xTitle: `${stage}, ${say("step")}`, yTitle: say("loss"),
@@ -46,7 +45,7 @@ export const room = {
       heatmap({ values: history.losses, rows: names, columns: history.tokens.slice(1).map(visible), label: say("token-loss"), wide: 18, tall: 20,
         about: (row, at) => `${visible(history.tokens[at + 1])}, ${names[row]}: ${brief(history.losses[row][at])} ${say("nats")}`, onchoose: (row) => set({ checkpoint: steps[row].name }) }),
       h("h3", {}, say("learned")),
-      learned,
+      later(ask("learned"), (found) => facts(found.facts, names, (at) => set({ checkpoint: steps[at].name }))),
     ];
   },
 };

@@ -60,7 +60,7 @@ export function bounds(values) {
   return low > high ? [0, 1] : [low, high];
 }
 
-export const percent = (p) => `${p >= 0.9995 ? "100" : p >= 0.1 ? (100 * p).toFixed(0) : p >= 0.001 ? (100 * p).toFixed(1) : "<0.1"} %`;
+export const percent = (p) => `${p <= 0 ? "0" : p >= 0.9995 ? "100" : p >= 0.1 ? (100 * p).toFixed(0) : p >= 0.001 ? (100 * p).toFixed(1) : "<0.1"} %`;
 
 /** A number with about three digits. */
 export function brief(value) {

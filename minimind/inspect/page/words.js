@@ -8,7 +8,7 @@ teach({
   en: {
     skip: "Skip to the room", "looking-glass": "Looking-glass", theme: "Light or dark", prompt: "What the model is given",
     kind: "Kind of prompt", text: "Text", conversation: "Conversation", examples: "Examples", "choose-example": "Choose an example…",
-    placeholder: "Any text, in any language", "add-turn": "Add a turn", "remove-turn": "Remove this turn", look: "Look",
+    placeholder: "Any text, in any language", "add-turn": "Add a turn", "remove-turn": "Remove this turn", begins: "The answer begins with", look: "Look",
     "look-hint": "Ctrl Enter looks", system: "System", user: "User", assistant: "Assistant", tool: "Tool",
     checkpoint: "Checkpoint", step: "step", rooms: "Rooms", code: "The code", docs: "The docs",
     heatmap: "heat map; arrow keys read its cells", chart: "line chart; arrow keys read its points", "as-table": "As a table",
@@ -20,7 +20,7 @@ teach({
   zh: {
     skip: "跳到展室", "looking-glass": "显微镜", theme: "浅色或深色", prompt: "给模型的输入",
     kind: "输入的种类", text: "文本", conversation: "对话", examples: "示例", "choose-example": "选一个示例……",
-    placeholder: "任何语言的任何文本", "add-turn": "加一轮", "remove-turn": "删除这一轮", look: "查看",
+    placeholder: "任何语言的任何文本", "add-turn": "加一轮", "remove-turn": "删除这一轮", begins: "回答的开头", look: "查看",
     "look-hint": "Ctrl 加回车查看", system: "系统", user: "用户", assistant: "助手", tool: "工具",
     checkpoint: "检查点", step: "步", rooms: "展室", code: "代码", docs: "文档",
     heatmap: "热力图，方向键逐格读数", chart: "折线图，方向键逐点读数", "as-table": "以表格查看",
