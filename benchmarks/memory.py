@@ -25,9 +25,9 @@ from minimind.bench.ours import Ours
 from minimind.data.shards import build
 from minimind.model.qwen3 import Transformer
 from minimind.model.store import save_model
+from minimind.plan.budget import process_memory, program_memory, training_memory
 from minimind.recipe import Recipe
 from minimind.tokenizer.bpe import Tokenizer
-from minimind.train.budget import process_memory, program_memory, training_memory
 
 TEXT = "memory is measured in bytes, and text as well 记忆 " * 200
 MMAP_THRESHOLD = -3  # glibc's malloc.h
@@ -66,7 +66,7 @@ def main(preset: str = "laptop", settings: str = "{}", steps: int = 2, exact: bo
         peak = peak_memory(ours.precision.device)
     assert peak is not None
     config = ours.model.config
-    memory = training_memory(config, recipe, ours.precision.dtype.itemsize, ours.compiled)
+    memory = training_memory(config, ours.config, recipe.lora, ours.precision.dtype.itemsize, ours.compiled)
     predicted = program_memory(ours.compiled) + memory.total if exact else process_memory(config, memory, ours.compiled)
     figures = {"preset": preset, "compiled": ours.compiled, "before": before, "peak": peak, "predicted": predicted}
     print_json({**figures, "ratio": round(predicted / peak, 3), "tensors": memory.total, **memory.figures()})

@@ -3,7 +3,7 @@
     python benchmarks/scaling_law.py --data pretrain.jsonl --valid pretrain_valid.jsonl --budget-minutes 60
 
 Each size trains on each amount of text with a schedule of that length, so that all are compared at their best. The law
-is fitted to all runs that are there; put its constants into `minimind/train/scaling.py`. Each run is one JSON file in
+is fitted to all runs that are there; put its constants into `minimind/plan/scaling.py`. Each run is one JSON file in
 --out; what is there is not run again.
 """
 
@@ -17,9 +17,9 @@ import tyro
 from training import Corpus, Log, train_ours
 
 from minimind.console import print_json, say, table
+from minimind.plan.scaling import fit
 from minimind.report.figure import save
 from minimind.report.plots import Series
-from minimind.train.scaling import fit
 
 SIZES = {  # name -> hidden size, layers; feed-forward 8/3 of it, heads of 64
     "2M": (192, 2),

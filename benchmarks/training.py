@@ -23,7 +23,8 @@ from minimind.data.shards import Shards, ensure
 from minimind.eval.bpb import Document, bits_per_byte, text_document
 from minimind.model.qwen3 import Transformer
 from minimind.optim.schedule import learning_rate
-from minimind.recipe import OptimConfig, Recipe
+from minimind.optim.settings import OptimConfig
+from minimind.recipe import Recipe
 from minimind.tokenizer.bpe import Tokenizer
 
 

@@ -5,112 +5,24 @@
 recipe (base, file, then command-line flags) is saved with the run as `recipe.toml`, complete.
 """
 
-import json
-import math
 import tomllib
 import types
 import typing
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from minimind.config import PRESETS, ModelConfig
+from minimind.data.settings import DataConfig
 from minimind.errors import UsageError, did_you_mean
 from minimind.files import read_text
-from minimind.recipe_sections import (
-    AgentConfig,
-    DistillConfig,
-    DpoConfig,
-    LoraConfig,
-    PpoConfig,
-    RlConfig,
-    ScoringConfig,
-)
-
-
-@dataclass
-class DataConfig:
-    """What to read and how to cut it into rows."""
-
-    files: list[str] = field(default_factory=list)
-    """JSON Lines files (`.gz`, `.zst` too), globs, or a Hugging Face dataset as `hf:NAME`."""
-    valid: list[str] = field(default_factory=list)
-    """Held-out files; when empty, `valid_fraction` of the documents is held out by a hash of their content."""
-    valid_fraction: float = 0.01
-    sequence_length: int = 512
-    """Tokens in a row. Documents are packed into rows; longer ones are split, conversations never."""
-    on_bad_line: Literal["stop", "skip"] = "stop"
-    too_long: Literal["drop_oldest", "skip"] = "drop_oldest"
-    """A conversation longer than a row: drop its oldest turns until it fits, or leave it out."""
-    random_system_prompt: float = 0.0
-    """Fraction of the conversations without a system prompt that get one of a few general ones."""
-    drop_empty_think: float = 0.0
-    """Fraction of the empty think blocks that are left out of the training text."""
-
-
-@dataclass
-class OptimConfig:
-    """Optimizers, learning rates and their schedule."""
-
-    matrices: Literal["muon", "adamw"] = "muon"
-    """What updates the weight matrices; embeddings and norms are always AdamW's."""
-    lr: float = 3e-3
-    """Peak learning rate, of both optimizers (Muon's update is scaled to AdamW's size)."""
-    weight_decay: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.95
-    momentum: float = 0.95
-    clip: float = 1.0
-    """Largest allowed norm of the whole gradient; 0 switches clipping off."""
-    schedule: Literal["cosine", "wsd"] = "wsd"
-    """Warm-up-stable-decay (linear to `final_lr` over the last `decay` of the steps), or a cosine."""
-    warmup: float = 0.02
-    """Fraction of the steps over which the rate rises from 0."""
-    decay: float = 0.5
-    final_lr: float = 0.0
-    """Rate at the last step, as a fraction of `lr`."""
-
-
-@dataclass
-class TrainConfig:
-    """The loop: how long, how much at once, and what to keep."""
-
-    epochs: float = 1.0
-    max_steps: int = 0
-    """Steps to run; 0 means as many as `epochs` need."""
-    max_minutes: float = 0.0
-    """Stop after this many minutes (0: never). A time budget makes a run's length depend on the machine: not exact."""
-    tokens_per_step: int = 16384
-    """Positions in one optimizer step, over all ranks and micro-batches."""
-    micro_batch_tokens: int = 8192
-    """Positions that one rank works on at a time; lower it when memory runs out, nothing else changes."""
-    log_every: int = 10
-    valid_every: int = 200
-    sample_every: int = 0
-    """Steps between sample texts in the log; 0 writes none."""
-    sample_seconds: float = 0.0
-    """Seconds between sample texts under the progress bar, each in the place of the last; 0 shows none."""
-    save_every: int = 200
-    keep: int = 2
-    """Newest checkpoints to keep, besides the one with the best validation BPB."""
-    seed: int = 42
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the matrix products; weights are float32. `auto`: bfloat16 where it is fast, float16 on older GPUs."""
-    save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the weights in the model directories that are written. `auto`: float32 where products are computed in float32,
-    else bfloat16; rounding to 16 bits would undo updates at a small rate."""
-    compile: Literal["auto", "always", "never"] = "auto"
-    """`auto` compiles when a compiler is there and the run is long enough to earn it back."""
-    activation_checkpointing: bool = False
-    """Recompute each layer in the backward pass: about 30 % slower, a fraction of the memory."""
-    parallel: Literal["ddp", "fsdp"] = "ddp"
-    """Under torchrun: every process holds the whole model, or a share of it (slower, less memory)."""
-    deterministic: bool = False
-    """On CUDA: only operations that give the same bits each time, so that an interrupted run ends in the same ones."""
-    tracker: Literal["none", "tensorboard", "wandb", "swanlab", "trackio"] = "none"
-    """Where metrics are shown besides `metrics.jsonl`; files go to the run's folder (`pip install minimind[track]`)."""
+from minimind.limits import Limit, check
+from minimind.losses.settings import DistillConfig, DpoConfig
+from minimind.model.settings import LoraConfig
+from minimind.optim.settings import OptimConfig
+from minimind.rl.settings import AgentConfig, PpoConfig, RlConfig, ScoringConfig
+from minimind.text import write_toml
+from minimind.train.settings import RunConfig, TrainConfig
 
 
 @dataclass
@@ -223,23 +135,14 @@ def model_config(recipe: Recipe, vocab_size: int, **ids: Any) -> ModelConfig:
     return config
 
 
+def run_config(recipe: Recipe) -> RunConfig:
+    """What the training loop is told of a recipe."""
+    return RunConfig(recipe.stage, recipe.train, recipe.optim, recipe.data.sequence_length, asdict(recipe))
+
+
 def dump(recipe: Recipe) -> str:
     """Write a recipe as TOML that `load` reads back to the same values."""
-    top, sections = [], []
-    for key, value in asdict(recipe).items():
-        if isinstance(value, dict):
-            sections += ["", f"[{key}]", *(f"{name} = {_toml(inner)}" for name, inner in value.items())]
-        else:
-            top.append(f"{key} = {_toml(value)}")
-    return "\n".join([*top, *sections]) + "\n"
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)  # strings, booleans and numbers are spelled alike
+    return write_toml(asdict(recipe))
 
 
 def _read(kind: type[R], path: Path, chain: list[Path]) -> dict[str, Any]:
@@ -313,33 +216,9 @@ def _coerce(value: Any, hint: Any, where: str, name: str) -> Any:
 
 def _check(recipe: Recipe) -> None:
     """Refuse values that cannot work, before anything is read or written."""
+    for section in vars(recipe).values():
+        if hasattr(section, "check"):
+            section.check()
     length = recipe.data.sequence_length
-    fractions = ["data.random_system_prompt", "data.drop_empty_think", "optim.decay", "optim.final_lr"]
-    shares = ["data.valid_fraction", "optim.warmup", "optim.beta1", "optim.beta2", "optim.momentum", "lora.dropout"]
-    counts = [f"train.{name}" for name in ("max_steps", "max_minutes", "valid_every", "sample_every", "save_every")]
-    counts += ["train.sample_seconds"]
-    rules: list[tuple[list[str], Callable[[Any], bool], str]] = [
-        (["data.sequence_length"], lambda x: x >= 8, "at least 8"),
-        (fractions, lambda x: 0 <= x <= 1, "in [0, 1]"),
-        (shares, lambda x: 0 <= x < 1, "in [0, 1)"),
-        (["optim.lr", "train.epochs", "lora.alpha", "dpo.beta"], lambda x: 0 < x < math.inf, "above 0"),
-        (["optim.clip", "optim.weight_decay", "train.seed", "lora.rank", *counts], lambda x: x >= 0, "at least 0"),
-        (["dpo.margin", "dpo.sft_coef"], lambda x: x >= 0, "at least 0"),
-        (["lora.targets"], bool, "a list of names or patterns"),
-        (["dpo.label_smoothing"], lambda x: 0 <= x < 0.5, "in [0, 0.5)"),
-        (["train.keep", "train.log_every"], lambda x: x >= 1, "at least 1"),
-        (
-            ["train.tokens_per_step", "train.micro_batch_tokens"],
-            lambda x: x >= length,
-            f"at least data.sequence_length ({length})",
-        ),
-    ]
-    for names, fine, must in rules:
-        for name in names:
-            section, key = name.split(".")
-            value = getattr(getattr(recipe, section), key)
-            if not fine(value):
-                raise UsageError(f"recipe: {name} = {value} must be {must}")
-    recipe.distill.check()
-    recipe.rl.check()
-    recipe.agent.check()
+    whole_row = Limit(lambda value: value >= length, f"at least data.sequence_length ({length})")
+    check("train", recipe.train, whole_row, "tokens_per_step", "micro_batch_tokens")

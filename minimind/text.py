@@ -83,3 +83,22 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def write_toml(tree: dict[str, Any]) -> str:
+    """TOML text of a dictionary; each dictionary in it becomes a section."""
+    top, sections = [], []
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            sections += ["", f"[{key}]", *(f"{name} = {_toml(inner)}" for name, inner in value.items())]
+        else:
+            top.append(f"{key} = {_toml(value)}")
+    return "\n".join([*top, *sections]) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)  # strings, booleans and numbers are spelled alike

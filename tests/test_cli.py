@@ -49,7 +49,7 @@ def test_plan_prints_json():
 
 
 def test_importing_the_package_does_not_import_torch():
-    code = "import sys, minimind, minimind.cli; sys.exit('torch' in sys.modules)"
+    code = "import sys, minimind, minimind.cli, minimind.recipe; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -15,15 +15,15 @@ FLOORS = [
         "config",
         "fields",
         "files",
-        "recipe",
-        "recipe_sections",
+        "limits",
         "runtime",
         "ranks",
     },
     {"model", "tokenizer", "losses", "optim", "tools"},
     {"data", "engine", "train"},
-    {"eval", "convert"},
+    {"eval", "convert", "plan"},
     {"rl"},
+    {"recipe"},
     {"stages"},
     {"inspect", "report", "serve", "bench"},
     {"api"},
@@ -43,6 +43,8 @@ LIGHT = (
     "data/smallworld",
     "data/stats",
     "data/preferences",
+    "recipe",
+    "limits",
 )
 
 
@@ -97,6 +99,14 @@ def test_a_stage_imports_only_the_stage_that_it_is_a_special_case_of():
             assert not others, f"{path} imports {others}"
 
 
+def test_recipes_are_known_in_stages_and_above_only():
+    """Rooms below know their own section, beside what it configures."""
+    for path, tree in modules():
+        if FLOOR[room(path)] < FLOOR["recipe"]:
+            names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+            assert not names & {"Recipe", "recipes"}, path
+
+
 def test_no_circles_between_files():
     """Imports at the top of files; one inside a function breaks a circle only where it hides one."""
     graph = {}
@@ -138,9 +148,9 @@ def test_what_is_measured_against_is_imported_when_it_is_asked_for():
 
 
 def test_workers_stay_light():
-    """What data workers import must not pull in torch (200 MB in each process)."""
+    """What data workers import must not pull in torch (200 MB in each process), nor what TAB and --help wait for."""
     for path, tree in modules():
-        if path.as_posix().startswith(LIGHT):
+        if path.as_posix().startswith(LIGHT) or path.name == "settings.py":
             for name, node in imports(tree):
                 assert name.split(".")[0] != "torch", f"{path}:{node.lineno} imports torch"
 

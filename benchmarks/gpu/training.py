@@ -13,8 +13,8 @@ from minimind.bench import gemm
 from minimind.bench.memory import peak_memory
 from minimind.bench.ours import Ours
 from minimind.model.qwen3 import run_block
+from minimind.plan.budget import process_memory, tokens_per_second, training_memory
 from minimind.stages import pretrain, sft
-from minimind.train.budget import process_memory, tokens_per_second, training_memory
 
 LEAST_SECONDS = 20
 """A measurement is not begun with less time left than a compiler takes."""
@@ -113,7 +113,7 @@ def planned(ours: Ours) -> tuple[int, float]:
     """Bytes and tokens a second, as `minimind plan` computes them."""
     config, precision = ours.model.config, ours.precision
     cpu = precision.device.type == "cpu"
-    memory = training_memory(config, ours.recipe, precision.dtype.itemsize, ours.compiled, on_cpu=cpu)
+    memory = training_memory(config, ours.config, ours.recipe.lora, precision.dtype.itemsize, ours.compiled, on_cpu=cpu)
     without, with_one = config.flops_per_token(0), config.flops_per_token(1)
     context = (ours.job.flops_per_token - without) / (with_one - without)
     peak = runtime.peak_flops(precision.device, precision.dtype)

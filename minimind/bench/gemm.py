@@ -8,7 +8,7 @@ import torch
 
 from minimind import runtime
 from minimind.config import ModelConfig
-from minimind.losses.lm import CHUNK
+from minimind.losses.lm import rows_of_logits
 
 PUBLISHED = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12, "RTX 3090": 71e12}
 """bfloat16 FLOP/s without sparsity, from the makers' data sheets (SXM boards)."""
@@ -41,7 +41,7 @@ def products(config: ModelConfig, tokens: int) -> Counter[Product]:
             rows = max(1, tokens * config.num_experts_per_tok // experts)
         found[Product(rows, hidden, width)] += 2 * experts
         found[Product(rows, width, hidden)] += experts
-    rows = min(CHUNK, tokens)
+    rows = rows_of_logits(tokens)
     found[Product(rows, hidden, config.vocab_size)] += max(1, tokens // rows)
     return found
 

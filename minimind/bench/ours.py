@@ -10,7 +10,7 @@ from minimind import runtime
 from minimind.compiler import can_compile
 from minimind.data.shard_reader import Shards
 from minimind.model.qwen3 import Transformer
-from minimind.recipe import Recipe
+from minimind.recipe import Recipe, run_config
 from minimind.stages import pretrain, setup
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import loop, parallel
@@ -54,7 +54,7 @@ class Ours:
         shards: Shards,
         make_job: Callable[[Recipe, Transformer, Tokenizer, Shards], Job] = pretrain.make_job,
     ) -> None:
-        self.recipe = recipe
+        self.recipe, self.config = recipe, run_config(recipe)
         self.model = setup.make_model(recipe, tokenizer)
         self.job = make_job(recipe, self.model, tokenizer, shards)
         self.job.stream = self.stream = TimedStream(self.job.stream)
@@ -70,18 +70,18 @@ class Ours:
     @property
     def micro_batch_tokens(self) -> int:
         """Positions that go through the model at once."""
-        return loop.rows_of_a_step(self.recipe)[1] * self.recipe.data.sequence_length
+        return loop.rows_of_a_step(self.config)[1] * self.recipe.data.sequence_length
 
     @property
     def padding(self) -> float:
         """Share of the positions computed so far that held no token."""
-        rows = loop.rows_of_a_step(self.recipe)[0]
+        rows = loop.rows_of_a_step(self.config)[0]
         return 1 - self.tokens / (self.steps * rows * self.recipe.data.sequence_length)
 
     def step(self, lr: float | None = None) -> int:
         """One optimizer step of the loop, at `lr` or else at the recipe's peak; return its real tokens."""
         lr = self.recipe.optim.lr if lr is None else lr
-        done = loop.train_step(self.job, self.replica, self.recipe, lr, self.precision)
+        done = loop.train_step(self.job, self.replica, self.config, lr, self.precision)
         self.tokens += done.tokens
         self.steps += 1
         return done.tokens
@@ -91,6 +91,6 @@ class Ours:
         best = float("inf")
         for _ in range(2):
             start = time.perf_counter()
-            loop.save(self.job, self.recipe, Progress(step=self.steps), folder, self.precision)
+            loop.save(self.job, self.config, Progress(step=self.steps), folder, self.precision)
             best = min(best, time.perf_counter() - start)
         return best

@@ -104,9 +104,9 @@ def _cost(asked: Asked, minutes: float | None) -> int:
     from minimind import runtime
     from minimind.compiler import can_compile
     from minimind.model import lora
-    from minimind.recipe import Recipe, find, load, model_config
+    from minimind.plan.budget import adapted, process_memory, tokens_per_second, training_memory
+    from minimind.recipe import Recipe, find, load, model_config, run_config
     from minimind.tokenizer.bpe import Tokenizer
-    from minimind.train.budget import adapted, process_memory, tokens_per_second, training_memory
     from minimind.train.precision import Precision
 
     path = find(asked.recipe, asked.stage)
@@ -131,8 +131,9 @@ def _cost(asked: Asked, minutes: float | None) -> int:
         )
 
     compiled = recipe.train.compile != "never" and can_compile(on.type)
-    model = adapted(config, recipe)
-    memory = training_memory(config, recipe, dtype.itemsize, compiled, on_cpu=on.type == "cpu")
+    model = adapted(config, recipe.lora)
+    branches, run = recipe.stage in ("dpo", "reward") or recipe.rl.share_prompts, run_config(recipe)
+    memory = training_memory(config, run, recipe.lora, dtype.itemsize, compiled, on.type == "cpu", branches)
     resident = process_memory(config, memory, compiled) if on.type == "cpu" else memory.total
     figures: dict[str, Any] = {
         "parameters": config.parameters(),
@@ -162,10 +163,10 @@ def _recommend(asked: Asked, minutes: float) -> int:
     """What each dense preset would reach in the time, by the scaling law, and the best of them."""
     from minimind import runtime
     from minimind.config import PRESETS
+    from minimind.plan.budget import tokens_per_second
+    from minimind.plan.scaling import LAW, effective_tokens
     from minimind.recipe import Recipe, find, load, model_config
     from minimind.tokenizer.bpe import Tokenizer
-    from minimind.train.budget import tokens_per_second
-    from minimind.train.scaling import LAW, effective_tokens
 
     on = runtime.device(asked.device)
     peak = runtime.peak_flops(on, runtime.compute_dtype(on))

@@ -1,16 +1,15 @@
 """The model card: README.md of a model directory, filled in from the run that made it."""
 
 import json
+import tomllib
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from minimind import recipe as recipes
 from minimind.config import ModelConfig
-from minimind.files import read_json
+from minimind.files import read_json, read_text
 from minimind.model.rope import context_length
-from minimind.recipe import Recipe
+from minimind.text import write_toml
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import metrics
 
@@ -60,7 +59,7 @@ def model_card(
     recipe = _recipe(run)
     if recipe:
         parts.append(_training(recipe, run))
-    if scores := _scores(run, recipe.stage if recipe else ""):
+    if scores := _scores(run, recipe["stage"] if recipe else ""):
         parts.append(_table("## Scores", scores))
     question = chat[0][0] if chat else "你好！"
     parts.append(_USE.format(name=name, question=json.dumps(question, ensure_ascii=False)).lstrip("\n"))
@@ -79,13 +78,13 @@ def _front_matter(config: ModelConfig) -> str:
     )
 
 
-def _recipe(run: Path) -> Recipe | None:
+def _recipe(run: Path) -> dict[str, Any]:
     """The run's recipe, folders cut off the names in it: they are this machine's, and a card is for others."""
     if not (run / "recipe.toml").is_file():
-        return None
-    recipe = recipes.load(Recipe, run / "recipe.toml")
-    data = replace(recipe.data, files=list(map(_short, recipe.data.files)), valid=list(map(_short, recipe.data.valid)))
-    return replace(recipe, data=data, init=_short(recipe.init), tokenizer=_short(recipe.tokenizer))
+        return {}
+    recipe = tomllib.loads(read_text(run / "recipe.toml"))
+    recipe["data"] |= {name: [_short(file) for file in recipe["data"][name]] for name in ("files", "valid")}
+    return recipe | {name: _short(recipe[name]) for name in ("init", "tokenizer")}
 
 
 def _short(path: str) -> str:
@@ -94,17 +93,17 @@ def _short(path: str) -> str:
     return "/".join(parts[-2:]) if parts[-1] == "model" else path if path.startswith("hf:") else parts[-1]
 
 
-def _training(recipe: Recipe, run: Path) -> str:
+def _training(recipe: dict[str, Any], run: Path) -> str:
     log = metrics.read(run / "metrics.jsonl")
     last = log[-1] if log else {}
-    rows = [("stage", recipe.stage), ("data", ", ".join(recipe.data.files))]
-    rows += [("started from", recipe.init)] if recipe.init else []
+    rows = [("stage", recipe["stage"]), ("data", ", ".join(recipe["data"]["files"]))]
+    rows += [("started from", recipe["init"])] if recipe["init"] else []
     rows += [(label, f"{last[key]:{form}}") for key, label, form in _LOGGED if isinstance(last.get(key), int | float)]
     environment = run / "environment.json"
     if environment.is_file():
         facts = read_json(environment)
         rows.append(("software", f"minimind {facts.get('minimind')}, torch {facts.get('torch')}"))
-    text = _fenced(recipes.dump(recipe).rstrip(), "toml")
+    text = _fenced(write_toml(recipe).rstrip(), "toml")
     return _table("## Training", rows) + f"\n<details><summary>The whole recipe</summary>\n\n{text}\n\n</details>\n"
 
 

@@ -130,7 +130,8 @@ class DecodeStep:
 
 
 def make(model: Transformer, cache: KVCache, quantised: Quantised | None = None) -> DecodeStep | None:
-    """The compiled step, or None: no CPU, no compiler, or a shape or number format that it does not have."""
+    """The compiled step, or None: no CPU, no compiler, a model with hooks, or a shape or number format that it
+    does not have."""
     config, weight = model.config, model.output_weight
     widths = [config.hidden_size, config.num_attention_heads * config.head_dim]
     widths += [config.moe_intermediate_size if config.num_experts else config.intermediate_size]
@@ -141,6 +142,7 @@ def make(model: Transformer, cache: KVCache, quantised: Quantised | None = None)
         or config.attention_bias
         or mixed
         or model.adaptation
+        or any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())  # would not be called
     ):
         return None
     if any(width % STEP for width in widths) or config.head_dim % LANES or config.vocab_size % ROWS:

@@ -18,7 +18,7 @@ from minimind.engine.grammar import Grammars
 from minimind.engine.grammar_compile import complaint
 from minimind.engine.model_runner import ModelRunner
 from minimind.engine.request import FinishReason, Output, PromptTooLong, Request, Token
-from minimind.engine.sampling import SampledTokens, Sampling, sample, uniforms
+from minimind.engine.sampling import SampledTokens, Sampling, sample, score, uniforms
 from minimind.engine.scheduler import Scheduler
 from minimind.engine.text import Detokenizer
 from minimind.errors import UsageError, did_you_mean
@@ -28,6 +28,8 @@ from minimind.model.qwen3 import Transformer
 from minimind.model.rope import context_length
 from minimind.tokenizer.bpe import Tokenizer
 
+LOGIT_ROWS = 64
+"""Tokens of a prompt whose scores exist at a time."""
 NEAR_TIE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
 """Outside reference mode, company in a batch can change a greedy answer, from a token on whose likeliest rival has
 nearly its log-probability: within so many nats."""
@@ -133,7 +135,7 @@ class Engine:
             self._detokenizers[request] = Detokenizer(self.tokenizer, sampling.stop)
         if sampling.grammar:
             self._matchers[request] = self.grammars.matcher(sampling.grammar)
-        if limit == len(prompt_ids):
+        if limit == len(prompt_ids) and not request.reads_prompt:
             self._finish(request, "length")
         else:
             self._scheduler.add(request)
@@ -221,13 +223,16 @@ class Engine:
             return outputs
         scores_BV = self._scores(spans)
         advanced = [self._scheduler.advance(span) for span in spans]
-        requests = [request for request in advanced if request]
+        ready = [i for i, request in enumerate(advanced) if request and len(request) < request.limit]
+        requests = [request for i in ready if (request := advanced[i])]
         if requests:
-            ready = [i for i, request in enumerate(advanced) if request]
             draws = self._draw(scores_BV if len(ready) == len(spans) else scores_BV[ready], requests)
             for i, request, token in zip(ready, requests, self._tokens(draws, requests), strict=True):
                 outputs.append(self._append(request, spans[i].row, token))
-        return outputs
+        for request in advanced:
+            if request and not request.finish_reason and len(request) >= request.limit:
+                self._finish(request, "length")  # its prompt was all that was asked for
+        return outputs + self.take_ended()
 
     def _scores(self, spans: list[Span]) -> Tensor:
         """Scores `[spans, vocab]` of what may follow the last token of each span: a pass of each variant among them."""
@@ -235,14 +240,36 @@ class Engine:
         for i, span in enumerate(spans):
             places.setdefault(self._scheduler.running[span.row].variant, []).append(i)
         ids = [self._scheduler.ids(*span) for span in spans]
-        parts = [
-            self._model_runners[variant].scores([spans[i] for i in where], [ids[i] for i in where])
-            for variant, where in places.items()
-        ]
+        parts = []
+        for variant, where in places.items():
+            runner, some = self._model_runners[variant], [spans[i] for i in where]
+            requests = [self._scheduler.running[span.row] for span in some]
+            pairs = list(zip(some, requests, strict=True))
+            keep = any(request.reads_prompt and span.start < len(request.prompt_ids) for span, request in pairs)
+            scores, states = runner.scores(some, [ids[i] for i in where], keep)
+            parts.append(scores)
+            for (span, request), states_NC in zip(pairs, states, strict=False):
+                self._read(request, span, states_NC, runner.model)
         if len(parts) == 1:
             return parts[0]
         order = torch.tensor([i for where in places.values() for i in where], device=self.device)
         return torch.cat(parts)[order.argsort()]
+
+    def _read(self, request: Request, span: Span, states_NC: Tensor, model: Transformer) -> None:
+        """Note what is asked about the tokens of a prompt; a prompt that is computed again is read again."""
+        prompt, top = request.prompt_ids, request.sampling.prompt_logprobs
+        if request.sampling.embed:
+            before = request.state_sum if span.start else None
+            here = states_NC[: max(0, len(prompt) - span.start)].float().sum(0)
+            request.state_sum = here if before is None else before + here
+        if top is not None:
+            request.prompt_tokens = request.prompt_tokens or [None] * len(prompt)
+            labels = prompt[span.start + 1 : span.end + 1]
+            for at in range(0, len(labels), LOGIT_ROWS):
+                some = labels[at : at + LOGIT_ROWS]
+                scored = score(model.logits(states_NC[at : at + len(some)]), some, top)
+                start = span.start + 1 + at
+                request.prompt_tokens[start : start + len(some)] = scored
 
     def _draw(self, logits_BV: Tensor, requests: Sequence[Request]) -> SampledTokens:
         samplings = [request.sampling for request in requests]

@@ -48,11 +48,16 @@ class ModelRunner:
         elif not self._batch_invariant:  # reference mode computes as training does, through the model itself
             self.decode_step = graphs.make(self.model, self._cache) or decode.make(self.model, self._cache, quantised)
 
-    def scores(self, spans: Sequence[Span], ids: Sequence[list[int]]) -> Tensor:
-        """Run a pass over the `ids` of each span; scores `[spans, vocab]` of what may follow the last of them."""
+    def scores(
+        self, spans: Sequence[Span], ids: Sequence[list[int]], keep: bool = False
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """Run a pass over the `ids` of each span; scores `[spans, vocab]` of what may follow the last of them.
+
+        With `keep`, also the states `[n, hidden]` of each span's tokens.
+        """
         lengths = [len(some) for some in ids]
-        if self.decode_step and max(lengths) == 1 and self.decode_step.takes(spans):
-            return self.decode_step([id for (id,) in ids], spans)
+        if not keep and self.decode_step and max(lengths) == 1 and self.decode_step.takes(spans):
+            return self.decode_step([id for (id,) in ids], spans), []
         if self._batch_invariant and self.model.config.num_experts:
             # How many tokens an expert gets depends on the others of the pass, and the bits of its product on that.
             parts = zip(spans, ids, strict=True)
@@ -62,7 +67,8 @@ class ModelRunner:
         last = np.cumsum(lengths) - 1
         padding = self._width - len(last) if self._batch_invariant else 0
         index = runtime.sent(torch.tensor([*last, *[0] * padding]), self._device)
-        return self.model.logits(states_NC[index])[: len(last)]
+        scores = self.model.logits(states_NC[index])[: len(last)]
+        return scores, states_NC[: sum(lengths)].split(lengths) if keep else []
 
     def _states(self, spans: Sequence[Span], ids: Sequence[list[int]]) -> Tensor:
         """States `[N, hidden]` of the tokens in `spans`; in reference mode of some padding behind them."""

@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from minimind.engine.sampling import Sampling
+from torch import Tensor
+
+from minimind.engine.sampling import Sampling, ScoredToken
 from minimind.errors import UsageError
 
 FinishReason = Literal["stop", "length", "abort", "error"]
@@ -57,6 +59,15 @@ class Request:
     """Why it ended with "error": the grammar became too much to follow, or nothing could come next."""
     cached_tokens: int = 0
     """How many tokens of the prompt were found in the cache."""
+    prompt_tokens: list[ScoredToken | None] = field(default_factory=list)
+    """With `Sampling.prompt_logprobs`, one for each token of the prompt; the first, which nothing predicts, is None."""
+    state_sum: Tensor | None = None
+    """With `Sampling.embed`, the sum of the states of the prompt's tokens, float32 `[hidden]`."""
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether every token of the prompt is of interest, so that none may come from the cache."""
+        return self.sampling.embed or self.sampling.prompt_logprobs is not None
 
     @property
     def ids(self) -> list[int]:

@@ -55,6 +55,10 @@ class Sampling:
     """Go on after the tokenizer's end of text (but not after `stop_ids`)."""
     top_logprobs: int = 0
     """How many of the likeliest tokens to report with each token."""
+    prompt_logprobs: int | None = None
+    """Score the prompt's own tokens too, and report so many of the likeliest with each; None: do not."""
+    embed: bool = False
+    """Add up the states of the prompt's tokens."""
     grammar: Any = None
     """What the answer must look like, from `engine.grammar`: its text, or `Compiled`."""
 
@@ -76,10 +80,26 @@ class Sampling:
             "max_new_tokens": (new is None or new >= 0, "0 or above"),
             "stop": (not isinstance(self.stop, str) and all(self.stop), "a list of strings that are not empty"),
             "top_logprobs": (0 <= self.top_logprobs <= MOST_TOP_LOGPROBS, f"between 0 and {MOST_TOP_LOGPROBS}"),
+            "prompt_logprobs": (
+                self.prompt_logprobs is None or 0 <= self.prompt_logprobs <= MOST_TOP_LOGPROBS,
+                f"between 0 and {MOST_TOP_LOGPROBS}",
+            ),
         }
         for name, (ok, rule) in rules.items():
             if not ok:
                 raise UsageError(f"{name} is {getattr(self, name)}, but should be {rule}")
+
+
+class ScoredToken(NamedTuple):
+    """One given token as the model sees it; log-probabilities are in nats."""
+
+    id: int
+    logprob: float
+    """Under the model itself, given the tokens before it."""
+    rank: int
+    """1: no token is likelier in its place."""
+    top: list[tuple[int, float]]
+    """The likeliest tokens in its place, likeliest first."""
 
 
 GREEDY = Sampling(temperature=0.0)
@@ -130,6 +150,23 @@ def sample(
         ids_B = torch.where(greedy_B1[:, 0], likeliest_B, ids_B)
         policy_B = policy_B.masked_fill(greedy_B1[:, 0], 0)
     return SampledTokens(ids_B, model_BV.gather(1, ids_B[:, None])[:, 0], policy_B, model_BV)
+
+
+def score(logits_NV: Tensor, ids: Sequence[int], top: int) -> list[ScoredToken]:
+    """How likely given tokens are, with so many of the likeliest in the place of each.
+
+    Args:
+        logits_NV: scores of every token.
+        ids: one token a row.
+        top: at most `MOST_TOP_LOGPROBS`.
+    """
+    log_probs_NV = logits_NV.float().log_softmax(-1)
+    own_N1 = log_probs_NV.gather(1, runtime.sent(torch.tensor(ids), logits_NV.device)[:, None])
+    rank_N = (log_probs_NV > own_N1).sum(-1) + 1
+    values_NK, ids_NK = log_probs_NV.topk(min(top, log_probs_NV.shape[1]))
+    tops = [list(zip(i, v, strict=True)) for i, v in zip(ids_NK.tolist(), values_NK.tolist(), strict=True)]
+    columns = (ids, own_N1[:, 0].tolist(), rank_N.tolist(), tops)
+    return [ScoredToken(*values) for values in zip(*columns, strict=True)]
 
 
 def kept(p_BV: Tensor, sampling: Sampling) -> Tensor:

@@ -120,7 +120,8 @@ class Scheduler:
             if not self.free_rows:
                 return
             ids = np.array(request.prompt_ids)
-            source, shared = self._longest_prefix(ids, (request.variant, request.salt))
+            owner = (request.variant, request.salt)
+            source, shared = (0, 0) if request.reads_prompt else self._longest_prefix(ids, owner)
             common = min(shared, self._computed[source])
             if shared - common >= LEAST_REUSE:
                 continue  # its beginning is being computed for another request: wait for that
@@ -131,7 +132,7 @@ class Scheduler:
             self._tokens[row] = -1
             self._tokens[row, : len(ids)] = ids
             self._computed[row] = request.cached_tokens = common
-            self._owners[row] = (request.variant, request.salt)
+            self._owners[row] = owner
             self.running[row] = request
 
     def _longest_prefix(self, ids: np.ndarray, owner: tuple[str | None, str]) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 import re
 from collections import OrderedDict
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 from minimind import runtime
@@ -63,6 +64,7 @@ class Shelf:
         load_config(self.models[-1].folder)
         self.tokenizer = Tokenizer.load(self.models[-1].folder)
         self.name = _name(path)
+        self._lock = Lock()
         self._loaded: OrderedDict[Path, Transformer] = OrderedDict()
 
     def place(self, name: str | None) -> Place:
@@ -80,12 +82,13 @@ class Shelf:
 
     def model(self, place: Place) -> Transformer:
         """A model, kept in memory until newer ones need the room."""
-        if place.folder not in self._loaded:
-            self._loaded[place.folder] = load_model(place.folder, device=self.device)
-            while len(self._loaded) > 2 and sum(map(_bytes, self._loaded.values())) > MOST_BYTES:
-                self._loaded.popitem(last=False)
-        self._loaded.move_to_end(place.folder)
-        return self._loaded[place.folder]
+        with self._lock:  # the chat page's model is loaded by another thread
+            if place.folder not in self._loaded:
+                self._loaded[place.folder] = load_model(place.folder, device=self.device)
+                while len(self._loaded) > 2 and sum(map(_bytes, self._loaded.values())) > MOST_BYTES:
+                    self._loaded.popitem(last=False)
+            self._loaded.move_to_end(place.folder)
+            return self._loaded[place.folder]
 
 
 def _is_model(path: Path) -> bool:

@@ -21,6 +21,11 @@ IGNORE = -100
 """Label of a position that is not supervised (torch's convention)."""
 
 
+def rows_of_logits(positions: int) -> int:
+    """How many rows of logits exist at a time in a batch of so many positions."""
+    return min(CHUNK, positions)
+
+
 def linear_cross_entropy(
     states_NC: Tensor,
     weight_VC: Tensor,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minimind.recipe_sections import DpoConfig
+from minimind.losses.settings import DpoConfig
 
 
 class Answers(NamedTuple):

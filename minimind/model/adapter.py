@@ -24,7 +24,7 @@ from minimind.files import atomic_write, read_json, write_json
 from minimind.model import lora
 from minimind.model.files import open_safetensors, weights_checksum
 from minimind.model.qwen3 import Transformer
-from minimind.recipe_sections import LoraConfig
+from minimind.model.settings import LoraConfig
 
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "base.json"
 PREFIX = "base_model.model."

@@ -157,6 +157,11 @@ def make_layout(segments: Segments, dtype: torch.dtype) -> Layout:
     return Layout(torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -math.inf))
 
 
+def blocks_of_products(length: int) -> float:
+    """Into how many blocks training on a CPU cuts the queries of a row; 0: such rows are computed another way."""
+    return max(1.0, length / BLOCK) if length <= PRODUCTS_UP_TO else 0.0
+
+
 def attend(q_BTHD: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, layout: Layout) -> Tensor:
     """Softmax(q · kᵀ / √D) · v over what `layout` lets each token see; returns `[B, T, H, D]`.
 

@@ -28,7 +28,7 @@ from minimind.errors import UsageError
 from minimind.model.linear import Linear, linear
 from minimind.model.moe import Experts, grouped_linear
 from minimind.model.qwen3 import Transformer
-from minimind.recipe_sections import LoraConfig
+from minimind.model.settings import LoraConfig
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from minimind.optim.muon import Muon
-from minimind.recipe import OptimConfig
+from minimind.optim.settings import OptimConfig
 
 
 def is_matrix(name: str, parameter: nn.Parameter) -> bool:

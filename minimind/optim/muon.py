@@ -18,10 +18,13 @@ from minimind import runtime
 # Jordan's quintic: it does not converge to singular values of exactly 1 but brings them into about
 # [0.7, 1.2] in five steps, which trains as well and is far cheaper.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
-
-
 STACK = 1 << 24
 """Elements that are orthogonalised together: enough to fill any device, few enough to bound the memory."""
+
+
+def weights_at_once(weights: int) -> int:
+    """How many of so many weights are orthogonalised together."""
+    return min(STACK, weights)
 
 
 def orthogonalize(update: Tensor, steps: int = 5) -> Tensor:

@@ -2,7 +2,7 @@
 
 import math
 
-from minimind.recipe import OptimConfig
+from minimind.optim.settings import OptimConfig
 
 
 def learning_rate(step: int, total: int, config: OptimConfig) -> float:

@@ -22,10 +22,10 @@ from minimind.engine.dialogue import ends_of_turn
 from minimind.engine.sampling import Sampling
 from minimind.errors import UserError
 from minimind.model.qwen3 import Transformer
-from minimind.recipe import RlConfig
 from minimind.rl.judge import Rewards
 from minimind.rl.metrics import Meter
 from minimind.rl.rollout import Rollout, Sample
+from minimind.rl.settings import RlConfig
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
 from minimind.tokenizer.parse import parse

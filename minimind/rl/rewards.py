@@ -15,8 +15,8 @@ from typing import NamedTuple
 import torch
 
 from minimind.data.corpus import language
-from minimind.recipe import ScoringConfig
 from minimind.rl.rollout import Sample
+from minimind.rl.settings import ScoringConfig
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tools import by_name, schema
 from minimind.tools.answers import numbers

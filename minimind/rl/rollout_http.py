@@ -27,8 +27,8 @@ from minimind.engine.sampling import Sampling
 from minimind.errors import UserError
 from minimind.model.qwen3 import Transformer
 from minimind.model.store import save_model
-from minimind.recipe import RlConfig
 from minimind.rl.rollout import Completion, Status
+from minimind.rl.settings import RlConfig
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import parallel
 

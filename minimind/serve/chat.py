@@ -11,7 +11,7 @@ from minimind.engine.grammar import Compiled
 from minimind.engine.request import Output, Request
 from minimind.engine.text import StopFinder
 from minimind.serve.errors import ApiError
-from minimind.serve.logprobs import TokenNames
+from minimind.serve.logprobs import TokenNames, check_scored
 from minimind.serve.schema import ChatRequest, limit
 from minimind.serve.service import Job, Service, coarse
 from minimind.tokenizer.bpe import Tokenizer
@@ -31,11 +31,13 @@ def jobs(request: ChatRequest, service: Service, form: Compiled | None) -> list[
     if (request.n or 1) > settings.most_choices:
         raise ApiError(400, f"n is {request.n}, more than {settings.most_choices}", "too_many_choices", "n")
     prompt_ids = prompt(request, service)
+    check_scored([prompt_ids] * (request.n or 1), request.prompt_logprobs)
     ends = [] if request.ignore_eos else [tokenizer.control_id("<|im_end|>"), tokenizer.eos_id, tokenizer.pad_id]
     sampling = request.sampling(
         max_new_tokens=limit(request.max_completion_tokens or request.max_tokens, settings.most_tokens),
         stop_ids=[*(request.stop_token_ids or []), *(id for id in ends if id is not None)],
         top_logprobs=request.top_logprobs or 0,
+        prompt_logprobs=request.prompt_logprobs,
         grammar=form,
     )
     variant = service.variant(request.model)
@@ -73,6 +75,7 @@ class Choice:
         self._stops = StopFinder(request.stops)
         self._names = TokenNames(tokenizer) if request.logprobs else None
         self._logprobs: dict[str, list[Any]] = {}
+        self._ids: list[int] | None = [] if request.return_token_ids else None
         self._one_call = request.parallel_tool_calls is False
 
     @property
@@ -90,6 +93,8 @@ class Choice:
         deltas: list[Delta] = []
         if output.token:
             self.tokens += 1
+            if self._ids is not None:
+                self._ids.append(output.token.id)
             before = self._parser.field
             for delta in self._parser.feed(output.token.id):
                 deltas += self._visible(delta)
@@ -119,6 +124,13 @@ class Choice:
             return None
         taken, self._logprobs = self._logprobs, {}
         return {"content": taken.pop("content", []), "refusal": None, **taken}
+
+    def take_ids(self) -> dict[str, Any]:
+        """The token ids since the last call, for who asked for them."""
+        if self._ids is None:
+            return {}
+        taken, self._ids = self._ids, []
+        return {"token_ids": taken}
 
     def _visible(self, delta: Delta) -> list[Delta]:
         """One of the parser's deltas in OpenAI's words, nothing after a stop string."""
@@ -164,7 +176,8 @@ class _Reply:
         self.id, self.created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
         self.model = request.model or service.settings.model
         self.fingerprint = f"minimind-{service.engine.engine.version}"
-        self.prompt_tokens = len(jobs[0].prompt_ids)
+        self.prompt_ids, self.prompt_tokens = jobs[0].prompt_ids, len(jobs[0].prompt_ids)
+        self._request, self._names = request, TokenNames(service.tokenizer)
         self.choices = [Choice(request, service.tokenizer) for _ in jobs]
 
     def frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
@@ -177,6 +190,17 @@ class _Reply:
             "system_fingerprint": self.fingerprint,
             "choices": choices,
         }
+
+    def ids(self) -> dict[str, Any]:
+        """The prompt's token ids, for who asked for them."""
+        return {"prompt_token_ids": list(self.prompt_ids)} if self._request.return_token_ids else {}
+
+    def scores(self) -> dict[str, Any]:
+        """How likely the prompt is, for who asked."""
+        first = self.choices[0].engine_request
+        if first is None or self._request.prompt_logprobs is None:
+            return {}
+        return {"prompt_logprobs": self._names.prompt(first.prompt_tokens)}
 
     def usage(self) -> dict[str, Any]:
         """Tokens read and written; the prompt counts once, however many answers there are."""
@@ -207,8 +231,8 @@ async def complete(request: ChatRequest, service: Service, jobs: list[Job]) -> d
         if message["content"] is None and not choice.calls:
             message["content"] = ""
         shared = {"finish_reason": choice.finish_reason, "logprobs": choice.take_logprobs(), "stop_reason": choice.stop}
-        choices.append({"index": index, "message": message, **shared})
-    return reply.frame("chat.completion", choices) | {"usage": reply.usage()}
+        choices.append({"index": index, "message": message, **shared, **choice.take_ids()})
+    return reply.frame("chat.completion", choices) | {"usage": reply.usage(), **reply.ids(), **reply.scores()}
 
 
 def _add(message: dict[str, Any], delta: Delta) -> None:
@@ -231,12 +255,13 @@ async def stream(request: ChatRequest, service: Service, jobs: list[Job]) -> Asy
 
     def chunk(index: int, delta: Delta, logprobs: Any = None, finish: str | None = None) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        choice |= reply.choices[index].take_ids()
         if finish:
             choice["stop_reason"] = reply.choices[index].stop
         return reply.frame("chat.completion.chunk", [choice]) | no_usage
 
     for index in range(len(jobs)):
-        yield chunk(index, {"role": "assistant", "content": ""})
+        yield chunk(index, {"role": "assistant", "content": ""}) | (reply.ids() if index == 0 else {})
     async with service.answers(jobs) as answers, aclosing(aiter(answers)) as outputs:
         async for index, output in outputs:
             choice = reply.choices[index]

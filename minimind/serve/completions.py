@@ -1,15 +1,16 @@
 """`/v1/completions`: texts in, their continuations out, as in pretraining (no chat template)."""
 
+import codecs
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
 from minimind.engine.grammar import Compiled
-from minimind.engine.request import Output
+from minimind.engine.request import Output, Request
 from minimind.serve.errors import ApiError
-from minimind.serve.logprobs import FLOOR, TokenNames
+from minimind.serve.logprobs import TokenNames, check_scored
 from minimind.serve.schema import CompletionRequest, limit
 from minimind.serve.service import Job, Service, coarse
 from minimind.tokenizer.bpe import Tokenizer
@@ -36,56 +37,95 @@ def jobs(request: CompletionRequest, service: Service, form: Compiled | None) ->
     if len(texts) * n > settings.most_choices:
         message = f"{len(texts)} prompts with n = {n} are more than {settings.most_choices} answers"
         raise ApiError(400, message, "too_many_choices", "n")
-    if request.echo and request.logprobs is not None:
-        raise ApiError(400, "echo with logprobs is not supported: only new tokens have them here", param="echo")
+    scored = [top for top in (request.logprobs if request.echo else None, request.prompt_logprobs) if top is not None]
     new = DEFAULT_TOKENS if request.max_tokens is None else request.max_tokens
     sampling = request.sampling(
         max_new_tokens=limit(new, settings.most_tokens),
         stop=request.stops,
         stop_ids=request.stop_token_ids or [],
         top_logprobs=request.logprobs or 0,
+        prompt_logprobs=max(scored, default=None),
         grammar=form,
     )
     for text in texts:
         service.check_length([text] if isinstance(text, str) else [])
-    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    bos = _bos(request, tokenizer)
     ids = [bos + tokenizer.encode(text) if isinstance(text, str) else text for text in texts]
+    check_scored(ids * n, sampling.prompt_logprobs)
     variant = service.variant(request.model)
     return [Job(prompt, sampling, index, variant, request.cache_salt or "") for prompt in ids for index in range(n)]
 
 
-class _Text:
-    """One continuation as it is read."""
+def _bos(request: CompletionRequest, tokenizer: Tokenizer) -> list[int]:
+    """What stands before a prompt that comes as text."""
+    return [] if tokenizer.bos_id is None or not request.add_special_tokens else [tokenizer.bos_id]
 
-    def __init__(self, request: CompletionRequest, tokenizer: Tokenizer, echo: str) -> None:
-        self.text = echo
+
+class _Text:
+    """One continuation as it is read; `echo` is its prompt, if that is to be in the text."""
+
+    def __init__(
+        self, request: CompletionRequest, tokenizer: Tokenizer, prompt: str | list[int], prompt_ids: Sequence[int]
+    ) -> None:
+        self.echo = (prompt if isinstance(prompt, str) else tokenizer.decode(prompt)) if request.echo else ""
+        self.text = self.echo
         self.tokens = 0
         self.finish_reason: str | None = None
-        self._names = TokenNames(tokenizer) if request.logprobs is not None else None
-        self._entries: list[tuple[int, Any]] = []
+        self.extras: dict[str, Any] = {}
+        """What only some ask for."""
+        self._request, self._prompt_ids = request, prompt_ids
+        self._unseen = len(_bos(request, tokenizer)) if isinstance(prompt, str) else 0
+        self._names = TokenNames(tokenizer)
+        self._is_special = tokenizer.is_special
+        self._entries: list[tuple[int, int, Any]] = []
+        self._begun = False
+        # Where the text of each token begins, also of those whose text is still held back.
+        self._at, self._utf8 = 0, codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, output: Output) -> str:
         """Take one output; return the text that it adds."""
         if output.finish_reason == "abort":
             raise ApiError(503, "the answer was aborted: the server is shutting down", "aborted")
+        if not self._begun:
+            self._begin(output.request)
         if output.token:
             self.tokens += 1
-            self._entries.append((len(self.text), output.token))
+            self._place(output.token.id, output.token, not self._is_special(output.token.id))
+            if self._request.return_token_ids:
+                self.extras.setdefault("token_ids", []).append(output.token.id)
         self.text += output.text
         self.finish_reason = output.finish_reason
         return output.text
 
     def take_logprobs(self) -> dict[str, Any] | None:
         """Log-probabilities since the last call: four lists of one length."""
-        if self._names is None:
+        if self._request.logprobs is None:
             return None
-        name, (taken, self._entries) = self._names.name, (self._entries, [])
-        return {
-            "text_offset": [offset for offset, _ in taken],
-            "tokens": [name(token.id) for _, token in taken],
-            "token_logprobs": [max(token.logprob, FLOOR) for _, token in taken],
-            "top_logprobs": [{name(id): max(logprob, FLOOR) for id, logprob in token.top} for _, token in taken],
-        }
+        taken, self._entries = self._entries, []
+        return self._names.lists(taken)
+
+    def take_extras(self) -> dict[str, Any]:
+        """What only some ask for, since the last call."""
+        taken, self.extras = self.extras, {}
+        return taken
+
+    def _begin(self, request: Request) -> None:
+        """Note what is asked about the prompt."""
+        self._begun, asked = True, self._request
+        if asked.echo and asked.logprobs is not None:
+            for i, (id, token) in enumerate(zip(self._prompt_ids, request.prompt_tokens, strict=True)):
+                self._place(id, token and token._replace(top=token.top[: asked.logprobs]), i >= self._unseen)
+        else:
+            self._at = len(self.echo)
+        if asked.prompt_logprobs is not None:
+            self.extras["prompt_logprobs"] = self._names.prompt(request.prompt_tokens)
+        if asked.return_token_ids:
+            self.extras |= {"prompt_token_ids": list(self._prompt_ids), "token_ids": []}
+
+    def _place(self, id: int, token: Any, seen: bool) -> None:
+        if self._request.logprobs is not None:
+            self._entries.append((self._at, id, token))
+            self._at += len(self._utf8.decode(self._names.bytes(id) if seen else b""))
 
 
 class _Reply:
@@ -94,14 +134,11 @@ class _Reply:
     def __init__(self, request: CompletionRequest, service: Service, jobs: list[Job]) -> None:
         self.id, self.created = f"cmpl-{uuid.uuid4().hex}", int(time.time())
         self.model = request.model or service.settings.model
-        texts, n = prompts(request), request.n or 1
-        decode = service.tokenizer.decode
-        self.echoes = [
-            (text if isinstance(text, str) else decode(text)) if request.echo else ""
-            for text in texts
-            for _ in range(n)
+        n = request.n or 1
+        given = [text for text in prompts(request) for _ in range(n)]
+        self.texts = [
+            _Text(request, service.tokenizer, text, job.prompt_ids) for text, job in zip(given, jobs, strict=True)
         ]
-        self.texts = [_Text(request, service.tokenizer, echo) for echo in self.echoes]
         self.prompt_tokens = sum(len(job.prompt_ids) for job in jobs[::n])
         self.cached_tokens = 0
 
@@ -114,6 +151,12 @@ class _Reply:
             "model": self.model,
             "choices": choices,
         }
+
+    def choice(self, index: int, piece: str) -> dict[str, Any]:
+        """One answer, or a piece of it."""
+        text = self.texts[index]
+        said = {"index": index, "text": piece, "logprobs": text.take_logprobs(), "finish_reason": text.finish_reason}
+        return said | text.take_extras()
 
     def usage(self) -> dict[str, Any]:
         """Tokens read and written."""
@@ -134,10 +177,7 @@ async def complete(request: CompletionRequest, service: Service, jobs: list[Job]
             reply.texts[index].feed(output)
             if output.finish_reason and index % (request.n or 1) == 0:
                 reply.cached_tokens += coarse(output.request.cached_tokens)
-    choices = [
-        {"index": i, "text": text.text, "logprobs": text.take_logprobs(), "finish_reason": text.finish_reason}
-        for i, text in enumerate(reply.texts)
-    ]
+    choices = [reply.choice(i, text.text) for i, text in enumerate(reply.texts)]
     return reply.frame(choices) | {"usage": reply.usage()}
 
 
@@ -146,17 +186,19 @@ async def stream(request: CompletionRequest, service: Service, jobs: list[Job]) 
     reply = _Reply(request, service, jobs)
     no_usage: dict[str, Any] = {"usage": None} if request.include_usage else {}
 
-    def chunk(index: int, piece: str, finish: str | None) -> dict[str, Any]:
-        logprobs = reply.texts[index].take_logprobs()
-        return reply.frame([{"index": index, "text": piece, "logprobs": logprobs, "finish_reason": finish}]) | no_usage
+    def chunk(index: int, piece: str) -> dict[str, Any]:
+        return reply.frame([reply.choice(index, piece)]) | no_usage
 
-    for index, echo in enumerate(reply.echoes):
-        if echo:
-            yield chunk(index, echo, None)
+    scored = request.echo and request.logprobs is not None  # then the echo waits for what there is to say about it
+    for index, text in enumerate(reply.texts):
+        if text.echo and not scored:
+            yield chunk(index, text.echo)
     async with service.answers(jobs) as answers, aclosing(aiter(answers)) as outputs:
         async for index, output in outputs:
-            piece = reply.texts[index].feed(output)
+            text = reply.texts[index]
+            first = scored and text.text == text.echo and not text.tokens
+            piece = (text.echo if first else "") + text.feed(output)
             if piece or output.finish_reason:
-                yield chunk(index, piece, output.finish_reason)
+                yield chunk(index, piece)
     if request.include_usage:
         yield reply.frame([]) | {"usage": reply.usage()}

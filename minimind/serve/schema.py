@@ -67,6 +67,14 @@ class Sampled(Body):
     stop_token_ids: Annotated[list[Token], *few(64)] | None = None
     ignore_eos: bool | None = None
     cache_salt: Annotated[str, Field(max_length=200)] | None = None
+    prompt_logprobs: Annotated[int, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
+    return_token_ids: bool | None = None
+
+    @model_validator(mode="after")
+    def _comes_whole(self) -> Self:
+        if self.stream and self.prompt_logprobs is not None:
+            raise ValueError("prompt_logprobs come with whole answers only: leave stream out")
+        return self
 
     @property
     def stops(self) -> list[str]:
@@ -300,6 +308,7 @@ class CompletionRequest(Sampled):
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=MOST_TOP_LOGPROBS)] | None = None
     echo: bool | None = None
+    add_special_tokens: bool = True
     suffix: str | None = None
     best_of: int | None = None
 

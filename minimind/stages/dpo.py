@@ -29,10 +29,11 @@ from minimind.files import atomic_write, writing_to
 from minimind.losses.lm import IGNORE
 from minimind.losses.log_probs import token_log_probs
 from minimind.losses.preference import Answers, preference_loss, rewards
+from minimind.losses.settings import DpoConfig
 from minimind.model.files import weights_checksum
 from minimind.model.qwen3 import Hidden, Transformer
 from minimind.optim.groups import make_optimizers
-from minimind.recipe import DpoConfig, Recipe
+from minimind.recipe import Recipe
 from minimind.stages import setup
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import parallel

@@ -30,13 +30,14 @@ from minimind.model.files import weights_checksum
 from minimind.model.qwen3 import Transformer
 from minimind.model.rope import context_length
 from minimind.model.store import load_model, save_model
-from minimind.recipe import Recipe, RlConfig
+from minimind.recipe import Recipe
 from minimind.rl.collector import Collector, Play, answer_once, fitting
 from minimind.rl.judge import Rewards
 from minimind.rl.log_probs import LogProbRunner
 from minimind.rl.rewards import RewardContext
 from minimind.rl.rollout import LocalRollout, Rollout
 from minimind.rl.rollout_http import HttpRollout
+from minimind.rl.settings import RlConfig
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import loop, parallel
 from minimind.train.folder import locked
@@ -174,7 +175,7 @@ def train(job: Job, recipe: Recipe, out: Path, resume: bool) -> Path:
         f"{job.steps:,} steps"
     )
     with locked(out):
-        at = loop.run(job, recipe, out, resume)
+        at = loop.run(job, recipes.run_config(recipe), out, resume)
         if at.step < job.steps and not recipe.train.max_minutes:
             raise UserError(f"{out}: stopped before the end; run the same command again to continue")
         job.write_model(out / "model")
@@ -310,7 +311,7 @@ def make_log_prob_runner(recipe: Recipe, model: Transformer, sampling: Sampling)
     elif rl.kl_coef:
         reference = parallel.plain_copy(model).requires_grad_(False)
         parallel.shard(reference, reference.layers, recipe.train)
-    rows, on_policy = loop.rows_of_a_step(recipe)[1], rl.epochs * rl.minibatches == 1
+    rows, on_policy = loop.rows_of_a_step(recipes.run_config(recipe))[1], rl.epochs * rl.minibatches == 1
     return LogProbRunner(model, reference, sampling, precision(recipe), rows, on_policy)
 
 

@@ -10,8 +10,8 @@ from torch.distributed import DistError
 from minimind import runtime
 from minimind.console import warn
 from minimind.errors import UserError
-from minimind.recipe import Recipe
 from minimind.train.precision import Precision
+from minimind.train.settings import RunConfig
 
 PATIENCE = 20
 """Steps in a row without a finite gradient before the run gives up."""
@@ -45,14 +45,14 @@ class Patience:
 
 
 @contextmanager
-def explained(recipe: Recipe) -> Iterator[None]:
+def explained(config: RunConfig) -> Iterator[None]:
     """Turn torch's errors about memory and about other ranks into sentences for the user."""
     try:
         yield
     except RuntimeError as error:
         text = str(error)
         if isinstance(error, torch.OutOfMemoryError) or any(words in text for words in OUT_OF_MEMORY):
-            raise UserError(_what_to_lower(recipe)) from error
+            raise UserError(_what_to_lower(config)) from error
         if runtime.world_size() > 1 and (isinstance(error, DistError) or any(word in text for word in PEER_IS_GONE)):
             raise UserError(
                 "another process of this run has ended (killed, or with an error of its own); "
@@ -61,9 +61,9 @@ def explained(recipe: Recipe) -> Iterator[None]:
         raise
 
 
-def _what_to_lower(recipe: Recipe) -> str:
+def _what_to_lower(config: RunConfig) -> str:
     """Memory grows with the positions that a rank works on at a time, and that number changes no result."""
-    train, length = recipe.train, recipe.data.sequence_length
+    train, length = config.train, config.sequence_length
     rows = min(train.micro_batch_tokens, train.tokens_per_step // runtime.world_size()) // length
     cures = []
     if rows > 1:

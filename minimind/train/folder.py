@@ -4,14 +4,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from minimind import ranks, runtime
-from minimind import recipe as recipes
 from minimind.errors import UserError
 from minimind.files import write_json, write_text
-from minimind.recipe import Recipe
+from minimind.text import write_toml
 
 
 def check_writable(out: Path) -> None:
@@ -54,7 +54,7 @@ def locked(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def describe(recipe: Recipe, out: Path) -> None:
+def describe(recipe: dict[str, Any], out: Path) -> None:
     """Make the folder and write `recipe.toml` and `environment.json`; rank 0 writes, and all must see it.
 
     Raises:
@@ -65,7 +65,7 @@ def describe(recipe: Recipe, out: Path) -> None:
             out.mkdir(parents=True, exist_ok=True)
             for left in out.glob(".*.tmp"):  # by a run that was killed while it wrote
                 left.unlink()
-            write_text(out / "recipe.toml", recipes.dump(recipe))
+            write_text(out / "recipe.toml", write_toml(recipe))
             write_json(out / "environment.json", runtime.environment())
         except OSError as error:
             raise _unwritable(out, error.strerror or str(error)) from None

@@ -14,7 +14,6 @@ over all micro-batches and ranks before the first backward pass: never a mean of
 
 import math
 import time
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,20 +25,20 @@ from minimind import ranks, runtime
 from minimind.console import Bar, dim, progress, say, sparkline
 from minimind.errors import UsageError, UserError
 from minimind.optim.schedule import learning_rate
-from minimind.recipe import Recipe
 from minimind.train import checkpoint, folder, parallel, tracker
 from minimind.train.failures import Patience, explained
 from minimind.train.job import Halt, Job, Progress, balanced, moved, split
 from minimind.train.metrics import Metrics, Window
 from minimind.train.precision import Precision
 from minimind.train.resume import start
+from minimind.train.settings import RunConfig
 from minimind.train.stop import stop_signals
 
 SAMPLE_PAUSE = 50
 """Samples by the clock wait so many times as long as the last one took, so that they cost under 2 %."""
 
 
-def run(job: Job, recipe: Recipe, out: Path, resume: bool = True) -> Progress:
+def run(job: Job, config: RunConfig, out: Path, resume: bool = True) -> Progress:
     """Train `job` to its last step, writing metrics and checkpoints under `out`, and return where it ended.
 
     Ends early, after a checkpoint, on SIGTERM, Ctrl-C or when `max_minutes` are over. Under torchrun all ranks call it.
@@ -48,33 +47,33 @@ def run(job: Job, recipe: Recipe, out: Path, resume: bool = True) -> Progress:
         UserError: the loss stays NaN or infinite, disk or memory is full, a rank has died, or there is a checkpoint
             of another run.
     """
-    train = recipe.train
+    train = config.train
     checkpoints = out / "checkpoints"
     precision = Precision(next(job.model.parameters()).device, train.dtype)
-    with explained(recipe):
-        at = start(job, recipe, checkpoints, precision, resume)
-        folder.describe(recipe, out)
+    with explained(config):
+        at = start(job, config, checkpoints, precision, resume)
+        folder.describe(config.recipe, out)
         if at.compiled:
             job.compile()
         replica = parallel.replicate(job.model, partial(job.loss, compiled=at.compiled))
         if parallel.needs_rehearsal(replica):
-            _rehearse(job, replica, recipe, precision)
+            _rehearse(job, replica, config, precision)
         peak = runtime.peak_flops(precision.device, precision.dtype) * runtime.world_size()
         began, saved_at, stop = time.monotonic(), at.step, False
         sample_at = began + train.sample_seconds
         window, patience = Window(job.figures), Patience()
         with (
-            progress(recipe.stage, job.steps, at.step) as bar,
+            progress(config.stage, job.steps, at.step) as bar,
             stop_signals() as stopping,
-            tracker.opened(recipe, out, at.step) as shown,
+            tracker.opened(train.tracker, config.recipe, out, at.step) as shown,
         ):
             metrics = Metrics(out / "metrics.jsonl", at.step, shown)
             while at.step < job.steps and not stop:
-                rate = learning_rate(at.step, job.steps, recipe.optim)
+                rate = learning_rate(at.step, job.steps, config.optim)
                 try:
-                    figures, tokens, weight, norm = train_step(job, replica, recipe, rate, precision)
+                    figures, tokens, weight, norm = train_step(job, replica, config, rate, precision)
                 except Halt as halt:
-                    save(job, recipe, at, checkpoints, precision)
+                    save(job, config, at, checkpoints, precision)
                     raise UserError(f"{halt}. Saved at step {at.step:,}; the same command continues it") from halt
                 at.step += 1
                 at.tokens += tokens
@@ -94,7 +93,7 @@ def run(job: Job, recipe: Recipe, out: Path, resume: bool = True) -> Progress:
                     stopping.request()
                 stop = ranks.any_rank(stopping())
                 if last or stop or (train.save_every and at.step % train.save_every == 0):
-                    save(job, recipe, at, checkpoints, precision)
+                    save(job, config, at, checkpoints, precision)
                     saved_at = at.step
                     window.restart()
                 if train.sample_every and not stop and at.step % train.sample_every == 0:
@@ -121,14 +120,14 @@ class Step(NamedTuple):
     norm: float
 
 
-def train_step(job: Job, replica: nn.Module, recipe: Recipe, rate: float, precision: Precision) -> Step:
+def train_step(job: Job, replica: nn.Module, config: RunConfig, rate: float, precision: Precision) -> Step:
     """Read this rank's rows, accumulate the gradient, clip it and update the weights, unless it is NaN or infinite."""
-    rows, micro_rows = rows_of_a_step(recipe)
+    rows, micro_rows = rows_of_a_step(config)
     batch = job.stream.next_batch(rows, runtime.rank(), runtime.world_size())
     tokens, weight = count(batch)
     figures = _backward(replica, batch, micro_rows, weight, precision)
     precision.unscale(job.model.parameters())
-    norm = float(parallel.clip(job.model, recipe.optim.clip))
+    norm = float(parallel.clip(job.model, config.optim.clip))
     if math.isfinite(norm) and weight:  # where nothing counts, momentum alone would move the weights
         _update(job.optimizers, rate)
     precision.update(math.isfinite(norm))
@@ -136,13 +135,13 @@ def train_step(job: Job, replica: nn.Module, recipe: Recipe, rate: float, precis
     return Step(figures, tokens, weight, norm)
 
 
-def rows_of_a_step(recipe: Recipe) -> tuple[int, int]:
+def rows_of_a_step(config: RunConfig) -> tuple[int, int]:
     """Rows of one step that each rank works on, and how many of them at a time.
 
     Raises:
         UsageError: the ranks cannot share the rows of a step evenly.
     """
-    train, length, world = recipe.train, recipe.data.sequence_length, runtime.world_size()
+    train, length, world = config.train, config.sequence_length, runtime.world_size()
     rows = train.tokens_per_step // length
     if rows % world:
         fitting = -(-rows // world) * world * length
@@ -160,10 +159,10 @@ def count(batch: Any) -> tuple[int, int]:
     return tokens, weight
 
 
-def _rehearse(job: Job, replica: nn.Module, recipe: Recipe, precision: Precision) -> None:
+def _rehearse(job: Job, replica: nn.Module, config: RunConfig, precision: Precision) -> None:
     """Run one micro-batch forward and backward, and leave everything as it was."""
     place, random = job.stream.state_dict(), runtime.random_state()
-    _, rows = rows_of_a_step(recipe)
+    _, rows = rows_of_a_step(config)
     batch = job.stream.rehearsal_batch(rows, runtime.rank(), runtime.world_size())
     _backward(replica, batch, rows, weight=1, precision=precision)
     _forget_gradients(job)
@@ -211,19 +210,19 @@ def _validate(job: Job, at: Progress, metrics: Metrics) -> None:
         say(f"step {at.step:,}: " + ", ".join(f"validation {name} {value:.4f}" for name, value in figures.items()))
 
 
-def save(job: Job, recipe: Recipe, at: Progress, checkpoints: Path, precision: Precision) -> None:
+def save(job: Job, config: RunConfig, at: Progress, checkpoints: Path, precision: Precision) -> None:
     """Write a checkpoint of all ranks and delete those that are no longer kept."""
     parallel.settle(job.model)
     state = {
         "progress": vars(at).copy(),
-        "recipe": asdict(recipe),
+        "recipe": config.recipe,
         "stream": job.stream.state_dict(),
         "precision": precision.state_dict(),
         "random": ranks.gathered(runtime.random_state()),
     }
     checkpoint.save(checkpoints, at.step, job.model, job.optimizers, state, job.write_model)
     if runtime.is_main():
-        checkpoint.prune(checkpoints, recipe.train.keep, at.best_step)
+        checkpoint.prune(checkpoints, config.train.keep, at.best_step)
 
 
 def _show(bar: Bar, line: dict[str, float], metrics: Metrics) -> None:

@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from minimind import runtime
 from minimind.model import lora
 from minimind.model.qwen3 import Transformer
-from minimind.recipe import TrainConfig
+from minimind.train.settings import TrainConfig
 
 
 def shard(model: nn.Module, blocks: nn.ModuleList, train: TrainConfig) -> None:

@@ -1,7 +1,6 @@
 """Where a run begins: at its newest whole checkpoint, or anew, and what may have changed in between."""
 
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,10 @@ from minimind.compiler import can_compile
 from minimind.console import say
 from minimind.errors import UserError
 from minimind.model.files import weights_checksum
-from minimind.recipe import Recipe
 from minimind.train import checkpoint
 from minimind.train.job import Job, Progress
 from minimind.train.precision import Precision
+from minimind.train.settings import RunConfig
 
 FIXED = (
     *("stage", "preset", "model", "data.sequence_length", "data.too_long", "data.random_system_prompt"),
@@ -23,7 +22,7 @@ FIXED = (
 """What makes a run this run. Its data and its `init` are fixed too, but known by content: files may be moved."""
 
 
-def start(job: Job, recipe: Recipe, checkpoints: Path, precision: Precision, resume: bool) -> Progress:
+def start(job: Job, config: RunConfig, checkpoints: Path, precision: Precision, resume: bool) -> Progress:
     """Load the newest whole checkpoint, or decide what is decided once a run.
 
     A run that starts anew deletes the old one's checkpoints, or it might be continued from those later.
@@ -33,25 +32,26 @@ def start(job: Job, recipe: Recipe, checkpoints: Path, precision: Precision, res
     """
     if not resume and runtime.is_main():
         shutil.rmtree(checkpoints, ignore_errors=True)
-    init = ranks.from_main(weights_checksum(Path(recipe.init)) if recipe.init and runtime.is_main() else 0)
+    base = config.recipe["init"]
+    init = ranks.from_main(weights_checksum(Path(base)) if base and runtime.is_main() else 0)
     found = ranks.from_main(checkpoint.newest(checkpoints) if runtime.is_main() else None)
     if found is None:
-        return Progress(compiled=ranks.from_main(_compiles(job, recipe, precision)), init=init)
+        return Progress(compiled=ranks.from_main(_compiles(job, config, precision)), init=init)
     source, state = found
-    _check_recipe(source, state["recipe"], recipe)
+    _check_recipe(source, state["recipe"], config.recipe)
     if state["progress"]["init"] != init:
         raise UserError(
-            f"{source}: init {recipe.init!r} has other weights than the run started from, "
+            f"{source}: init {base!r} has other weights than the run started from, "
             f"{state['recipe']['init']!r}; restore them, use another --out, or start anew with --resume never"
         )
     checkpoint.load(source, job.model, job.optimizers)
-    _continue_stream(source, job, state, recipe)
+    _continue_stream(source, job, state, config.recipe)
     precision.load_state_dict(state["precision"])
     if runtime.rank() < len(state["random"]):  # a rank that is new here has its generators as the seed left them
         runtime.set_random_state(state["random"][runtime.rank()])
     at = Progress(**state["progress"])
-    if recipe.train.compile != "auto":
-        at.compiled = ranks.from_main(_compiles(job, recipe, precision))
+    if config.train.compile != "auto":
+        at.compiled = ranks.from_main(_compiles(job, config, precision))
     elif at.compiled:
         at.compiled = ranks.from_main(
             runtime.is_main() and can_compile(precision.device.type)
@@ -63,9 +63,9 @@ def start(job: Job, recipe: Recipe, checkpoints: Path, precision: Precision, res
     return at
 
 
-def _check_recipe(source: Path, before: dict[str, Any], recipe: Recipe) -> None:
+def _check_recipe(source: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Compare the checkpoint's recipe with this one: refuse what may not change, name what did."""
-    old, new = _fields(before), _fields(asdict(recipe))
+    old, new = _fields(before), _fields(now)
     changes = {name: (old.get(name), new.get(name)) for name in {**old, **new} if old.get(name) != new.get(name)}
     for name, (was, is_now) in changes.items():
         if any(name == fixed or name.startswith(f"{fixed}.") for fixed in FIXED):
@@ -78,24 +78,26 @@ def _check_recipe(source: Path, before: dict[str, Any], recipe: Recipe) -> None:
         say(f"Changed since the checkpoint: {listed}.")
 
 
-def _continue_stream(source: Path, job: Job, state: dict[str, Any], recipe: Recipe) -> None:
+def _continue_stream(source: Path, job: Job, state: dict[str, Any], recipe: dict[str, Any]) -> None:
     try:
         job.stream.load_state_dict(state["stream"])
     except UserError as error:
         was = ", ".join(state["recipe"]["data"]["files"])
-        raise UserError(f"{source}: {error} (data.files: {was} then, {', '.join(recipe.data.files)} now)") from None
+        raise UserError(
+            f"{source}: {error} (data.files: {was} then, {', '.join(recipe['data']['files'])} now)"
+        ) from None
 
 
-def _compiles(job: Job, recipe: Recipe, precision: Precision) -> bool:
+def _compiles(job: Job, config: RunConfig, precision: Precision) -> bool:
     """Compiling costs some 30 s and saves about a third: it pays on runs longer than about two minutes.
 
     Raises:
         UserError: the recipe wants it always, and it does not work.
     """
-    if recipe.train.compile == "never" or not runtime.is_main():
+    if config.train.compile == "never" or not runtime.is_main():
         return False
-    if recipe.train.compile == "auto":
-        flops = job.flops_per_token * recipe.train.tokens_per_step * job.steps / runtime.world_size()
+    if config.train.compile == "auto":
+        flops = job.flops_per_token * config.train.tokens_per_step * job.steps / runtime.world_size()
         long = flops / (0.2 * runtime.peak_flops(precision.device, precision.dtype)) > 60
         return long and can_compile(precision.device.type)
     if not can_compile(precision.device.type):

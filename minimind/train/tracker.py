@@ -8,13 +8,11 @@ sent at once.
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 from minimind import runtime
 from minimind.errors import UserError
-from minimind.recipe import Recipe
 
 
 class Tracker(Protocol):
@@ -28,16 +26,16 @@ class Tracker(Protocol):
 
 
 @contextmanager
-def opened(recipe: Recipe, out: Path, step: int) -> Iterator[Tracker | None]:
-    """The recipe's tracker, on rank 0, for a run that goes on from `step`; closed however the run ends.
+def opened(name: str, recipe: dict[str, Any], out: Path, step: int) -> Iterator[Tracker | None]:
+    """The tracker `name`, on rank 0, for a run of `recipe` that goes on from `step`; closed however the run ends.
 
     Raises:
         UserError: it is not installed.
     """
-    if recipe.train.tracker == "none" or not runtime.is_main():
+    if name == "none" or not runtime.is_main():
         yield None
         return
-    tracker: Tracker = TensorBoard(out, step) if recipe.train.tracker == "tensorboard" else WandbLike(recipe, out)
+    tracker: Tracker = TensorBoard(out, step) if name == "tensorboard" else WandbLike(name, recipe, out)
     try:
         yield tracker
     finally:
@@ -66,8 +64,7 @@ class TensorBoard:
 class WandbLike:
     """Weights & Biases, and SwanLab and trackio, which took over its interface. A continued run is a new one there."""
 
-    def __init__(self, recipe: Recipe, out: Path) -> None:
-        name = recipe.train.tracker
+    def __init__(self, name: str, recipe: dict[str, Any], out: Path) -> None:
         if name == "trackio":
             runtime.set_trackio_folder(out / name)  # which it reads as it is imported
         self.tool = _load(name)
@@ -76,7 +73,7 @@ class WandbLike:
             "swanlab": {"log_dir": str(out / name), "mode": runtime.tracker_mode(name)},
             "trackio": {},
         }[name]
-        self.tool.init(project="minimind", name=out.name, config=asdict(recipe), **where)
+        self.tool.init(project="minimind", name=out.name, config=recipe, **where)
 
     def log(self, step: int, figures: dict[str, Any]) -> None:
         """One line of figures."""

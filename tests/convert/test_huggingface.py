@@ -11,8 +11,9 @@ import minimind
 from minimind import recipe as recipes
 from minimind.convert.gguf_tokenizer import PROBE
 from minimind.convert.huggingface import export_hf
+from minimind.data.settings import DataConfig
 from minimind.errors import UsageError, UserError
-from minimind.recipe import DataConfig, Recipe
+from minimind.recipe import Recipe
 from minimind.tokenizer.chat import render
 
 transformers = pytest.importorskip("transformers")

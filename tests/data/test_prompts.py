@@ -4,8 +4,8 @@ import pytest
 
 from minimind.data.prompts import read_prompts
 from minimind.errors import UserError
-from minimind.recipe import RlConfig
 from minimind.rl.collector import Collector, begins_with_thinking
+from minimind.rl.settings import RlConfig
 from minimind.tokenizer.bpe import Tokenizer
 
 ASKED = {"messages": [{"role": "user", "content": "What is 3 + 4?"}]}

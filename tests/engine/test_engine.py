@@ -329,3 +329,33 @@ def test_a_thread_serves_many_and_who_leaves_early_frees_the_row(model):
     assert rest == alone[1:]
     assert left == (False, None, 1)
     assert still_open == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"chunk": 7}, {"batch_invariant": True}, {"dtype": torch.bfloat16}])
+@pytest.mark.parametrize("kind", ["dense", "moe"])
+def test_a_prompt_is_scored_as_the_model_itself_scores_it(kind, options):
+    model, prompt = build(kind), prompts()[1]
+    engine = Engine(model, TOKENIZER, rows=3, **options)
+    stranger = engine.submit(prompt[:20] + [99] * 30, replace(GREEDY, max_new_tokens=30, ignore_eos=True))
+    for _ in range(3):
+        engine.step()
+    rules = Sampling(temperature=0, max_new_tokens=0, prompt_logprobs=3, embed=True)
+    request, again = engine.submit(prompt, rules), engine.submit(prompt, replace(rules, max_new_tokens=2))
+    list(engine.run())
+    assert (len(request.tokens), len(again.tokens), len(stranger.tokens)) == (0, 2, 30)
+    assert request.finish_reason == "length"
+    assert request.prompt_tokens[0] is None
+    ids_1T = torch.tensor([prompt])
+    states_TC = model(
+        ids_1T, Segments.right_padded(torch.tensor([len(prompt)]), len(prompt), torch.device("cpu"))
+    ).states[0]
+    log_probs_TV = model.logits(states_TC).float().log_softmax(-1)
+    near = {"abs": 0.3} if options.get("dtype") else {"abs": 1e-4}
+    for found in (request, again):
+        assert [token.id for token in found.prompt_tokens[1:]] == prompt[1:]
+        for at, token in enumerate(found.prompt_tokens[1:]):
+            assert token.logprob == pytest.approx(float(log_probs_TV[at, token.id]), **near)
+            assert len(token.top) == 3
+            assert token.top[0][1] == pytest.approx(float(log_probs_TV[at].max()), **near)
+            assert (token.rank == 1) == (token.id == token.top[0][0])
+        assert found.state_sum.tolist() == pytest.approx(states_TC.sum(0).tolist(), abs=near["abs"] * len(prompt))

@@ -12,8 +12,8 @@ from minimind.engine.sampling import Sampling
 from minimind.errors import UsageError
 from minimind.model import lora
 from minimind.model.adapter import adapted_copy, save_adapter
+from minimind.model.settings import LoraConfig
 from minimind.model.store import load_model, save_model
-from minimind.recipe_sections import LoraConfig
 
 GREEDY = Sampling(temperature=0, max_new_tokens=12, ignore_eos=True)
 

@@ -18,7 +18,7 @@ from minimind.losses.preference import (
     rewards,
     simpo,
 )
-from minimind.recipe_sections import DpoConfig
+from minimind.losses.settings import DpoConfig
 
 PAIRS, TIME = 5, 9
 CONFIGS = {

@@ -12,8 +12,8 @@ from minimind.errors import UserError
 from minimind.model import lora
 from minimind.model.adapter import peft_trouble, save_adapter
 from minimind.model.files import weights_checksum
+from minimind.model.settings import LoraConfig
 from minimind.model.store import load_config, load_model, save_model
-from minimind.recipe_sections import LoraConfig
 
 
 @pytest.fixture(scope="module", params=["dense", "moe"])

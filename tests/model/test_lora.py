@@ -12,7 +12,7 @@ from minimind.model import lora
 from minimind.model.attend import Segments
 from minimind.model.linear import Linear
 from minimind.model.qwen3 import Transformer
-from minimind.recipe_sections import LoraConfig
+from minimind.model.settings import LoraConfig
 
 DENSE = ModelConfig(
     vocab_size=64,

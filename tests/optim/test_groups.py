@@ -3,7 +3,7 @@ from torch import nn
 
 from minimind.optim.groups import make_optimizers
 from minimind.optim.muon import Muon
-from minimind.recipe import OptimConfig
+from minimind.optim.settings import OptimConfig
 
 
 class Toy(nn.Module):

@@ -1,7 +1,7 @@
 import pytest
 
 from minimind.optim.schedule import learning_rate
-from minimind.recipe import OptimConfig
+from minimind.optim.settings import OptimConfig
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "wsd"])

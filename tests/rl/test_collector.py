@@ -8,9 +8,9 @@ from processes import in_ranks
 from minimind import runtime
 from minimind.data.prompts import Prompt
 from minimind.errors import UsageError, UserError
-from minimind.recipe import RlConfig
 from minimind.rl.collector import Collector
 from minimind.rl.metrics import Meter, PolicyDrift
+from minimind.rl.settings import RlConfig
 from minimind.rl.stream import RolloutStream
 from minimind.tokenizer.bpe import Tokenizer
 

@@ -276,7 +276,7 @@ def test_what_a_reward_needs_is_asked_for(judged, tokenizer, name):
 
 HANGING = """
 import time
-from minimind.recipe import ScoringConfig
+from minimind.rl.settings import ScoringConfig
 from minimind.rl.judge import Rewards
 from minimind.rl.rewards import RewardContext, reward
 from minimind.rl.rollout import Sample

@@ -21,9 +21,9 @@ from minimind import runtime
 from minimind.engine.sampling import Sampling
 from minimind.errors import UserError
 from minimind.model.store import load_model, save_model
-from minimind.recipe import RlConfig
 from minimind.rl.rollout import LocalRollout
 from minimind.rl.rollout_http import HttpRollout
+from minimind.rl.settings import RlConfig
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import metrics
 

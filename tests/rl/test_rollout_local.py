@@ -8,7 +8,7 @@ from toys import generate, sampled, toy
 
 from minimind.engine.sampling import Sampling
 from minimind.model import lora
-from minimind.recipe_sections import LoraConfig
+from minimind.model.settings import LoraConfig
 from minimind.rl.batch import pack
 from minimind.rl.log_probs import score
 from minimind.rl.rollout import LocalRollout, Sample

@@ -11,7 +11,7 @@ from conftest import serving
 
 from minimind.engine.engine import Engine
 from minimind.model import lora
-from minimind.recipe_sections import LoraConfig
+from minimind.model.settings import LoraConfig
 
 NAMES = ("red", "blue")
 

@@ -16,15 +16,19 @@ from minimind import runtime
 from minimind.config import ModelConfig
 from minimind.data.corpus import read_documents
 from minimind.data.pairs import PairStream
+from minimind.data.settings import DataConfig
 from minimind.data.shards import ensure
+from minimind.losses.settings import DpoConfig
 from minimind.model.attend import Segments
 from minimind.model.qwen3 import Transformer
 from minimind.model.store import load_model, load_scorer, save_model
-from minimind.recipe import DataConfig, DpoConfig, OptimConfig, Recipe, TrainConfig
+from minimind.optim.settings import OptimConfig
+from minimind.recipe import Recipe, run_config
 from minimind.stages import dpo
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
 from minimind.train import loop, metrics, parallel
+from minimind.train.settings import TrainConfig
 
 TOKENIZER = Tokenizer.load("default")
 SHAPE = ModelConfig(
@@ -137,7 +141,7 @@ def train(folder, data, experts=0, micro=1024):
     stream = PairStream(pairs, 256, reference=reference)
     job = dpo.make_job(recipe, model, TOKENIZER, pairs, stream)
     job.optimizers, job.write_model = [torch.optim.SGD(model.parameters())], lambda _: None
-    loop.run(job, recipe, folder / "run")
+    loop.run(job, run_config(recipe), folder / "run")
     lines = metrics.read(folder / "run" / "metrics.jsonl")
     return parallel.whole_weights(model), lines
 

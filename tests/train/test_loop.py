@@ -8,15 +8,18 @@ import torch
 from minimind import runtime
 from minimind.config import ModelConfig
 from minimind.data.packing import Batch
+from minimind.data.settings import DataConfig
 from minimind.errors import UserError
 from minimind.losses.lm import linear_cross_entropy
 from minimind.model.attend import Segments
 from minimind.model.qwen3 import Transformer
 from minimind.optim.groups import make_optimizers
-from minimind.recipe import DataConfig, OptimConfig, Recipe, TrainConfig
+from minimind.optim.settings import OptimConfig
+from minimind.recipe import Recipe, run_config
 from minimind.train import checkpoint, metrics, parallel
 from minimind.train.job import Job, Loss
 from minimind.train.loop import run
+from minimind.train.settings import TrainConfig
 
 SHAPE = ModelConfig(
     vocab_size=50,
@@ -85,7 +88,8 @@ def make(fail_at=None, steps=6, loss=lm_loss, config=SHAPE, optim="muon", kind="
 
 def recipe(**train):
     defaults = {"tokens_per_step": 64, "micro_batch_tokens": 64, "log_every": 1, "save_every": 2, "dtype": "float32"}
-    return Recipe(data=DataConfig(sequence_length=16), train=TrainConfig(**(defaults | {"compile": "never"} | train)))
+    train = TrainConfig(**(defaults | {"compile": "never"} | train))
+    return run_config(Recipe(data=DataConfig(sequence_length=16), train=train))
 
 
 def weights(job):

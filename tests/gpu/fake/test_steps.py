@@ -13,7 +13,7 @@ from rows import write_rows
 from minimind.config import PRESETS
 from minimind.model.qwen3 import Transformer
 from minimind.model.store import save_model
-from minimind.recipe import Recipe, find, load
+from minimind.recipe import Recipe, find, load, run_config
 from minimind.stages import setup
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import loop, parallel
@@ -86,7 +86,7 @@ def step(mode, job, recipe):
     """One step as in `loop.train_step`; nothing that is measured may wait for the device."""
     precision = Precision(DEVICE, recipe.train.dtype)
     replica = parallel.replicate(job.model, job.loss)
-    rows, micro_rows = loop.rows_of_a_step(recipe)
+    rows, micro_rows = loop.rows_of_a_step(run_config(recipe))
     batch = job.stream.next_batch(rows)
     tokens, weight = loop.count(batch)
     assert weight > 0

@@ -1,79 +1,12 @@
-"""Sections of a recipe that only some stages read; `minimind/recipe.py` holds what all of them do."""
+"""The sections `[rl]`, `[ppo]`, `[agent]` and `[scoring]` of a recipe."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 from minimind.errors import UsageError
+from minimind.limits import POSITIVE, Limit, at_least, check
 
-
-@dataclass
-class LoraConfig:
-    """Train a small change of chosen matrices instead of the weights (`minimind/model/lora.py`)."""
-
-    rank: int = 0
-    """Of the change; 0 trains the whole model."""
-    alpha: float = 16.0
-    """The change is multiplied by alpha / rank."""
-    dropout: float = 0.0
-    """Share of the change's inputs that is left out while training."""
-    rslora: bool = False
-    """Multiply by alpha / √rank instead, so that larger ranks learn as fast."""
-    dora: bool = False
-    """Train the length of each row by itself, and its direction by the change."""
-    targets: list[str] = field(
-        default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    )
-    """Which matrices: their names, or ends or patterns of them (`layers.0.self_attn.*`)."""
-
-
-@dataclass
-class DpoConfig:
-    """Learning from pairs of answers (`minimind/losses/preference.py`)."""
-
-    loss: Literal["sigmoid", "ipo", "simpo"] = "sigmoid"
-    """`sigmoid` is DPO as in the paper; `simpo` needs no reference model."""
-    beta: float = 0.1
-    """How dear it is to leave the reference: small values let the model go far. SimPO's is about 2."""
-    label_smoothing: float = 0.0
-    """Share of the pairs that are taken to be the wrong way round (cDPO)."""
-    length_normalised: bool = False
-    """Compare means over an answer's tokens instead of sums, so that length by itself is worth nothing."""
-    margin: float = 1.0
-    """SimPO's γ: by how much the chosen answer's reward should be the larger one."""
-    sft_coef: float = 0.0
-    """Weight of the chosen answer's own loss, a mean over its tokens, beside the preference loss."""
-
-
-@dataclass
-class DistillConfig:
-    """Learning from a teacher's whole distribution (`minimind/losses/distill.py`)."""
-
-    teacher: str = ""
-    """Model directory with the same tokenizer; of any size and kind."""
-    alpha: float = 0.5
-    """Weight of the text's own next word; the teacher's distribution has the rest."""
-    temperature: float = 1.0
-    """Both distributions are flattened by it: above 1 the unlikely words count more."""
-    divergence: Literal["forward", "reverse", "js"] = "forward"
-    """Cover all that the teacher may say; say nothing that it would not; or between the two."""
-    beta: float = 0.5
-    """js: how near it is to `reverse`, in (0, 1)."""
-    on_policy: bool = False
-    """Compare on what the student answers to the prompts (sampled as `[rl]` says) instead of on the data's answers;
-    `alpha` does not count."""
-
-    def check(self) -> None:
-        """Refuse values that cannot work.
-
-        Raises:
-            UsageError: naming the field.
-        """
-        if not 0 <= self.alpha <= 1:
-            raise UsageError(f"recipe: distill.alpha = {self.alpha} must be in [0, 1]")
-        if not self.temperature > 0:
-            raise UsageError(f"recipe: distill.temperature = {self.temperature} must be above 0")
-        if not 0 < self.beta < 1:
-            raise UsageError(f"recipe: distill.beta = {self.beta} must be in (0, 1)")
+BETWEEN = Limit(lambda value: 0 <= value <= 1, "between 0 and 1")
 
 
 @dataclass
@@ -147,27 +80,16 @@ class RlConfig:
         Raises:
             UsageError: naming the field.
         """
-        least = {
-            "groups": 1,
-            "samples": 1,
-            "epochs": 1,
-            "minibatches": 1,
-            "max_new_tokens": 1,
-            "attempts": 1,
-            "rows": 1,
-        }
-        floats = ("clip_low", "clip_high", "ratio_max", "kl_coef", "entropy_coef", "importance_limit", "top_k", "min_p")
-        for name, bound in [*least.items(), *((name, 0) for name in floats)]:
-            if not getattr(self, name) >= bound:
-                raise UsageError(f"recipe: rl.{name} = {getattr(self, name)} must be at least {bound}")
+        counts = ("groups", "samples", "epochs", "minibatches", "max_new_tokens", "attempts", "rows")
+        check("rl", self, at_least(1), *counts)
+        check("rl", self, at_least(0), "clip_low", "clip_high", "ratio_max", "kl_coef", "entropy_coef")
+        check("rl", self, at_least(0), "importance_limit", "top_k", "min_p")
         if not self.temperature > 0:
             raise UsageError(
                 f"recipe: rl.temperature = {self.temperature} must be above 0: without chance all answers are the same"
             )
-        if not 0 < self.top_p <= 1:
-            raise UsageError(f"recipe: rl.top_p = {self.top_p} must be above 0 and at most 1")
-        if not 0 <= self.thinking_ratio <= 1:
-            raise UsageError(f"recipe: rl.thinking_ratio = {self.thinking_ratio} must be between 0 and 1")
+        check("rl", self, Limit(lambda x: 0 < x <= 1, "above 0 and at most 1"), "top_p")
+        check("rl", self, BETWEEN, "thinking_ratio")
         if self.stop_kl and self.epochs * self.minibatches == 1:
             raise UsageError(
                 "recipe: rl.stop_kl has no effect where each rollout makes one step: the policy is the one that "
@@ -206,6 +128,15 @@ class PpoConfig:
     target_kl: float = 0.0
     """Leave a rollout when the policy has moved so far from the one that wrote it; 0: never."""
 
+    def check(self) -> None:
+        """Refuse values that cannot work.
+
+        Raises:
+            UsageError: naming the field.
+        """
+        check("ppo", self, BETWEEN, "gamma", "lam")
+        check("ppo", self, at_least(0), "value_coef", "value_clip", "critic_lr", "warmup_rollouts", "target_kl")
+
 
 @dataclass
 class ScoringConfig:
@@ -236,6 +167,16 @@ class ScoringConfig:
     service: str = ""
     """Address that `service` posts `{"samples": [{"messages", "answer", ...}]}` to; it answers `{"scores": [...]}`."""
 
+    def check(self) -> None:
+        """Refuse values that cannot work.
+
+        Raises:
+            UsageError: naming the field.
+        """
+        check("scoring", self, POSITIVE, "timeout")
+        check("scoring", self, at_least(0), "clip", "thinking_weight", "overlong_buffer")
+        check("scoring", self, at_least(1), "ngram", "judge_tries")
+
 
 @dataclass
 class AgentConfig:
@@ -257,6 +198,4 @@ class AgentConfig:
         Raises:
             UsageError: naming the field.
         """
-        for name in ("most_turns", "tool_seconds", "tool_memory_mb"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"recipe: agent.{name} = {getattr(self, name)} must be above 0")
+        check("agent", self, POSITIVE, "most_turns", "tool_seconds", "tool_memory_mb")

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from minimind.config import PRESETS
-from minimind.recipe import Recipe, override
-from minimind.train.budget import CUDA_LIBRARIES, tokens_per_second, training_memory, usual_mfu
+from minimind.plan.budget import CUDA_LIBRARIES, tokens_per_second, training_memory, usual_mfu
+from minimind.recipe import Recipe, override, run_config
 
 MEMORY = Path(__file__).parents[2] / "benchmarks" / "memory.py"
 linux = pytest.mark.skipif(sys.platform != "linux", reason="RSS and the C library's heap are those of Linux")
@@ -64,7 +64,7 @@ def test_lora_of_the_large_model_needs_less_than_its_fine_tuning():
 
 def memory(preset="laptop", compute_bytes=2, compiled=True, **changes):
     recipe = override(Recipe(preset=preset), {name.replace("__", "."): value for name, value in changes.items()})
-    return training_memory(PRESETS[preset], recipe, compute_bytes, compiled)
+    return training_memory(PRESETS[preset], run_config(recipe), recipe.lora, compute_bytes, compiled)
 
 
 def test_what_memory_depends_on():

@@ -18,12 +18,13 @@ import numpy as np
 import torch
 
 from minimind.config import ModelConfig
-from minimind.losses.lm import CHUNK
+from minimind.losses.lm import rows_of_logits
 from minimind.model import lora
-from minimind.model.attend import BLOCK, PRODUCTS_UP_TO
+from minimind.model.attend import blocks_of_products
 from minimind.model.qwen3 import Transformer
-from minimind.optim.muon import STACK
-from minimind.recipe import Recipe
+from minimind.model.settings import LoraConfig
+from minimind.optim.muon import weights_at_once
+from minimind.train.settings import RunConfig
 
 USUAL_MFU = {"cpu": ((2.8e6, 0.29), (6.1e6, 0.35), (63.9e6, 0.65)), "cuda": ((6.1e6, 0.35), (63.9e6, 0.35))}
 """Share of the device's own matrix-product speed that training reaches, by active parameters. CPU: measured on two
@@ -75,50 +76,57 @@ class Memory:
         return round(self.weights + self.moments + max(forward, self.gradients + self.update))
 
 
-def adapted(config: ModelConfig, recipe: Recipe) -> Transformer:
-    """The recipe's model without memory, to look at its shapes; under LoRA with the change that it trains.
+def adapted(config: ModelConfig, about: LoraConfig) -> Transformer:
+    """A model without memory, to look at its shapes; under LoRA with the change that it trains.
 
     Raises:
         UsageError: LoRA of matrices that it has not.
     """
     with torch.device("meta"):
         model = Transformer(config)
-        if recipe.lora.rank:
-            lora.attach(model, recipe.lora, Path(recipe.init))
+        if about.rank:
+            lora.attach(model, about, Path())
     return model
 
 
 def training_memory(
-    config: ModelConfig, recipe: Recipe, compute_bytes: int = 2, compiled: bool = True, on_cpu: bool = True
+    config: ModelConfig,
+    run: RunConfig,
+    about: LoraConfig,
+    compute_bytes: int = 2,
+    compiled: bool = True,
+    on_cpu: bool = True,
+    branches: bool = False,
 ) -> Memory:
     """Count the tensors of a training step.
 
     Args:
         config: the model.
-        recipe: rows, micro-batches, optimizer and activation checkpointing.
+        run: rows, micro-batches, optimizer and activation checkpointing.
+        about: the change that is trained instead of the weights; of rank 0: none.
         compute_bytes: of an element of the matrix products (2: bfloat16).
         compiled: fused kernels keep less.
         on_cpu: where attention weights of short rows are kept; the GPU's kernel recomputes them.
+        branches: whether rows hold several answers to one prompt, which needs a mask.
     """
-    train, weights = recipe.train, config.parameters()
+    train, length, weights = run.train, run.sequence_length, config.parameters()
     embedding = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
     matrices = weights - embedding
-    moments = 2 * embedding + (1 if recipe.optim.matrices == "muon" else 2) * matrices
+    moments = 2 * embedding + (1 if run.optim.matrices == "muon" else 2) * matrices
     tokens = min(train.micro_batch_tokens, train.tokens_per_step)
     layers = [
-        tokens * _layer(config, layer, recipe.data.sequence_length, compute_bytes, compiled, on_cpu)
+        tokens * _layer(config, layer, length, compute_bytes, compiled, on_cpu)
         for layer in range(config.num_hidden_layers)
     ]
     stream = WIDE * config.hidden_size * tokens  # the residual stream at one place
     activations = sum(layers)
-    chunk = LOSS_COPIES[compiled] * WIDE * min(CHUNK, tokens) * config.vocab_size
+    chunk = LOSS_COPIES[compiled] * WIDE * rows_of_logits(tokens) * config.vocab_size
     if train.activation_checkpointing:
         # of each block only its input; the rest of one block, and gradients of that rest
         activations = stream * config.num_hidden_layers
         chunk = max(chunk, max(layers) + 3 * compute_bytes * _width(config, 0) * tokens)
-    branches = recipe.stage in ("dpo", "reward") or recipe.rl.share_prompts
-    masked = on_cpu and (branches or recipe.data.sequence_length <= PRODUCTS_UP_TO)
-    mask = compute_bytes * tokens * recipe.data.sequence_length if masked else 0
+    masked = on_cpu and (branches or blocks_of_products(length))
+    mask = compute_bytes * tokens * length if masked else 0
     copies = compute_bytes * matrices if compute_bytes < WIDE else 0  # autocast keeps each weight's copy
     output = config.vocab_size * config.hidden_size
     full = Memory(
@@ -128,15 +136,17 @@ def training_memory(
         activations=activations + mask + copies,
         # the last norm's input and output, the states' gradient; the output matrix's gradient, its copy and a chunk's
         working=4 * stream + (2 * WIDE + compute_bytes) * output + chunk,
-        update=_orthogonalising(matrices, compute_bytes) if recipe.optim.matrices == "muon" else 0,
+        update=_orthogonalising(matrices, compute_bytes) if run.optim.matrices == "muon" else 0,
         early_gradients=train.tokens_per_step > train.micro_batch_tokens,
     )
-    return _under_lora(full, config, recipe, compute_bytes, compiled) if recipe.lora.rank else full
+    return _under_lora(full, config, run, about, compute_bytes, compiled) if about.rank else full
 
 
-def _under_lora(full: Memory, config: ModelConfig, recipe: Recipe, compute_bytes: int, compiled: bool) -> Memory:
+def _under_lora(
+    full: Memory, config: ModelConfig, run: RunConfig, about: LoraConfig, compute_bytes: int, compiled: bool
+) -> Memory:
     """What changes when most weights are frozen: they are kept as they are multiplied, without gradient or moments."""
-    model, about = adapted(config, recipe), recipe.lora
+    model = adapted(config, about)
     changes = lora.trained_parameters(model)
     frozen = sum(math.prod(shape) for shape in lora.matrices(model).values())
     others = config.parameters() - frozen
@@ -154,23 +164,23 @@ def _under_lora(full: Memory, config: ModelConfig, recipe: Recipe, compute_bytes
     if not compiled:  # norms keep their normalised input for the gradient of their weight alone
         heads = (config.num_attention_heads + config.num_key_value_heads) * config.head_dim
         kept -= WIDE * (2 * config.hidden_size + heads) * config.num_hidden_layers
-    tokens = min(recipe.train.micro_batch_tokens, recipe.train.tokens_per_step)
-    if recipe.train.activation_checkpointing:
+    tokens = min(run.train.micro_batch_tokens, run.train.tokens_per_step)
+    if run.train.activation_checkpointing:
         kept /= config.num_hidden_layers
     return replace(
         full,
         weights=compute_bytes * frozen + WIDE * (others + changes),
         gradients=WIDE * changes,
-        moments=(1 if recipe.optim.matrices == "muon" else 2) * WIDE * changes,
+        moments=(1 if run.optim.matrices == "muon" else 2) * WIDE * changes,
         activations=full.activations - copies + kept * tokens,
         working=full.working - 2 * WIDE * output,
-        update=_orthogonalising(changes, compute_bytes) if recipe.optim.matrices == "muon" else 0,
+        update=_orthogonalising(changes, compute_bytes) if run.optim.matrices == "muon" else 0,
     )
 
 
 def _orthogonalising(weights: int, compute_bytes: int) -> int:
     """Bytes that Muon needs for the weights that it orthogonalises together."""
-    return (2 * WIDE + ITERATION * compute_bytes) * min(STACK, weights)
+    return (2 * WIDE + ITERATION * compute_bytes) * weights_at_once(weights)
 
 
 def _layer(config: ModelConfig, layer: int, length: int, bytes: int, compiled: bool, on_cpu: bool) -> float:
@@ -178,8 +188,9 @@ def _layer(config: ModelConfig, layer: int, length: int, bytes: int, compiled: b
     hidden = config.hidden_size
     queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     attention: float = bytes * (2 * queries + 2 * keys)  # rotated queries and keys, values, what leaves the heads
-    if on_cpu and length <= PRODUCTS_UP_TO:
-        blocks = max(1, length / BLOCK)  # each keeps the keys and values that it sees, and its weights
+    if on_cpu and (
+        blocks := blocks_of_products(length)
+    ):  # each keeps the keys and values that it sees, and its weights
         seen = (blocks + 1) / 2
         attention += bytes * (2 * keys * (seen - 1) + config.num_attention_heads * seen * length / blocks)
     width = _width(config, layer)

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from minimind.train.scaling import LAW, Law, effective_tokens, fit
+from minimind.plan.scaling import LAW, Law, effective_tokens, fit
 
 
 def test_a_fit_finds_the_law_again():

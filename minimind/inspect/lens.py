@@ -1,0 +1,41 @@
+"""Through the layers: what the model would say next if it ended after this layer (the logit lens, nostalgebraist 2020).
+
+Each layer's residual stream goes through the model's final norm and output matrix, as the last layer's does. Shape
+letters are those of `trace`.
+"""
+
+import torch
+from torch import Tensor
+
+from minimind.inspect.trace import Trace
+
+
+@torch.inference_mode()
+def likeliest(trace: Trace, k: int) -> tuple[Tensor, Tensor]:
+    """The k likeliest next tokens and their probabilities, each `[L + 1, T, k]`, before the first block and after each.
+
+    Layer by layer: the logits of all would take L times the memory.
+    """
+    ids, probabilities = [], []
+    for logits_TV in trace.logits_of_layers():
+        best = logits_TV.topk(k)
+        ids.append(best.indices)
+        probabilities.append((best.values - logits_TV.logsumexp(-1, keepdim=True)).exp())
+    return torch.stack(ids), torch.stack(probabilities)
+
+
+@torch.inference_mode()
+def of_tokens(trace: Trace, tokens: list[int]) -> tuple[Tensor, Tensor]:
+    """Probability and rank (0: the likeliest) of one token at each position, each `[L + 1, T]`."""
+    ids_T1 = torch.tensor(tokens, device=trace.residual.device)[:, None]
+    probabilities, ranks = [], []
+    for logits_TV in trace.logits_of_layers():
+        own_T1 = logits_TV.gather(1, ids_T1)
+        probabilities.append((own_T1 - logits_TV.logsumexp(-1, keepdim=True)).exp()[:, 0])
+        ranks.append((logits_TV > own_T1).sum(-1))
+    return torch.stack(probabilities), torch.stack(ranks)
+
+
+def followers(trace: Trace, last: int) -> list[int]:
+    """What follows each token of a text, and `last` behind its end."""
+    return [*trace.ids[1:], last]

@@ -1,0 +1,110 @@
+"""Practice: what happened in a rollout of reinforcement learning, from the files that `rl.dump` leaves (`rl/dump.py`)."""
+
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from minimind.errors import UserError
+from minimind.files import read_text
+from minimind.inspect.prompts import shown
+from minimind.text import read_json
+from minimind.tokenizer.bpe import Tokenizer
+from minimind.tokenizer.parse import parse
+
+_FILE = re.compile(r"rollout-(\d+)\.jsonl$")
+_RESPONSE = re.compile(r"<tool_response>\n?(.*?)\n?</tool_response>", re.DOTALL)
+
+
+def rollouts(run: Path) -> list[int]:
+    """Numbers of the rollouts that a run has kept."""
+    folder = _folder(run)
+    found = (_FILE.search(file.name) for file in folder.glob("rollout-*.jsonl")) if folder else ()
+    return sorted(int(match[1]) for match in found if match)
+
+
+def weights(run: Path) -> dict[str, float]:
+    """The rewards of a run and what each counts."""
+    given = _recipe(run).get("scoring", {}).get("weights", {})
+    return {str(name): float(weight) for name, weight in given.items()}
+
+
+def read_rollout(run: Path, number: int, tokenizer: Tokenizer) -> dict[str, Any]:
+    """One rollout: its groups, in each of them the prompt, and the samples as they were said, judged and learned from.
+
+    Raises:
+        UserError: it was not kept, or its file is broken.
+    """
+    if number not in rollouts(run):
+        raise UserError(f"{run}: rollout {number} was not kept; choose one that the page lists")
+    file = Path(str(_folder(run))) / f"rollout-{number:06d}.jsonl"
+    groups: dict[int, dict[str, Any]] = {}
+    version = 0
+    for place, line in enumerate(read_text(file).splitlines(), 1):
+        try:
+            row = read_json(line)
+            version = max([version, *row["versions"]])
+            group = groups.setdefault(
+                row["group"], {"group": row["group"], "prompt": row["prompt"], "gt": row["gt"], "samples": []}
+            )
+            group["samples"].append(_sample(row, tokenizer))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file}: line {place} is not a sample ({error}); train again with rl.dump") from None
+    return {"rollout": number, "policy_version": version, "groups": list(groups.values())}
+
+
+def _sample(row: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+    columns = zip(row["ids"], row["mask"], row["log_probs"], row["old"], row["advantages"], strict=True)
+    learned = [advantage for advantage, chosen in zip(row["advantages"], row["mask"], strict=True) if chosen]
+    return {
+        "reward": row["reward"],
+        "components": row["rewards"],
+        "advantage": sum(learned) / len(learned) if learned else None,
+        "status": row["status"],
+        "completion": tokenizer.decode(row["ids"]),
+        "messages": _messages(row, tokenizer),
+        "tokens": [
+            {
+                "id": id,
+                "text": shown(tokenizer, id),
+                "mask": chosen,
+                "log_prob": said if chosen else None,
+                "old": old if chosen else None,
+                "ratio": math.exp(old - said) if chosen and old is not None else None,
+                "advantage": advantage if chosen else None,
+            }
+            for id, chosen, said, old, advantage in columns
+        ],
+    }
+
+
+def _messages(row: Mapping[str, Any], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """The turns of an episode: what the policy said, and what it read between."""
+    turns: list[tuple[bool, list[int]]] = []
+    for id, chosen in zip(row["ids"], row["mask"], strict=True):
+        if not turns or turns[-1][0] != chosen:
+            turns.append((chosen, []))
+        turns[-1][1].append(id)
+    found: list[dict[str, Any]] = []
+    for chosen, ids in turns:
+        if chosen:
+            found.append(parse(ids, tokenizer, row["thinking"]))
+        else:
+            text = tokenizer.decode(ids)
+            found += [{"role": "tool", "content": said} for said in _RESPONSE.findall(text) or [text]]
+    return found
+
+
+def _folder(run: Path) -> Path | None:
+    dump = _recipe(run).get("rl", {}).get("dump", "")
+    return Path(dump) if dump else None
+
+
+def _recipe(run: Path) -> dict[str, Any]:
+    file = run / "recipe.toml"
+    try:
+        return tomllib.loads(read_text(file)) if file.is_file() else {}
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{file} is not readable TOML ({error})") from None

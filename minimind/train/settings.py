@@ -1,0 +1,72 @@
+"""The section `[train]` of a recipe, and all that the loop is told of one."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from minimind.limits import POSITIVE, at_least, check
+from minimind.optim.settings import OptimConfig
+
+
+@dataclass
+class TrainConfig:
+    """The loop: how long, how much at once, and what to keep."""
+
+    epochs: float = 1.0
+    max_steps: int = 0
+    """Steps to run; 0 means as many as `epochs` need."""
+    max_minutes: float = 0.0
+    """Stop after this many minutes (0: never). A time budget makes a run's length depend on the machine: not exact."""
+    tokens_per_step: int = 16384
+    """Positions in one optimizer step, over all ranks and micro-batches."""
+    micro_batch_tokens: int = 8192
+    """Positions that one rank works on at a time; lower it when memory runs out, nothing else changes."""
+    log_every: int = 10
+    valid_every: int = 200
+    sample_every: int = 0
+    """Steps between sample texts in the log; 0 writes none."""
+    sample_seconds: float = 0.0
+    """Seconds between sample texts under the progress bar, each in the place of the last; 0 shows none."""
+    save_every: int = 200
+    keep: int = 2
+    """Newest checkpoints to keep, besides the one with the best validation BPB."""
+    seed: int = 42
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the matrix products; weights are float32. `auto`: bfloat16 where it is fast, float16 on older GPUs."""
+    save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the weights in the model directories that are written. `auto`: float32 where products are computed in float32,
+    else bfloat16; rounding to 16 bits would undo updates at a small rate."""
+    compile: Literal["auto", "always", "never"] = "auto"
+    """`auto` compiles when a compiler is there and the run is long enough to earn it back."""
+    activation_checkpointing: bool = False
+    """Recompute each layer in the backward pass: about 30 % slower, a fraction of the memory."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Under torchrun: every process holds the whole model, or a share of it (slower, less memory)."""
+    deterministic: bool = False
+    """On CUDA: only operations that give the same bits each time, so that an interrupted run ends in the same ones."""
+    tracker: Literal["none", "tensorboard", "wandb", "swanlab", "trackio"] = "none"
+    """Where metrics are shown besides `metrics.jsonl`; files go to the run's folder (`pip install minimind[track]`)."""
+
+    def check(self) -> None:
+        """Refuse values that cannot work.
+
+        Raises:
+            UsageError: naming the field.
+        """
+        check("train", self, POSITIVE, "epochs")
+        check("train", self, at_least(0), "max_steps", "max_minutes", "valid_every", "sample_every", "sample_seconds")
+        check("train", self, at_least(0), "save_every", "seed")
+        check("train", self, at_least(1), "keep", "log_every")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What the loop knows of a recipe."""
+
+    stage: str
+    train: TrainConfig
+    optim: OptimConfig
+    sequence_length: int
+    """Positions of a row."""
+    recipe: dict[str, Any]
+    """The whole recipe as plain values: saved with the run, and compared when the run is continued."""
