@@ -61,13 +61,15 @@ async function traced(state, ask) {
   } catch (error) {
     return [h("p", { role: "alert" }, error.message)]; // the form stays, so that the question can be mended
   }
-  const { tokens, from, restored, answer, other, clean, corrupt } = found;
-  const up = [...restored.keys()].reverse();
-  const name = (at) => (at ? `${say("layer")} ${at - 1}` : say("embedding"));
-  const swap = (at) => say("from-to").replace("{0}", visible(from[at])).replace("{1}", visible(tokens[at]));
+  const { from, answer, other, first } = found;
+  const tokens = found.tokens.slice(first); // what stands before is the same in both, and so are its states
+  const up = [...found.restored.keys()].reverse();
+  const restored = up.map((at) => found.restored[at].slice(first));
+  const name = (row) => (up[row] ? `${say("layer")} ${up[row] - 1}` : say("embedding"));
+  const swap = (at) => say("from-to").replace("{0}", visible(from[first + at])).replace("{1}", visible(tokens[at]));
   return [
-    h("p", {}, `${say("clean-answer")} `, h("code", {}, visible(answer.text)), ` ${percent(clean)} → ${percent(corrupt)} · ${say("corrupt-answer")} `, h("code", {}, visible(other.text))),
-    heatmap({ values: up.map((at) => restored[at]), text: up.map((at) => restored[at].map((value) => (value == null ? "" : (100 * value).toFixed(0)))), rows: up.map(name), columns: tokens.map(visible), range: [0, 1], wide: 34,
-      label: say("restored"), about: (row, at) => `${swap(at)}, ${name(up[row])}: ${percent(restored[up[row]][at])}` }),
+    h("p", {}, `${say("clean-answer")} `, h("code", {}, visible(answer.text)), ` ${percent(found.clean)} → ${percent(found.corrupt)} · ${say("corrupt-answer")} `, h("code", {}, visible(other.text))),
+    heatmap({ values: restored, text: restored.map((row) => row.map((value) => (value == null ? "" : (100 * value).toFixed(0)))), rows: up.map((_, row) => name(row)), columns: tokens.map(visible),
+      range: [0, 1], wide: 30, label: say("restored"), about: (row, at) => `${swap(at)}, ${name(row)}: ${percent(restored[row][at])}` }),
   ];
 }

@@ -11,18 +11,18 @@ const say = words({
   en: {
     title: "Layers",
     explanation: "Each layer adds something to the residual stream. The logit lens reads that stream after every layer as if it were the last: through the final norm and the output matrix. Rows are layers, the embedding at the bottom; columns are positions; each cell holds the token that would be said next, the darker the more probable. Choose a cell to follow its token through the layers.",
-    "would-say": "would say", "through-layers": "Probability of the token after each layer", "rank-layers": "Rank of the token after each layer",
+    "through-layers": "Probability of the token after each layer", "rank-layers": "Rank of the token after each layer",
     contributions: "What each block adds to the token's logit",
     "norm-note": "The final norm divides the whole stream by one number, its root mean square at this position. With that number held fixed the logit is a sum, exactly: the bars add up to it.",
-    sum: "sum = logit", attention: "attention", mlp: "MLP", follow: "Token to follow", after: "after", "lens-label": "What each layer would say next", "most-likely": "likeliest",
+    sum: "sum = logit", attention: "attention", mlp: "MLP", "lens-label": "What each layer would say next",
   },
   zh: {
     title: "逐层",
     explanation: "每一层都往残差流里加一点东西。logit lens 把每层之后的残差流当作最后一层来读：经过末尾的归一化和输出矩阵。行是层，嵌入在最下面；列是位置；格里是接下来会说的词元，颜色越深概率越大。点一格，跟着它的词元走过各层。",
-    "would-say": "会说", "through-layers": "词元在各层之后的概率", "rank-layers": "词元在各层之后的名次",
+    "through-layers": "词元在各层之后的概率", "rank-layers": "词元在各层之后的名次",
     contributions: "每个模块给这个词元的 logit 加了多少",
     "norm-note": "末尾的归一化把整个残差流除以一个数，即这个位置上的均方根。固定这个数，logit 就恰好是一个和：各条加起来正好等于它。",
-    sum: "总和 = logit", attention: "注意力", mlp: "MLP", follow: "跟踪的词元", after: "之后", "lens-label": "每一层接下来会说什么", "most-likely": "最可能的",
+    sum: "总和 = logit", attention: "注意力", mlp: "MLP", "lens-label": "每一层接下来会说什么",
   },
 });
 

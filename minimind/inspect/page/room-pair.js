@@ -38,7 +38,7 @@ export const room = {
     const choice = h("select", { onchange: (event) => { other = event.target.value; set({}); } }, ...others.map(({ name }) => h("option", { value: name, selected: name === other }, name)));
     return [
       h("p", { class: "controls" }, h("label", {}, say("other"), choice)),
-      strip(tokens, { label: say("kl-tokens"), about: (at) => `${visible(tokens[at])}: ${brief(kl[at])} ${say("nats")}`, colour: (at) => paint(kl[at]), note: (at) => brief(kl[at]), chosen: worst, onchoose: choose }),
+      strip(tokens, { label: say("kl-tokens"), about: (at) => `${visible(tokens[at])}: ${brief(kl[at])} ${say("nats")}`, colour: (at) => paint(kl[at]), note: (at) => (kl[at] < 0.005 ? "0" : brief(kl[at])), chosen: worst, onchoose: choose }),
       part,
       h("h3", {}, say("kl-layers")),
       layers ? byLayer(tokens, layers) : h("p", {}, say("other-depth")),

@@ -13,15 +13,15 @@ const say = words({
     title: "Over time",
     explanation: "A run keeps checkpoints, and each can be looked at as it was: move the slider, in any room. Here is the whole course at once: the loss curve with the slider on it, how surprised each checkpoint is by every token of the prompt, and when each held-out fact, which was told but never asked about in training, was learned.",
     "one-checkpoint": "This is a single model. Open the folder of a run, whose checkpoints were kept, to see how it came to be: minimind inspect RUN",
-    curve: "Loss of the run", training: "training", validation: "validation, bits per byte", "token-loss": "Loss of each token at each checkpoint", learned: "When each fact was learned", right: "right", wrong: "not yet", never: "never",
-    "facts-right": "Held-out facts answered right", facts: "facts", at: "at step", share: "share",
+    curve: "Loss of the run", training: "training", validation: "validation, bits per byte", "token-loss": "Loss of each token at each checkpoint", learned: "When each fact was learned", never: "never",
+    "facts-right": "Held-out facts answered right", share: "share",
   },
   zh: {
     title: "随训练变化",
     explanation: "训练会留下检查点，每一个都可以按当时的样子来看：在任何展室里移动滑块。这里把整个过程放在一起：损失曲线和上面的滑块，每个检查点对输入里每个词元有多意外，以及每条留出的事实（讲过但训练里从没问过）是什么时候学会的。",
     "one-checkpoint": "这是单个模型。打开保留了检查点的训练目录，就能看到它是怎样学成的：minimind inspect RUN",
-    curve: "训练的损失", training: "训练", validation: "验证，每字节比特数", "token-loss": "每个检查点上每个词元的损失", learned: "每条事实是什么时候学会的", right: "对", wrong: "还不会", never: "从未",
-    "facts-right": "答对的留出事实", facts: "事实", at: "在第几步", share: "比例",
+    curve: "训练的损失", training: "训练", validation: "验证，每字节比特数", "token-loss": "每个检查点上每个词元的损失", learned: "每条事实是什么时候学会的", never: "从未",
+    "facts-right": "答对的留出事实", share: "比例",
   },
 });
 

@@ -11,14 +11,14 @@ const say = words({
     explanation: "A model reads numbers, not letters. Byte-pair encoding starts from the bytes of the text and joins the pair that was most frequent in the tokenizer's training text, again and again; what is left are tokens. In a conversation only the assistant's tokens are trained on; the others are faded here. Choose a token to see, merge by merge, how it came to be.",
     "bytes-per-token": "bytes per token", control: "control token", "trained-on": "trained on", "not-trained-on": "not trained on",
     "how-made": "How it came to be", "one-piece": "One byte or a control token: it was never joined from others.", merge: "merge",
-    id: "id", mostly: "by script", other: "other scripts", zh: "Chinese",
+    id: "id", other: "other scripts", zh: "Chinese",
   },
   zh: {
     title: "词元",
     explanation: "模型读的是数字，不是字母。字节对编码从文本的字节出发，反复合并分词器训练文本里最常相邻的一对，最后剩下的就是词元。在对话里只有助手的词元参与训练，其余的在这里变淡。点一个词元，看它是怎样一步步合并出来的。",
     "bytes-per-token": "每个词元的字节数", control: "控制词元", "trained-on": "参与训练", "not-trained-on": "不参与训练",
     "how-made": "它的由来", "one-piece": "单个字节或控制词元：它不由别的词元合并而成。", merge: "合并",
-    id: "编号", mostly: "按文字", other: "其他文字", zh: "汉字",
+    id: "编号", other: "其他文字", zh: "汉字",
   },
 });
 

@@ -14,7 +14,7 @@ teach({
     heatmap: "heat map; arrow keys read its cells", chart: "line chart; arrow keys read its points", "as-table": "As a table",
     nothing: "There is nothing to draw.", unreachable: "The server cannot be reached.", computing: "Computing…", ready: "Ready.",
     "no-key": "This server asks for an API key: open the chat page and enter it in the settings.",
-    layer: "layer", layers: "layers", head: "head", position: "position", token: "token", tokens: "tokens", probability: "probability",
+    layer: "layer", layers: "layers", head: "head", token: "token", tokens: "tokens", probability: "probability",
     rank: "rank", bytes: "bytes", parameters: "M parameters", experts: "experts", embedding: "embedding", heads: "heads", mlp: "MLP", off: "Switched off", "on-again": "Switch all on again", loss: "loss", nats: "nats",
   },
   zh: {
@@ -26,7 +26,7 @@ teach({
     heatmap: "热力图，方向键逐格读数", chart: "折线图，方向键逐点读数", "as-table": "以表格查看",
     nothing: "没有可画的内容。", unreachable: "连不上服务器。", computing: "计算中……", ready: "完成。",
     "no-key": "这个服务器需要 API 密钥：请打开聊天页，在设置里填写。",
-    layer: "层", layers: "层", head: "头", position: "位置", token: "词元", tokens: "个词元", probability: "概率",
+    layer: "层", layers: "层", head: "头", token: "词元", tokens: "个词元", probability: "概率",
     rank: "名次", bytes: "字节", parameters: "M 参数", experts: "个专家", embedding: "嵌入", heads: "个头", mlp: "MLP", off: "已关闭", "on-again": "全部重新打开", loss: "损失", nats: "奈特",
   },
 });
