@@ -1,6 +1,7 @@
 """MiniMind from Python: `lm = minimind.load("model")`, then `lm.chat(...)`, `lm.generate(...)`, `lm.logits(...)`."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from minimind.engine.engine import Engine
 from minimind.engine.request import Output
 from minimind.engine.sampling import GREEDY, Sampling
 from minimind.errors import UserError
+from minimind.inspect import trace as inspection
+from minimind.inspect.prompts import as_document
+from minimind.inspect.trace import Trace
 from minimind.model.attend import Segments
 from minimind.model.qwen3 import Transformer
 from minimind.model.store import load_model
@@ -34,8 +38,7 @@ class LanguageModel:
 
     def generate(self, prompt: str, max_new_tokens: int = 256, sampling: Sampling = GREEDY) -> str:
         """Continue a text as in pretraining (bos + prompt); returns the continuation without special tokens."""
-        ids = [] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]
-        ids += self.tokenizer.encode(prompt)
+        ids = as_document(prompt, self.tokenizer)
         return self.tokenizer.decode(self._complete(ids, max_new_tokens, sampling), skip_special=True)
 
     def chat(
@@ -97,6 +100,38 @@ class LanguageModel:
         """Scores of every next token: float32 [len(ids), vocab]."""
         ids_BT = torch.tensor([list(ids)], device=self.model.output_weight.device)
         return self.model.logits(self.model(ids_BT, Segments.whole(ids_BT)).states)[0].float()
+
+    def trace(self, text: str | Sequence[int]) -> Trace:
+        """What happens inside the model as it reads a text (bos + text, as in pretraining) or token ids.
+
+        Returns a trace of T tokens through L layers, with `residual` `[L + 1, T, hidden]`, `attention`
+        `[L, heads, T, T]`, `logits_per_layer` `[L + 1, T, vocab]` (the last are `logits(ids)`), `attention_out` and
+        `mlp_out` `[L, T, hidden]`, `heads_out` `[L, T, heads, head_dim]`, `router` (`[T, experts]` by sparse layer),
+        and `contributions(position, token)`.
+
+        Raises:
+            UsageError: the text is empty, or an id is unknown.
+        """
+        return inspection.trace(self.model, as_document(text, self.tokenizer) if isinstance(text, str) else text)
+
+    @contextmanager
+    def without(
+        self, head: tuple[int, int] | None = None, mlp: int | None = None, layer: int | None = None
+    ) -> Iterator[None]:
+        """Switch a head (layer, number), an MLP or a whole layer off: `with lm.without(head=(2, 3)): lm.chat(...)`.
+
+        Everything that this object does then is done without it: `logits`, `trace`, `generate`, `chat`. Several parts
+        are several of these, one in the other.
+
+        Raises:
+            UsageError: there is no such part.
+        """
+        try:
+            with inspection.without(self.model, head, mlp, layer):
+                self._engine = self._new_engine()  # what was cached before was computed with the part
+                yield
+        finally:
+            self._engine = self._new_engine()
 
 
 def load(

@@ -54,7 +54,7 @@ def aligned(clean: Sequence[int], corrupt: Sequence[int]) -> tuple[list[int | No
     return [t if t < first else t + shift if t + shift >= first else None for t in range(len(corrupt))], first
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def causal_trace(
     model: Transformer, clean: Sequence[int], corrupt: Sequence[int], answer: int | None = None
 ) -> CausalTrace:
@@ -75,7 +75,7 @@ def causal_trace(
     ids_1T = torch.tensor([list(corrupt)], device=clean_run.residual.device)
     for layer in range(layers + 1):
         for some in torch.tensor(positions).split(max(1, TOKENS_AT_ONCE // length)):
-            states_BC = clean_run.residual[layer, [sources[t] for t in some.tolist()]]  # type: ignore[index]
+            states_BC = clean_run.residual[layer, [sources[t] for t in some.tolist()]]
             with _patched(model, layer, some, states_BC):
                 ids_BT = ids_1T.expand(len(some), length)
                 states = model(ids_BT, Segments.whole(ids_BT)).states[:, -1]

@@ -432,7 +432,8 @@ def _switched_off(model: Transformer, off: Sequence[Any]) -> Iterator[None]:
 
 def _continued(model: Transformer, tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     """The likeliest words behind a text."""
-    engine = Engine(model, tokenizer, rows=1, context=len(ids) + CONTINUED)
+    # In reference mode, which always goes through the model itself: with parts switched off and without, the same way.
+    engine = Engine(model, tokenizer, rows=1, context=len(ids) + CONTINUED, chunk=64, batch_invariant=True)
     request = engine.submit(ids, replace(GREEDY, max_new_tokens=CONTINUED))
     deque(engine.run(), maxlen=0)
     return tokenizer.decode(request.ids, skip_special=True)

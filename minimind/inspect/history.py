@@ -20,7 +20,7 @@ POINTS = 400
 """Of a loss curve: a picture shows no more."""
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def token_losses(model: Transformer, ids: Sequence[int]) -> Tensor:
     """Negative log-likelihood (nats) of each token but the first, `[T - 1]`."""
     ids_1N, segments = packed([ids], model.output_weight.device)
@@ -35,7 +35,7 @@ def held_out_facts() -> list[Fact]:
     return [Fact.about(person, attribute, language) for language in LANGUAGES for person, attribute in about]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def knows(model: Transformer, tokenizer: Tokenizer, facts: Sequence[Fact]) -> list[bool]:
     """Whether the model's likeliest tokens behind the beginning of the answer are the fact.
 

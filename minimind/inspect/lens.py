@@ -10,7 +10,7 @@ from torch import Tensor
 from minimind.inspect.trace import Trace
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def likeliest(trace: Trace, k: int) -> tuple[Tensor, Tensor]:
     """The k likeliest next tokens and their probabilities, each `[L + 1, T, k]`, before the first block and after each.
 
@@ -24,7 +24,7 @@ def likeliest(trace: Trace, k: int) -> tuple[Tensor, Tensor]:
     return torch.stack(ids), torch.stack(probabilities)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def of_tokens(trace: Trace, tokens: list[int]) -> tuple[Tensor, Tensor]:
     """Probability and rank (0: the likeliest) of one token at each position, each `[L + 1, T]`."""
     ids_T1 = torch.tensor(tokens, device=trace.residual.device)[:, None]

@@ -6,9 +6,9 @@ from torch import Tensor
 from minimind.inspect.trace import Trace
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def divergence(first: Trace, second: Trace) -> Tensor:
-    """KL(first ‖ second) of what comes next, nats, `[L + 1, T]`; of models of other depth the last layer's, `[1, T]`."""
+    """KL(first ‖ second) of what comes next, nats, `[L + 1, T]`; at other depths of the last layer alone, `[1, T]`."""
     same_depth = len(first.residual) == len(second.residual)
     pairs = (
         zip(first.logits_of_layers(), second.logits_of_layers(), strict=True) if same_depth else _last(first, second)

@@ -1,4 +1,4 @@
-"""Practice: what happened in a rollout of reinforcement learning, from the files that `rl.dump` leaves (`rl/dump.py`)."""
+"""Practice: what happened in the rollouts of reinforcement learning, from the files that `rl.dump` leaves."""
 
 import math
 import re
@@ -10,19 +10,18 @@ from typing import Any
 from minimind.errors import UserError
 from minimind.files import read_text
 from minimind.inspect.prompts import shown
+from minimind.rl import dump
 from minimind.text import read_json
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.parse import parse
 
-_FILE = re.compile(r"rollout-(\d+)\.jsonl$")
 _RESPONSE = re.compile(r"<tool_response>\n?(.*?)\n?</tool_response>", re.DOTALL)
 
 
 def rollouts(run: Path) -> list[int]:
     """Numbers of the rollouts that a run has kept."""
     folder = _folder(run)
-    found = (_FILE.search(file.name) for file in folder.glob("rollout-*.jsonl")) if folder else ()
-    return sorted(int(match[1]) for match in found if match)
+    return dump.numbers(folder) if folder else []
 
 
 def weights(run: Path) -> dict[str, float]:
@@ -57,7 +56,11 @@ def read_rollout(run: Path, number: int, tokenizer: Tokenizer) -> dict[str, Any]
 
 def _sample(row: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
     columns = zip(row["ids"], row["mask"], row["log_probs"], row["old"], row["advantages"], strict=True)
-    learned = [advantage for advantage, chosen in zip(row["advantages"], row["mask"], strict=True) if chosen]
+    learned = [
+        advantage
+        for advantage, chosen in zip(row["advantages"], row["mask"], strict=True)
+        if chosen and advantage is not None
+    ]
     return {
         "reward": row["reward"],
         "components": row["rewards"],
@@ -98,8 +101,10 @@ def _messages(row: Mapping[str, Any], tokenizer: Tokenizer) -> list[dict[str, An
 
 
 def _folder(run: Path) -> Path | None:
-    dump = _recipe(run).get("rl", {}).get("dump", "")
-    return Path(dump) if dump else None
+    """The folder of the dumps: where the recipe put it, or below the run, which may have been moved since."""
+    given = _recipe(run).get("rl", {}).get("dump", "")
+    places = [Path(given), run / Path(given).name] if given else []
+    return next((place for place in places if place.is_dir()), None)
 
 
 def _recipe(run: Path) -> dict[str, Any]:

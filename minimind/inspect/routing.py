@@ -1,4 +1,4 @@
-"""Experts: where the tokens of a text go in a mixture of experts, and which words an expert gets. Letters as in `trace`."""
+"""Experts: where tokens go in a mixture of experts, and which words an expert gets. Letters as in `trace`."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from minimind.errors import UserError
-from minimind.inspect.trace import Trace, traces
+from minimind.inspect.trace import Trace, blocks, traces
 from minimind.model.moe import MixtureOfExperts
 from minimind.model.qwen3 import Transformer
 
@@ -35,7 +35,7 @@ def routing(model: Transformer, trace: Trace) -> list[LayerRouting]:
         raise UserError("this model has no experts: its layers are dense; train one with --preset minimind-3-moe")
     found = []
     for layer, probabilities_TE in trace.router.items():
-        mixture = model.layers[layer].mlp
+        mixture = blocks(model)[layer].mlp
         assert isinstance(mixture, MixtureOfExperts)
         chosen_Tk = probabilities_TE.topk(mixture.chosen).indices
         counts = torch.bincount(chosen_Tk.flatten(), minlength=probabilities_TE.shape[1])

@@ -49,7 +49,10 @@ class Shelf:
             run = _run_of(path)
             history = [place for place in _models_of(run) if place.folder != path] if run else []
             last = Place(path.name, path, run.name if run else path.name, _step(path, run))
-            self.models, self.runs = [place for place in history if _earlier(place, last)] + [last], [run] * bool(run)
+            self.models, self.runs = (
+                [place for place in history if _earlier(place, last)] + [last],
+                [run] if run else [],
+            )
             beside = (run or path).parent
             self.others = [_last(other) for other in _runs_in(beside) if other != run and _last(other).folder != path]
         elif models := _models_of(path):

@@ -10,18 +10,19 @@ Nothing here computes the model a second time, and a model that nobody traces ha
 key/value heads, D head_dim, E experts, V vocabulary, N tokens of all texts of a pass.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from minimind.errors import UsageError
-from minimind.model.attend import LayerAttention, Segments
+from minimind.model.attend import LayerAttention, Layout, Segments
 from minimind.model.moe import MixtureOfExperts
-from minimind.model.qwen3 import Transformer
+from minimind.model.qwen3 import Block, Transformer
 
 
 class Contributions(NamedTuple):
@@ -73,7 +74,7 @@ class Trace:
         self.heads_out = torch.stack([x[place].unflatten(-1, heads) for x in seen.heads_out])
         self.router = {layer: probabilities[place] for layer, probabilities in seen.router.items()}
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def logits_of_layers(self) -> Iterator[Tensor]:
         """The logits `[T, V]`, float32, that the residual stream amounts to before the first block and after each."""
         for x_TC in self.residual:
@@ -89,19 +90,19 @@ class Trace:
         """`[L, H, T, T]`: how much of each token (last) a token (last but one) takes; each row sums to 1."""
         return torch.stack(list(self.attention_of_layers()))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def attention_of_layers(self) -> Iterator[Tensor]:
         """Each layer's `[H, T, T]`: what its attention answers where the value of token s is the s-th unit vector."""
-        segments, length = Segments.whole(torch.zeros(1, len(self.ids))), len(self.ids)
+        length = len(self.ids)
+        hidden = torch.full((length, length), -math.inf, dtype=self.residual.dtype, device=self.residual.device).triu(1)
+        causal = Layout(hidden[None, None])
         for q_NHD, k_NKD in self._seen.queries_and_keys:
             q_1THD, k_1TKD = q_NHD[None, self._place], k_NKD[None, self._place]
             units = torch.eye(length, dtype=q_1THD.dtype, device=q_1THD.device)
             units_1TKT = units[:, None].expand(length, k_1TKD.shape[2], length)[None]
-            on_device = Segments(*(x if x is None else x.to(units.device) for x in segments[:3]), segments.host_ids)
-            (of_layer,) = on_device.of_layers(1, q_1THD.dtype)
-            yield of_layer.attend(q_1THD, k_1TKD, units_1TKT)[0].transpose(0, 1)
+            yield causal.attend(q_1THD, k_1TKD, units_1TKT)[0].transpose(0, 1)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def contributions(self, position: int, token: int) -> Contributions:
         """What each part adds to the logit that `token` comes after the token at `position`."""
         model, norm = self._model, self._model.norm
@@ -113,7 +114,7 @@ class Trace:
             return x.float() @ direction_C
 
         heads = []
-        for layer, said_HD in zip(model.layers, self.heads_out[:, position], strict=True):
+        for layer, said_HD in zip(blocks(model), self.heads_out[:, position], strict=True):
             o_proj = layer.self_attn.o_proj
             alone_HX = torch.block_diag(*said_HD)  # one head a row, the others silent
             heads.append(of(o_proj(alone_HX) - (0 if o_proj.bias is None else o_proj.bias)))
@@ -170,6 +171,11 @@ class _Recording(NamedTuple):
         return [_Recorded(one, self.seen) for one in self.segments.of_layers(layers, dtype)]
 
 
+def blocks(model: Transformer) -> list[Block]:
+    """The layers of a model."""
+    return cast(list[Block], list(model.layers))
+
+
 def packed(texts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Segments]:
     """Texts one after the other in a single row: ids `[1, N]`, and who sees whom."""
     document_ids = torch.tensor([[number for number, ids in enumerate(texts) for _ in ids]], dtype=torch.int32)
@@ -179,7 +185,7 @@ def packed(texts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor
     return ids_1N.to(on), Segments(document_ids.to(on), positions.to(on), host_ids=host)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def traces(model: Transformer, texts: Sequence[Sequence[int]]) -> list[Trace]:
     """Run the model once over several texts; each one's trace is as if it had been alone.
 
@@ -226,7 +232,7 @@ def _watched(model: Transformer, seen: _Seen) -> Iterator[None]:
         return keep_probabilities
 
     with ExitStack() as stack:
-        for number, block in enumerate(model.layers):
+        for number, block in enumerate(blocks(model)):
             stack.enter_context(block.register_forward_pre_hook(keep(seen.residual)))
             stack.enter_context(block.self_attn.o_proj.register_forward_pre_hook(keep(seen.heads_out)))
             stack.enter_context(block.self_attn.register_forward_hook(keep(seen.attention_out)))
@@ -266,13 +272,13 @@ def without(
         if head is not None:
             size = model.config.head_dim
             silent = slice(head[1] * size, (head[1] + 1) * size)
-            hook = model.layers[head[0]].self_attn.o_proj.register_forward_pre_hook(_silenced(silent))
+            hook = blocks(model)[head[0]].self_attn.o_proj.register_forward_pre_hook(_silenced(silent))
             stack.enter_context(hook)
         if layer is not None:
-            stack.enter_context(model.layers[layer].self_attn.register_forward_hook(_nothing))
+            stack.enter_context(blocks(model)[layer].self_attn.register_forward_hook(_nothing))
         for number in (mlp, layer):
             if number is not None:
-                stack.enter_context(model.layers[number].mlp.register_forward_hook(_nothing))
+                stack.enter_context(blocks(model)[number].mlp.register_forward_hook(_nothing))
         yield
 
 

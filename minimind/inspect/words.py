@@ -1,5 +1,7 @@
 """How text becomes tokens: what each stands for, how long it is, and merge by merge how it came to be."""
 
+import itertools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from minimind.inspect.prompts import Prompt, shown
@@ -29,7 +31,7 @@ def merge_steps(tokenizer: Tokenizer, id: int) -> list[Step]:
     pieces = [bytes([byte]) for byte in tokenizer.token_bytes(id)]
     steps = [Step(pieces, None, None)]
     while True:
-        pairs = enumerate(zip(pieces, pieces[1:], strict=False))
+        pairs = enumerate(itertools.pairwise(pieces))
         found = [(rank, i) for i, pair in pairs if (rank := tokenizer.merges.get(pair)) is not None]
         if not found:
             return steps
@@ -59,7 +61,7 @@ def bytes_per_token(tokenizer: Tokenizer, ids: list[int]) -> dict[str, float | N
 
 def describe(tokenizer: Tokenizer, prompt: Prompt) -> list[dict[str, Any]]:
     """Each token of a prompt: text, length in bytes, whether it is a control token, whether it is trained on."""
-    supervised = prompt.supervised or [None] * len(prompt.ids)
+    supervised: Sequence[bool | None] = prompt.supervised or [None] * len(prompt.ids)
     return [
         {
             "id": id,

@@ -83,7 +83,7 @@ class Collector:
         """
         config, share = self.config, self.config.groups // world
         useful: list[list[Sample]] = []
-        judged = False
+        judged, self.newest = False, []
         for _ in range(config.attempts):
             groups = self._rollout(rank, share, world)
             judged |= any(sample.reward is not None for group in groups for sample in group)
@@ -142,7 +142,7 @@ class Collector:
         indices = self.places.take(share * world)[rank * share : (rank + 1) * share]
         filled = [self.group(first + nth, index) for nth, index in enumerate(indices)]
         samples = [sample for group, _ in filled for sample in group]
-        self.newest = samples
+        self.newest += samples
         seconds = self._answer_and_judge(samples, [rule for _, rules in filled for rule in rules])
         self.meter.add("rollout_tokens_per_second", sum(len(sample.ids) for sample in samples), seconds)
         self._measure(samples)

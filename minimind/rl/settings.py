@@ -73,6 +73,9 @@ class RlConfig:
     """A folder that the server can read too, as it calls it (`--rollout-root`): weights are handed over there."""
     server_timeout: float = 300.0
     """Seconds to wait for one reply of the server."""
+    dump: str = ""
+    """A folder in which every rollout is kept, with all that was said and what it was worth (`minimind inspect` shows
+    it); up to 256 MB."""
 
     def check(self) -> None:
         """Refuse values that cannot work.

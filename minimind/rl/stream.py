@@ -6,6 +6,7 @@ batches. All that decides what comes next is in `state_dict`.
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,13 +15,14 @@ from minimind import ranks, runtime
 from minimind.errors import UserError
 from minimind.model.qwen3 import Transformer
 from minimind.rl import batch as batches
-from minimind.rl.batch import PolicyBatch
+from minimind.rl import dump
+from minimind.rl.batch import Packed, PolicyBatch
 from minimind.rl.collector import Collector
 from minimind.rl.metrics import PolicyDrift
 from minimind.rl.rollout import Sample
 from minimind.train.job import Halt, split
 
-MakeBatches = Callable[[Sequence[Sample], int], list[PolicyBatch]]
+MakeBatches = Callable[[Sequence[Sample], int], list[Packed]]
 """Makes the judged samples of rollout number N into the batches of its optimizer steps: as many, with as many rows, on
 all ranks."""
 
@@ -72,7 +74,7 @@ class RolloutStream:
                 sample.append([sample.prompt_ids[-1]] * 2, [0.0] * 2)
                 sample.rewards, sample.reward = dict.fromkeys(collector.rewards.names, 0.0), 0.0
                 samples.append(sample)
-        return self.make_batches(samples, self.number)[0]
+        return self.make_batches(samples, self.number)[0].batch
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the prompts, and what is left of the last rollout, of all ranks."""
@@ -105,7 +107,10 @@ class RolloutStream:
         place = places.position
         try:
             ranks.on_all_ranks(lambda: self.collector.rollout.update_weights(self.policy))
-            self.queue = self.make_batches(self.collector.collect(rank, world), self.number)
+            packs = self.make_batches(self.collector.collect(rank, world), self.number)
+            if folder := self.collector.config.dump:
+                dump.write(Path(folder), self.number, self.collector.newest, packs)
+            self.queue = [packed.batch for packed in packs]
         except UserError as error:
             places.position, self.queue = place, []
             raise Halt(str(error)) from error

@@ -34,7 +34,7 @@ from minimind.model.qwen3 import Transformer
 from minimind.model.store import load_model
 from minimind.optim.groups import make_optimizers
 from minimind.recipe import Recipe
-from minimind.rl.batch import PolicyBatch, minibatches, pack, pad_rows
+from minimind.rl.batch import Packed, minibatches, pack, pad_rows
 from minimind.rl.metrics import PolicyDrift
 from minimind.rl.rollout import Sample
 from minimind.rl.stream import RolloutStream
@@ -106,12 +106,13 @@ def make_on_policy_job(recipe: Recipe, model: Transformer, teacher: Transformer,
     parallel.shard(model, model.layers, recipe.train)
     collector = setup.make_collector(recipe, model, tokenizer)
 
-    def make_batches(samples: Sequence[Sample], number: int) -> list[PolicyBatch]:
+    def make_batches(samples: Sequence[Sample], number: int) -> list[Packed]:
         """Answers of the student -> packed rows, that the teacher reads, too; as many on all ranks."""
         batches = []
         for part in minibatches(len(samples), rl.minibatches, (recipe.train.seed, number)):
-            batch = pack([samples[i] for i in part], length, "token", rl.max_new_tokens, rl.share_prompts).batch
-            batches.append(pad_rows(batch, max(ranks.gathered(len(batch.labels)))))
+            packed = pack([samples[i] for i in part], length, "token", rl.max_new_tokens, rl.share_prompts)
+            most = max(ranks.gathered(len(packed.batch.labels)))
+            batches.append(packed._replace(batch=pad_rows(packed.batch, most)))
         return batches * rl.epochs
 
     return Job(

@@ -28,7 +28,7 @@ from minimind.model.qwen3 import Transformer
 from minimind.optim.groups import make_optimizers
 from minimind.recipe import Recipe
 from minimind.rl.advantages import group_advantages
-from minimind.rl.batch import PolicyBatch, minibatches, pack
+from minimind.rl.batch import Packed, PolicyBatch, minibatches, pack
 from minimind.rl.collector import Play, answer_once
 from minimind.rl.log_probs import score
 from minimind.rl.metrics import PolicyDrift, measure_policy
@@ -72,7 +72,7 @@ def make_job(recipe: Recipe, model: Transformer, tokenizer: Tokenizer, play: Pla
     runner = setup.make_log_prob_runner(recipe, model, collector.sampling)
     algorithm, drift = setup.algorithm(rl), PolicyDrift()
 
-    def make_batches(samples: Sequence[Sample], number: int) -> list[PolicyBatch]:
+    def make_batches(samples: Sequence[Sample], number: int) -> list[Packed]:
         """Rewards of rollout `number` → advantages → the batches of its optimizer steps."""
         parts = minibatches(len(samples), rl.minibatches, (recipe.train.seed, number))
         rewards_N = torch.tensor([sample.reward for sample in samples], dtype=torch.float64)
@@ -86,7 +86,7 @@ def make_job(recipe: Recipe, model: Transformer, tokenizer: Tokenizer, play: Pla
             packs.append(packed)
         advantages_N = group_advantages(rewards_N, [sample.group for sample in samples], algorithm.divide_by_sigma)
         batches = [
-            packed.batch._replace(advantages=packed.scatter(advantages_N[part]))
+            packed.with_columns(advantages=packed.scatter(advantages_N[part]))
             for packed, part in zip(packs, parts, strict=True)
         ]
         return batches * rl.epochs

@@ -88,7 +88,7 @@ def make_job(recipe: Recipe, actor: Transformer, critic: Scorer, tokenizer: Toke
     runner = setup.make_log_prob_runner(recipe, actor, collector.sampling)
     algorithm, drift = setup.algorithm(rl), PolicyDrift()
 
-    def make_batches(samples: Sequence[Sample], number: int) -> list[PolicyBatch]:
+    def make_batches(samples: Sequence[Sample], number: int) -> list[Packed]:
         """Rewards of rollout `number`, values of the critic → advantages → the batches of its optimizer steps."""
         packs = []
         for part in minibatches(len(samples), rl.minibatches, (recipe.train.seed, number)):
@@ -101,7 +101,7 @@ def make_job(recipe: Recipe, actor: Transformer, critic: Scorer, tokenizer: Toke
         for packed in packs:
             mine = slice(first, first := first + len(packed.samples))
             columns = {"advantages": packed.scatter(advantages[mine]), "returns": packed.scatter(returns[mine])}
-            batches.append(packed.batch._replace(**columns))
+            batches.append(packed.with_columns(**columns))
         return batches * rl.epochs
 
     def estimate(packs: Sequence[Packed]) -> tuple[list[Tensor], list[Tensor]]:

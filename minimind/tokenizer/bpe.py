@@ -174,9 +174,8 @@ class Tokenizer:
     def merges(self) -> dict[tuple[bytes, bytes], int]:
         """Pairs of pieces that become one, with their rank: the lowest is merged first."""
         pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in self._spec["model"]["merges"])
-        return {
-            tuple(fast.token_to_bytes(part) or part.encode() for part in pair): rank for rank, pair in enumerate(pairs)
-        }
+        raw = ([fast.token_to_bytes(part) or part.encode() for part in pair] for pair in pairs)
+        return {(left, right): rank for rank, (left, right) in enumerate(raw)}
 
     def _named(self, config: Fields, key: str) -> int | None:
         """Id of the token that `tokenizer_config.json` names as a string, as `{"content": ...}`, or not at all."""

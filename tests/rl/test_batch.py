@@ -77,7 +77,7 @@ def recipe(recipe, folder):
 
 
 def batches_of(job, samples, number=0):
-    return job.stream.make_batches(samples, number)
+    return [packed.batch for packed in job.stream.make_batches(samples, number)]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

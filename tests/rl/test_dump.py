@@ -1,0 +1,96 @@
+"""Rollouts on the disk: everything of every sample, bounded in size, and shown as they were."""
+
+import json
+
+import pytest
+import torch
+
+from minimind.data.prompts import Prompt
+from minimind.inspect import practice
+from minimind.rl import dump
+from minimind.rl.batch import pack
+from minimind.rl.rollout import Sample
+from minimind.tokenizer.bpe import Tokenizer
+
+
+@pytest.fixture
+def samples():
+    """Two answers to one prompt, the second with a tool's words in the middle; and one that is not learned from."""
+    tokenizer = Tokenizer.load("default")
+    prompt = Prompt([{"role": "user", "content": "3 + 4?"}], gt=["7"])
+    found = []
+    for group, parts in (
+        (0, ["It is 7.", None]),
+        (0, ["call", "<tool_response>\n7\n</tool_response>"]),
+        (5, ["8", None]),
+    ):
+        sample = Sample(prompt, [1, 2, 3], group=group)
+        said = tokenizer.encode(parts[0])
+        sample.append(said, [-0.5] * len(said), [4] * len(said))
+        if parts[1]:
+            sample.append(tokenizer.encode(parts[1]))
+            sample.append(said, [-0.25] * len(said), [4] * len(said))
+        sample.rewards, sample.reward = {"exact": float(group == 0), "closed": None}, float(group == 0)
+        found.append(sample)
+    return found
+
+
+def packed(samples, old=None):
+    found = pack(samples[:2], 64, "token", 32)
+    found = found.with_columns(advantages=found.scatter([1.5, -1.5]))
+    return found if old is None else found.with_columns(old=found.scatter(old))
+
+
+def test_every_sample_is_kept_with_what_was_learned_from_it(tmp_path, samples):
+    both = packed(samples, old=[-0.5 + 0.1, -0.25])
+    dump.write(tmp_path, 7, samples, [both, both])  # two epochs over one pack
+    rows = [json.loads(line) for line in (tmp_path / "rollout-000007.jsonl").read_text().splitlines()]
+    assert [row["group"] for row in rows] == [0, 0, 5]
+    assert {row["rollout"] for row in rows} == {7}
+    for row, sample in zip(rows, samples, strict=True):
+        assert (row["ids"], row["mask"], row["log_probs"]) == (sample.ids, sample.trainable, sample.log_probs)
+        assert (row["rewards"], row["reward"], row["versions"]) == (sample.rewards, sample.reward, sample.versions)
+    assert rows[0]["advantages"] == [1.5] * len(samples[0].ids)
+    assert rows[1]["advantages"] == [-1.5 * chosen for chosen in samples[1].trainable]
+    assert rows[2]["advantages"] == rows[2]["old"] == [None] * len(samples[2].ids)
+    assert rows[0]["old"] == pytest.approx([-0.4] * len(samples[0].ids))
+
+
+def test_without_an_old_policy_there_is_no_ratio(tmp_path, samples):
+    dump.write(tmp_path, 0, samples, [packed(samples)])
+    rows = [json.loads(line) for line in (tmp_path / "rollout-000000.jsonl").read_text().splitlines()]
+    assert rows[0]["old"] == [None] * len(samples[0].ids)
+    assert rows[0]["advantages"][0] == 1.5
+
+
+def test_the_first_and_the_newest_stay(tmp_path, samples, monkeypatch):
+    dump.write(tmp_path, 0, samples, [packed(samples)])
+    monkeypatch.setattr(dump, "MOST_BYTES", 4 * (tmp_path / "rollout-000000.jsonl").stat().st_size + 100)
+    for number in range(1, 12):
+        dump.write(tmp_path, number, samples, [packed(samples)])
+        assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= dump.MOST_BYTES
+    kept = dump.numbers(tmp_path)
+    assert kept[0] == 0
+    assert kept[-2:] == [10, 11]
+
+
+def test_the_looking_glass_shows_it(tmp_path, samples):
+    dump.write(tmp_path / "rollouts", 3, samples, [packed(samples, old=[-0.4, -0.25])])
+    (tmp_path / "recipe.toml").write_text('[rl]\ndump = "elsewhere/rollouts"\n[scoring.weights]\nexact = 2.0\n')
+    tokenizer = Tokenizer.load("default")
+    assert practice.rollouts(tmp_path) == [3]
+    assert practice.weights(tmp_path) == {"exact": 2.0}
+    found = practice.read_rollout(tmp_path, 3, tokenizer)
+    first, second = found["groups"][0]["samples"]
+    assert found["policy_version"] == 4
+    assert found["groups"][0]["prompt"][0]["content"] == "3 + 4?"
+    assert first["advantage"] == 1.5
+    assert first["completion"] == "It is 7."
+    assert first["tokens"][0]["ratio"] == pytest.approx(2.718281828**0.1)
+    assert [turn["role"] for turn in second["messages"]] == ["assistant", "tool", "assistant"]
+    assert second["messages"][1]["content"] == "7"
+    unlearned = found["groups"][1]["samples"][0]
+    assert unlearned["advantage"] is None
+    assert unlearned["tokens"][0]["ratio"] is None
+    assert [token["mask"] for token in second["tokens"]] == samples[1].trainable
+    assert torch.tensor([token["log_prob"] or 0 for token in second["tokens"]]).tolist() == samples[1].log_probs
