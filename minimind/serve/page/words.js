@@ -1,6 +1,10 @@
 // Every word of the page, in both languages.
 
-const WORDS = {
+import { teach } from "./language.js";
+
+export { say, speak, spoken } from "./language.js";
+
+teach({
   en: {
     skip: "Skip to the question", new: "New chat", conversations: "Conversations", conversation: "Conversation",
     close: "Close", theme: "Light or dark", settings: "Settings", context: "Context in use", glass: "Glass box",
@@ -43,25 +47,9 @@ const WORDS = {
     bits: "比特的意外程度", alternatives: "这里模型还可能说", chosen: "选中",
     "too-many-calls": "模型连续调用工具的次数太多了。",
   },
-};
+});
 
 export const EXAMPLES = {
   en: ["Who are you?", "What is 12 + 30?", "Tell me a short story."],
   zh: ["你是谁？", "12 加 30 等于几？", "讲一个小故事。"],
 };
-
-let language = "en";
-
-export const say = (word) => WORDS[language][word];
-export const spoken = () => language;
-
-/** Write the page in a language: `data-say` is an element's text, `data-say-label` its name, and so on. */
-export function speak(name) {
-  language = name in WORDS ? name : "en";
-  document.documentElement.lang = language;
-  const each = (attribute, act) =>
-    document.querySelectorAll(`[${attribute}]`).forEach((e) => act(e, say(e.getAttribute(attribute))));
-  each("data-say", (e, text) => (e.textContent = text));
-  each("data-say-label", (e, text) => { e.setAttribute("aria-label", text); e.title = text; });
-  each("data-say-placeholder", (e, text) => (e.placeholder = text));
-}
