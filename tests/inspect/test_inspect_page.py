@@ -92,7 +92,7 @@ def url(tmp_path_factory, tokenizer):
         yield url
 
 
-class serving:  # noqa: N801  # used as `with serving(run) as url`
+class serving:  # used as `with serving(run) as url`
     def __init__(self, run):
         glass = LookingGlass(run, "cpu")
         self.server = uvicorn.Server(configure(Service(Settings(model="small"), glass.tokenizer, glass)))
