@@ -160,7 +160,10 @@ def test_what_a_tool_said_is_read_but_not_learned(model, tokenizer, recipe):
     (batch,) = batches_of(job, samples)
     expected = job.loss(model, batch).total
     spoiled = batch._replace(
-        **{name: getattr(batch, name).where(batch.mask, math.nan) for name in ("rollout_log_probs", "old_log_probs", "advantages")}
+        **{
+            name: getattr(batch, name).where(batch.mask, math.nan)
+            for name in ("rollout_log_probs", "old_log_probs", "advantages")
+        }
     )
     assert torch.equal(job.loss(model, spoiled).total, expected)
     assert int(batch.mask.sum()) == 5
