@@ -90,17 +90,19 @@ def multi_turn(
     `max_tokens` bounds everything after a prompt, what tools say included. An episode that has no room left, or does
     not come to an answer, is truncated.
     """
-    episodes = [(*both, make(*both)) for both in zip(samples, samplings, strict=True)]
-    for sample, _, environment in episodes:
-        sample.prompt_ids = environment.reset(sample.prompt)
+    environments = [make(sample, sampling) for sample, sampling in zip(samples, samplings, strict=True)]
+    first: list[tuple[int, Ask]] = []
+    for number, (sample, sampling) in enumerate(zip(samples, samplings, strict=True)):
+        sample.prompt_ids = environments[number].reset(sample.prompt)
         sample.info = {"calls": [], "turns": 0}
+        first.append((number, (sample.prompt_ids, replace(sampling, max_new_tokens=max_tokens))))
 
-    def follow(episode: tuple[Sample, Sampling, Environment], completion: Completion) -> Ask | None:
-        sample, sampling, environment = episode
+    def follow(number: int, completion: Completion) -> Ask | None:
+        sample, sampling = samples[number], samplings[number]
         sample.add(completion)
         if completion.status in ("aborted", "failed"):
             return None
-        observed, done, info = environment.step(completion.ids)
+        observed, done, info = environments[number].step(completion.ids)
         sample.info["calls"] += info["calls"]
         sample.info["turns"] += 1
         room = max_tokens - len(sample.ids) - len(observed)
@@ -111,7 +113,6 @@ def multi_turn(
         seed = None if sampling.seed is None else sampling.seed + sample.info["turns"]
         return sample.prompt_ids + sample.ids, replace(sampling, seed=seed, max_new_tokens=room)
 
-    first = [(one, (one[0].prompt_ids, replace(one[1], max_new_tokens=max_tokens))) for one in episodes]
     for _ in generate(rollout, first, follow):
         pass
 
