@@ -169,6 +169,16 @@ class Engine:
         return Grammars(self.tokenizer, self.model.config.vocab_size)
 
     @property
+    def max_batch_size(self) -> int:
+        """How many requests run at once."""
+        return self._cache.keys.shape[1]
+
+    @property
+    def running(self) -> set[int]:
+        """The places of these at which a request runs now."""
+        return set(self._scheduler.running)
+
+    @property
     def has_work(self) -> bool:
         """Whether `step` would do anything."""
         return bool(self._ended or self._scheduler.waiting or self._scheduler.running)

@@ -39,6 +39,19 @@ def regex(pattern: str, open_thinking: bool = False) -> str:
     return _grammar("body", f"body: /{escaped}/\n", open_thinking)
 
 
+def choice(texts: Sequence[str], open_thinking: bool = False) -> str:
+    """One of these texts."""
+    listed = " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
+    return _grammar("body", f"body: {listed}\n", open_thinking)
+
+
+def lark(grammar: str, open_thinking: bool = False) -> str:
+    """A grammar in Lark's syntax, whose first rule is `start`."""
+    if not open_thinking:
+        return grammar
+    return f"start: thought body\n{_THOUGHT}body: %lark {{\n{grammar}\n}}\n"
+
+
 def tool_call(tools: Sequence[Mapping[str, Any]], open_thinking: bool = False) -> str:
     """One call of one of `tools` (function schemas), with arguments that fit its parameters."""
     rules, names = "", []

@@ -8,14 +8,21 @@ import minimind
 from minimind.serve import bodies, errors, glass, ollama_routes, rollout, rollout_schema, routes, schema, site
 from minimind.serve.guard import Guard
 from minimind.serve.messages_schema import CountRequest, MessagesRequest
-from minimind.serve.ollama_schema import OllamaChatRequest, OllamaGenerateRequest, ShowRequest
+from minimind.serve.ollama_schema import (
+    EmbedRequest,
+    OllamaChatRequest,
+    OllamaGenerateRequest,
+    ShowRequest,
+    SingleRequest,
+)
 from minimind.serve.responses_schema import ResponsesRequest
 from minimind.serve.service import Service
 
 BODIES = (
-    *(schema.ChatRequest, schema.CompletionRequest, schema.TokenizeRequest, schema.DetokenizeRequest),
+    *(schema.ChatRequest, schema.CompletionRequest, schema.EmbeddingsRequest),
+    *(schema.TemplateRequest, schema.TokenizeRequest, schema.DetokenizeRequest),
     *(ResponsesRequest, MessagesRequest, CountRequest),
-    *(OllamaChatRequest, OllamaGenerateRequest, ShowRequest),
+    *(OllamaChatRequest, OllamaGenerateRequest, ShowRequest, EmbedRequest, SingleRequest),
     *(schema.ToolRequest, rollout_schema.GenerateRequest, rollout_schema.UpdateRequest),
     *(rollout_schema.PauseRequest, rollout_schema.AbortRequest),
 )

@@ -12,7 +12,8 @@ from minimind.engine.request import Output, Request
 from minimind.engine.text import StopFinder
 from minimind.serve.errors import ApiError
 from minimind.serve.logprobs import TokenNames, check_scored
-from minimind.serve.schema import ChatRequest, limit
+from minimind.serve.sampled import limit
+from minimind.serve.schema import ChatRequest
 from minimind.serve.service import Job, Service, coarse
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
@@ -34,6 +35,7 @@ def jobs(request: ChatRequest, service: Service, form: Compiled | None) -> list[
     check_scored([prompt_ids] * (request.n or 1), request.prompt_logprobs)
     ends = [] if request.ignore_eos else [tokenizer.control_id("<|im_end|>"), tokenizer.eos_id, tokenizer.pad_id]
     sampling = request.sampling(
+        service.tokenizer,
         max_new_tokens=limit(request.max_completion_tokens or request.max_tokens, settings.max_tokens),
         stop_ids=[*(request.stop_token_ids or []), *(id for id in ends if id is not None)],
         top_logprobs=request.top_logprobs or 0,
@@ -56,8 +58,13 @@ def prompt(request: ChatRequest, service: Service) -> list[int]:
     tools = [tool.model_dump(exclude_none=True) for tool in request.tools or [] if request.callable]
     turns = [message.turn() for message in request.messages]
     service.check_length(turn["content"] for turn in turns)
-    ids, _ = render(turns, service.tokenizer, tools or None, request.thinks, add_generation_prompt=True, blocks=False)
-    return ids
+    last = turns.pop() if request.continue_final_message and request.thinks else {}  # then its thought goes on
+    asks = not request.continue_final_message or bool(last)
+    ids, _ = render(turns, service.tokenizer, tools or None, request.thinks, add_generation_prompt=asks, blocks=False)
+    if last:
+        return ids + service.tokenizer.encode(last["reasoning_content"])
+    end = service.tokenizer.control_id("<|im_end|>")
+    return ids if asks else ids[: max(i for i, id in enumerate(ids) if id == end)]
 
 
 class Choice:
@@ -279,7 +286,8 @@ async def stream(
         choice |= reply.choices[index].take_ids()
         if finish:
             choice["stop_reason"] = reply.choices[index].stop
-        return reply.frame("chat.completion.chunk", [choice]) | no_usage
+        counted = {"usage": reply.usage()} if request.counts_always else no_usage
+        return reply.frame("chat.completion.chunk", [choice]) | counted
 
     for index in range(len(jobs)):
         yield chunk(index, {"role": "assistant", "content": ""}) | (reply.ids() if index == 0 else {})

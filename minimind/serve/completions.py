@@ -11,14 +11,15 @@ from minimind.engine.grammar import Compiled
 from minimind.engine.request import Output, Request
 from minimind.serve.errors import ApiError
 from minimind.serve.logprobs import TokenNames, check_scored
-from minimind.serve.schema import CompletionRequest, limit
+from minimind.serve.sampled import limit
+from minimind.serve.schema import CompletionRequest, EmbeddingsRequest
 from minimind.serve.service import Job, Service, coarse
 from minimind.tokenizer.bpe import Tokenizer
 
 DEFAULT_TOKENS = 16  # OpenAI's, for texts only
 
 
-def prompts(request: CompletionRequest) -> list[str | list[int]]:
+def prompts(request: CompletionRequest | EmbeddingsRequest) -> list[str | list[int]]:
     """The request's prompts as a list."""
     given = request.prompt
     if isinstance(given, str) or isinstance(given[0], int):
@@ -40,6 +41,7 @@ def jobs(request: CompletionRequest, service: Service, form: Compiled | None) ->
     scored = [top for top in (request.logprobs if request.echo else None, request.prompt_logprobs) if top is not None]
     new = DEFAULT_TOKENS if request.max_tokens is None else request.max_tokens
     sampling = request.sampling(
+        tokenizer,
         max_new_tokens=limit(new, settings.max_tokens),
         stop=request.stops,
         stop_ids=request.stop_token_ids or [],
@@ -190,7 +192,8 @@ async def stream(
     no_usage: dict[str, Any] = {"usage": None} if usage else {}
 
     def chunk(index: int, piece: str) -> dict[str, Any]:
-        return reply.frame([reply.choice(index, piece)]) | no_usage
+        counted = {"usage": reply.usage()} if request.counts_always else no_usage
+        return reply.frame([reply.choice(index, piece)]) | counted
 
     scored = request.echo and request.logprobs is not None  # then the echo waits for what there is to say about it
     for index, text in enumerate(reply.texts):

@@ -1,12 +1,17 @@
 """What a request demands of an answer's form, as a grammar for the engine."""
 
 from minimind.engine import grammar
-from minimind.serve.schema import ChatRequest, NamedTool
+from minimind.serve.schema import AllowedChoice, ChatRequest, CompletionRequest, NamedTool
 
 
-def constraint(request: ChatRequest) -> str | None:
+def constraint(request: ChatRequest | CompletionRequest) -> str | None:
     """The grammar of the answer, or None where anything may be said. A forced tool call beats a response format."""
+    if isinstance(request, CompletionRequest):
+        return request.form()
     tools, choice = request.tools or [], request.tool_choice
+    if isinstance(choice, AllowedChoice):
+        tools = [tool for tool in tools if tool.function.name in request.callable]
+        choice = choice.allowed_tools.mode
     if isinstance(choice, NamedTool):
         tools = [tool for tool in tools if tool.function.name == choice.function.name]
     if choice == "required" or isinstance(choice, NamedTool):
@@ -15,5 +20,5 @@ def constraint(request: ChatRequest) -> str | None:
     if shape and shape.json_schema:
         return grammar.json_schema(shape.json_schema.schema_, request.thinks)
     if shape and shape.type == "json_object":
-        return grammar.json_object(request.thinks)
-    return None
+        return grammar.json_schema({"type": "object", **(shape.schema_ or {})}, request.thinks)
+    return request.form(request.thinks)

@@ -6,7 +6,8 @@ from pydantic import Field
 
 from minimind.serve.bodies import few, validated
 from minimind.serve.errors import ApiError
-from minimind.serve.schema import MOST, Body, ChatRequest, StopString
+from minimind.serve.sampled import MOST, Body, StopString
+from minimind.serve.schema import ChatRequest
 
 Blocks = str | Annotated[list[dict[str, Any]], *few(MOST)]
 
@@ -65,6 +66,8 @@ class CountRequest(Body):
         if choice and choice.type == "tool":
             chosen = {"type": "function", "function": {"name": choice.name}}
         tools = [{"name": t.name, "description": t.description, "parameters": t.input_schema} for t in self.tools or []]
+        if turns and turns[-1]["role"] == "assistant":
+            more["continue_final_message"] = True
         body = {
             **{"model": self.model, "messages": turns, "tools": tools or None, "tool_choice": chosen},
             "parallel_tool_calls": False if choice and choice.disable_parallel_tool_use else None,

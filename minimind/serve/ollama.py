@@ -156,7 +156,7 @@ def show(service: Service) -> dict[str, Any]:
             "template": tokenizer.chat_template or "",
             "modified_at": _stamp(service),
         },
-        **{"details": _details(service), "capabilities": ["completion", *can]},
+        **{"details": _details(service), "capabilities": ["completion", *can, "embedding"]},
         "model_info": {
             **{"general.architecture": family, "general.parameter_count": config.parameters()},
             **{f"{family}.{key}": value for key, value in info.items()},

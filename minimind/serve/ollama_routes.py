@@ -6,10 +6,16 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from minimind.serve import completions, ollama
+from minimind.serve import completions, embeddings, ollama
 from minimind.serve.bodies import described, read
 from minimind.serve.errors import DESCRIBED_OLLAMA, Json
-from minimind.serve.ollama_schema import OllamaChatRequest, OllamaGenerateRequest, ShowRequest
+from minimind.serve.ollama_schema import (
+    EmbedRequest,
+    OllamaChatRequest,
+    OllamaGenerateRequest,
+    ShowRequest,
+    SingleRequest,
+)
 from minimind.serve.replies import Kind, reply, translated
 from minimind.serve.service import Service
 
@@ -39,6 +45,18 @@ def router(service: Service) -> APIRouter:
         stream, complete = partial(ollama.stream, body), partial(ollama.complete, body)
         request = await service.texts.run(body.text)
         return await reply(service, Kind(completions.jobs, stream, complete, ollama.FRAMING), request, http)
+
+    @routes.post("/embed", **described(EmbedRequest))
+    async def embed(http: Request) -> Response:
+        """Turn texts into vectors."""
+        body = await read(EmbedRequest, http, service.texts)
+        return await reply(service, Kind(embeddings.jobs, None, embeddings.ollama), body.texts(), http)
+
+    @routes.post("/embeddings", **described(SingleRequest))
+    async def single(http: Request) -> Response:
+        """Turn one text into a vector."""
+        body = await read(SingleRequest, http, service.texts)
+        return await reply(service, Kind(embeddings.jobs, None, embeddings.ollama_single), body.texts(), http)
 
     @routes.get("/tags")
     async def tags() -> Response:

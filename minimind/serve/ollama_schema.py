@@ -6,7 +6,8 @@ from pydantic import Field, field_validator
 
 from minimind.serve.bodies import few, validated
 from minimind.serve.errors import ApiError
-from minimind.serve.schema import MOST, Body, ChatRequest, CompletionRequest, Stops
+from minimind.serve.sampled import MOST, Body, Stops
+from minimind.serve.schema import ChatRequest, CompletionRequest, EmbeddingsRequest, Prompt
 
 DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 """ollama's, where a request says nothing."""
@@ -91,7 +92,9 @@ class OllamaChatRequest(OllamaRequest):
             ApiError: 400, it holds what a chat has no word for.
         """
         turns = [_turn(message) for message in self.messages]
-        return validated(ChatRequest, {**self._common(), "messages": turns, "tools": self.tools or None})
+        prefilled = bool(turns) and turns[-1]["role"] == "assistant" and not turns[-1]["tool_calls"]
+        body = {"messages": turns, "tools": self.tools or None, "continue_final_message": prefilled}
+        return validated(ChatRequest, self._common() | body)
 
 
 class OllamaGenerateRequest(OllamaRequest):
@@ -137,6 +140,33 @@ class OllamaGenerateRequest(OllamaRequest):
         plain = {key: value for key, value in body.items() if key not in ("logprobs", "top_logprobs")}
         room = plain["max_tokens"] or 2**31 - 1  # a text's own default is 16
         return validated(CompletionRequest, plain | {"prompt": self.prompt, "max_tokens": room})
+
+
+class EmbedRequest(Body):
+    """Body of `/api/embed`: a text or several; what is too long is cut, unless `truncate` is false."""
+
+    model: Annotated[str, Field(min_length=1)]
+    input: Prompt
+    truncate: bool = True
+    dimensions: int | None = None
+
+    def texts(self) -> EmbeddingsRequest:
+        """The same in OpenAI's words."""
+        name = self.model.removesuffix(":latest")
+        body = {"model": name, "input": self.input, "truncate": self.truncate, "dimensions": self.dimensions}
+        return validated(EmbeddingsRequest, body)
+
+
+class SingleRequest(Body):
+    """Body of `/api/embeddings`, the older form of `/api/embed`: one text."""
+
+    model: Annotated[str, Field(min_length=1)]
+    prompt: str
+
+    def texts(self) -> EmbeddingsRequest:
+        """The same in OpenAI's words."""
+        body = {"model": self.model.removesuffix(":latest"), "input": self.prompt, "truncate": True}
+        return validated(EmbeddingsRequest, body)
 
 
 class ShowRequest(Body):

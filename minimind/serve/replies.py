@@ -18,7 +18,7 @@ class Kind(NamedTuple):
     """How requests of one kind become jobs, and what the engine says becomes a reply."""
 
     jobs: Callable[..., list[Job]]
-    stream: Callable[..., Any]
+    stream: Callable[..., Any] | None
     complete: Callable[..., Any]
     framing: Framing = OPENAI
 
@@ -42,7 +42,7 @@ async def reply(service: Service, kind: Kind, request: Any, http: Request, form:
 
     jobs = await service.texts.run(prepare)
     release = service.take(jobs)
-    if request.stream:
+    if request.stream and kind.stream:
         return Stream(kind.stream(request, service, jobs), service.settings.seconds, release, kind.framing)
     try:
         return Json(await while_connected(http, kind.complete(request, service, jobs)))

@@ -6,7 +6,8 @@ from pydantic import Field
 
 from minimind.serve.bodies import few, validated
 from minimind.serve.errors import ApiError
-from minimind.serve.schema import MOST, Body, ChatRequest, Effort
+from minimind.serve.sampled import MOST, Body
+from minimind.serve.schema import ChatRequest, Effort
 
 _PARTS = {"input_text", "output_text", "text", "reasoning_text", "summary_text"}
 

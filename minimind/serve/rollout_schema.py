@@ -7,7 +7,8 @@ from pydantic import Field, model_validator
 from minimind.engine import grammar
 from minimind.engine.sampling import MAX_TOP_LOGPROBS, Sampling
 from minimind.serve.bodies import few
-from minimind.serve.schema import MOST, Body, Prompt, Stops, Token, limit
+from minimind.serve.sampled import MOST, Body, Stops, Token, limit
+from minimind.serve.schema import Prompt
 
 
 class SamplingParams(Body):

@@ -6,15 +6,24 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+import minimind
 from minimind import tools
-from minimind.serve import chat, messages, responses
+from minimind.serve import chat, embeddings, messages, responses
 from minimind.serve.bodies import described, read
 from minimind.serve.constraint import constraint
 from minimind.serve.errors import DESCRIBED, DESCRIBED_ANTHROPIC, ApiError, Json
 from minimind.serve.messages_schema import CountRequest, MessagesRequest
-from minimind.serve.replies import CHAT, TEXT, reply, translated
+from minimind.serve.replies import CHAT, TEXT, Kind, reply, translated
 from minimind.serve.responses_schema import ResponsesRequest
-from minimind.serve.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest, ToolRequest
+from minimind.serve.schema import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    EmbeddingsRequest,
+    TemplateRequest,
+    TokenizeRequest,
+    ToolRequest,
+)
 from minimind.serve.service import Service
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
@@ -63,7 +72,14 @@ def router(service: Service) -> APIRouter:
     @aliased("POST", "/completions", tags=["OpenAI"], **described(CompletionRequest))
     async def text_completions(http: Request) -> Response:
         """Continue a text."""
-        return await reply(service, TEXT, await read(CompletionRequest, http, service.texts), http)
+        request = await read(CompletionRequest, http, service.texts)
+        return await reply(service, TEXT, request, http, constraint(request))
+
+    @aliased("POST", "/embeddings", tags=["OpenAI"], **described(EmbeddingsRequest))
+    async def embed(http: Request) -> Response:
+        """Turn texts into vectors of length 1."""
+        kind = Kind(embeddings.jobs, None, embeddings.complete)
+        return await reply(service, kind, await read(EmbeddingsRequest, http, service.texts), http)
 
     def card(name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": service.created, "owned_by": "minimind"}
@@ -104,6 +120,27 @@ def router(service: Service) -> APIRouter:
                 "tools": tools.schemas(settings.tools),
             }
         )
+
+    @aliased("GET", "/version", tags=["server"])
+    async def version() -> Response:
+        """Say which MiniMind this is."""
+        return Json({"version": minimind.__version__})
+
+    @routes.get("/slots", tags=["server"])
+    async def slots() -> Response:
+        """Say how many answers can be written at once, and how many are; not what is in them."""
+        engine = service.engine.engine
+        busy = engine.running
+        return Json(
+            [{"id": i, "n_ctx": engine.context, "is_processing": i in busy} for i in range(engine.max_batch_size)]
+        )
+
+    @routes.post("/apply-template", tags=["server"], **described(TemplateRequest))
+    async def template(http: Request) -> Response:
+        """Write a conversation as the model would see it."""
+        request = await read(TemplateRequest, http, service.texts)
+        ids = await service.texts.run(chat.prompt, request, service)
+        return Json({"prompt": await service.texts.run(tokenizer.decode, ids)})
 
     @routes.post("/tokenize", tags=["server"], **described(TokenizeRequest))
     async def tokenize(http: Request) -> Response:

@@ -1,117 +1,13 @@
-"""What clients may send: OpenAI's request bodies, and the extensions that other servers have made common.
-
-Types are strict (`"temperature": "1"` is a mistake, not a number), unknown fields are ignored, null means absent.
-"""
+"""What clients may send: OpenAI's request bodies, and the extensions that other servers have made common."""
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from minimind.engine.sampling import MAX_TOP_LOGPROBS, Sampling
-from minimind.serve.bodies import few, sized
+from minimind.engine.sampling import MAX_TOP_LOGPROBS
+from minimind.serve.bodies import few
+from minimind.serve.sampled import MOST, Body, Ids, Sampled, Token, Tokens
 from minimind.tokenizer.chat import normalize_tool
-
-BIAS = 100.0
-"""Largest `logit_bias`; it forbids or forces a token."""
-MOST = 4096
-"""Entries of most lists of objects; a server's own limits are lower."""
-
-
-class Body(BaseModel):
-    """A JSON object of a request; a field that is null has its default."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, value: Any) -> Any:
-        return {key: one for key, one in value.items() if one is not None} if isinstance(value, dict) else value
-
-
-def _token_keys(bias: dict[str, float]) -> dict[str, float]:
-    for key in bias:
-        if not (key.isascii() and key.isdecimal()) or len(key) > 9:
-            raise ValueError(f"the key {key[:20]!r} is not a token id")
-    return bias
-
-
-Number = Annotated[float, Field(ge=-2, le=2)]
-Bias = Annotated[float, Field(ge=-BIAS, le=BIAS)]
-Biases = Annotated[dict[str, Bias], Field(max_length=1024), sized(1024), AfterValidator(_token_keys)]
-StopString = Annotated[str, Field(min_length=1, max_length=1000)]
-Stops = StopString | Annotated[list[StopString], *few(16)]
-Token = Annotated[int, Field(ge=0, lt=2**31)]
-Ids = Annotated[list[Token], Field(min_length=1, fail_fast=True)]
-
-
-class Sampled(Body):
-    """The fields that say how tokens are chosen, the same for chats and texts."""
-
-    model: str | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    n: Annotated[int, Field(ge=1, le=128)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Stops | None = None
-    presence_penalty: Number | None = None
-    frequency_penalty: Number | None = None
-    logit_bias: Annotated[dict[str, Bias], Field(max_length=1024), sized(1024), AfterValidator(_token_keys)] | None = (
-        None
-    )
-    stream: bool | None = None
-    stream_options: "StreamOptions | None" = None
-    # Extensions, named as in vLLM.
-    top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
-    stop_token_ids: Annotated[list[Token], *few(64)] | None = None
-    ignore_eos: bool | None = None
-    cache_salt: Annotated[str, Field(max_length=200)] | None = None
-    prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    return_token_ids: bool | None = None
-
-    @model_validator(mode="after")
-    def _comes_whole(self) -> Self:
-        if self.stream and self.prompt_logprobs is not None:
-            raise ValueError("prompt_logprobs come with whole answers only: leave stream out")
-        return self
-
-    @property
-    def stops(self) -> list[str]:
-        """The stop strings as a list."""
-        return [self.stop] if isinstance(self.stop, str) else self.stop or []
-
-    def sampling(self, **more: Any) -> Sampling:
-        """The engine's rules; absent fields have OpenAI's defaults."""
-        return Sampling(
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_k=max(self.top_k or 0, 0),  # vLLM's "off" is -1
-            top_p=1.0 if self.top_p is None else max(self.top_p, 1e-6),  # 0 leaves the likeliest token, as it should
-            min_p=self.min_p or 0.0,
-            repetition_penalty=self.repetition_penalty or 1.0,
-            presence_penalty=self.presence_penalty or 0.0,
-            frequency_penalty=self.frequency_penalty or 0.0,
-            logit_bias={int(id): bias for id, bias in (self.logit_bias or {}).items()},
-            seed=self.seed,
-            ignore_eos=bool(self.ignore_eos),
-            **more,
-        )
-
-    @property
-    def include_usage(self) -> bool:
-        """Whether a stream ends with a chunk that counts tokens."""
-        return bool(self.stream_options and self.stream_options.include_usage)
-
-
-def limit(asked: int | None, most: int | None) -> int | None:
-    """The lesser of two numbers that may be absent."""
-    return min((n for n in (asked, most) if n is not None), default=None)
-
-
-class StreamOptions(Body):
-    """`stream_options`."""
-
-    include_usage: bool | None = None
 
 
 def _is_text(kind: str) -> str:
@@ -149,19 +45,20 @@ class Message(Body):
     content: str | Annotated[list[Part], *few(MOST)] | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    refusal: str | None = None
     tool_calls: Annotated[list[Call], *few(MOST)] | None = None
     tool_call_id: str | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
         thought = self.reasoning_content or self.reasoning
-        if self.content is None and not (self.role == "assistant" and (self.tool_calls or thought)):
+        if self.content is None and not (self.role == "assistant" and (self.tool_calls or thought or self.refusal)):
             raise ValueError("content is missing")
         return self
 
     def turn(self) -> dict[str, Any]:
         """The message as the chat template takes it."""
-        content = self.content or ""
+        content = self.content or self.refusal or ""
         text = content if isinstance(content, str) else "".join(part.text for part in content)
         calls = [call.model_dump(include={"type", "function"}) for call in self.tool_calls or []]
         thought = self.reasoning_content or self.reasoning
@@ -206,6 +103,20 @@ class NamedTool(Body):
     function: NamedFunction
 
 
+class AllowedTools(Body):
+    """The tools that may be called of those that are described."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], *few(512, 1)]
+
+
+class AllowedChoice(Body):
+    """`tool_choice` as a choice of several."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
 class JsonSchema(Body):
     """The `json_schema` of a response format."""
 
@@ -219,9 +130,12 @@ class ResponseFormat(Body):
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
+    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
 
     @model_validator(mode="after")
     def _has_its_schema(self) -> Self:
+        if self.schema_ is not None and self.type != "json_object":
+            raise ValueError("schema goes with json_object; json_schema holds its own")
         if self.type == "json_schema" and self.json_schema is None:
             raise ValueError("json_schema is missing")
         return self
@@ -242,23 +156,37 @@ class ChatRequest(Sampled):
     """Body of `/v1/chat/completions`."""
 
     messages: Messages
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Tokens | None = None
+    max_tokens: Tokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     tools: Tools | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedChoice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     chat_template_kwargs: TemplateOptions | None = None
     open_thinking: bool | None = None
     reasoning_effort: Effort | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
+    functions: Any = None
+    function_call: Any = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs to be true")
+        if self.functions is not None or self.function_call is not None:
+            raise ValueError("functions and function_call are no longer read: use tools and tool_choice")
+        if self.add_generation_prompt is False and not self.continue_final_message:
+            raise ValueError("without add_generation_prompt nothing is asked: use continue_final_message")
+        if self.continue_final_message and (self.messages[-1].role != "assistant" or self.messages[-1].tool_calls):
+            raise ValueError("continue_final_message needs a last message of the assistant, without tool calls")
         names = [tool.function.name for tool in self.tools or []]
+        if isinstance(self.tool_choice, AllowedChoice):
+            allowed = {tool.function.name for tool in self.tool_choice.allowed_tools.tools}
+            if missing := allowed - set(names):
+                raise ValueError(f"tool_choice allows {min(missing)!r}, which is not among the tools")
         if self.tool_choice == "required" and not names:
             raise ValueError("tool_choice is 'required', but there are no tools")
         if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
@@ -268,11 +196,17 @@ class ChatRequest(Sampled):
     @property
     def callable(self) -> set[str]:
         """The names that the answer may call."""
-        return {tool.function.name for tool in self.tools or [] if self.tool_choice != "none"}
+        names = {tool.function.name for tool in self.tools or [] if self.tool_choice != "none"}
+        if isinstance(self.tool_choice, AllowedChoice):
+            return names & {tool.function.name for tool in self.tool_choice.allowed_tools.tools}
+        return names
 
     @property
     def thinks(self) -> bool:
         """Whether the answer begins with visible reasoning."""
+        if self.continue_final_message:
+            last = self.messages[-1].turn()
+            return bool(last["reasoning_content"] and not last["content"])
         options = self.chat_template_kwargs or TemplateOptions()
         effort = None if self.reasoning_effort is None else self.reasoning_effort not in ("none", "minimal")
         chosen = (self.open_thinking, options.open_thinking, options.enable_thinking, effort)
@@ -305,7 +239,7 @@ class CompletionRequest(Sampled):
     """Body of `/v1/completions`: a text, several, or token ids in their place."""
 
     prompt: Prompt
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    max_tokens: Annotated[int, Field(ge=-1)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     echo: bool | None = None
     add_special_tokens: bool = True
@@ -319,6 +253,21 @@ class CompletionRequest(Sampled):
         if self.best_of not in (None, 1, self.n or 1):
             raise ValueError("best_of is not supported: ask for n answers and choose")
         return self
+
+
+class EmbeddingsRequest(Body):
+    """Body of `/v1/embeddings`, and of ollama's `/api/embed`."""
+
+    prompt: Annotated[Prompt, Field(alias="input")]
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+    truncate: bool = False
+    stream: Literal[False] | None = None
+
+
+class TemplateRequest(ChatRequest):
+    """Body of `/apply-template`: a chat's; how tokens are chosen says nothing here."""
 
 
 class TokenizeRequest(Body):

@@ -335,7 +335,7 @@ def test_a_thread_serves_many_and_who_leaves_early_frees_the_row(model):
 @pytest.mark.parametrize("kind", ["dense", "moe"])
 def test_a_prompt_is_scored_as_the_model_itself_scores_it(kind, options):
     model, prompt = build(kind), prompts()[1]
-    engine = Engine(model, TOKENIZER, rows=3, **options)
+    engine = Engine(model, TOKENIZER, max_batch_size=3, **options)
     stranger = engine.submit(prompt[:20] + [99] * 30, replace(GREEDY, max_new_tokens=30, ignore_eos=True))
     for _ in range(3):
         engine.step()
