@@ -32,7 +32,7 @@ class Body(BaseModel):
 
 Number = Annotated[float, Field(ge=-2, le=2)]
 Bias = Annotated[float, Field(ge=-BIAS, le=BIAS)]
-Biases = Annotated[dict[Annotated[str, Field(max_length=200)], Bias], Field(max_length=1024), sized(1024)]
+Biases = Annotated[dict[Annotated[str, Field(min_length=1, max_length=200)], Bias], Field(max_length=1024), sized(1024)]
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
 Stops = StopString | Annotated[list[StopString], *few(16)]
 Choices = Annotated[list[Annotated[str, Field(min_length=1, max_length=10_000)]], *few(1024, 1)]

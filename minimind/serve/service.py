@@ -44,6 +44,7 @@ class Service:
 
     def __init__(self, settings: Settings, tokenizer: Tokenizer, glass: Glass | None = None) -> None:
         self.settings, self.tokenizer, self.glass = settings, tokenizer, glass
+        tokenizer.takes_long_space = False  # 4 MB of it would keep a thread busy for 10 s
         self.created = int(time.time())
         self.metrics = Metrics()
         self.weights = ""

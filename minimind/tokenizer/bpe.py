@@ -58,6 +58,8 @@ class Tokenizer:
                 f"{source}/tokenizer.json is not a byte-level BPE; MiniMind reads no other kind of tokenizer"
             )
 
+        self.takes_long_space = True
+        """Whether `encode` takes texts with a run of white space of `fast.MAX_SPACE` characters; servers do not."""
         self._added: dict[str, int] = {content: id for content, id, _ in added}
         self._special = {id for _, id, special in added if special}
         self._bytes = {id: fast.token_to_bytes(token) or token.encode() for token, id in vocabulary.items()}
@@ -106,7 +108,13 @@ class Tokenizer:
     # Encoding
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of plain text. No text can become a control or added token."""
+        """Token ids of plain text. No text can become a control or added token.
+
+        Raises:
+            UserError: a run of white space is too long, and `takes_long_space` is off.
+        """
+        if not self.takes_long_space and fast.has_long_space(text):
+            raise UserError(f"a text has {fast.MAX_SPACE:,} characters of white space in a row: leave most of them out")
         if self._fast and not fast.is_unsure(text):
             return self._fast.encode_ordinary(text)
         return self._reference.encode(well_formed(text), add_special_tokens=False).ids
@@ -132,8 +140,16 @@ class Tokenizer:
     @cached_property
     def _fast(self) -> "tiktoken.Encoding | None":
         """`tiktoken` over the same merges, or None where its ids could differ."""
-        pattern = fast.split_pattern(self._spec)
-        ranks = fast.mergeable_ranks(self._spec) if pattern else None
+        try:
+            pattern = fast.split_pattern(self._spec)
+            ranks = fast.mergeable_ranks(self._spec) if pattern else None
+        except (
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+        ):  # not as such files are: the library says what is wrong
+            return None
         if pattern is None or ranks is None:
             return None
         import tiktoken

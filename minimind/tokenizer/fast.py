@@ -30,7 +30,12 @@ _LONG_SPACE = re.compile(rf"(?<!\s)\s{{{MAX_SPACE}}}")
 
 def is_unsure(text: str) -> bool:
     """Whether this text has to go through the `tokenizers` library."""
-    return _UNSURE.search(text) is not None or (len(text) >= MAX_SPACE and _LONG_SPACE.search(text) is not None)
+    return _UNSURE.search(text) is not None or has_long_space(text)
+
+
+def has_long_space(text: str) -> bool:
+    """Whether it holds a run of white space of `MAX_SPACE` characters, which takes microseconds for each of them."""
+    return len(text) >= MAX_SPACE and _LONG_SPACE.search(text) is not None
 
 
 def token_to_bytes(token: str) -> bytes | None:

@@ -229,3 +229,21 @@ def test_tools_keep_no_chat_waiting(http, monkeypatch):
         assert time.monotonic() - start < 2
         let_go.set()
         assert {call.result().status_code for call in calls} == {200}
+
+
+@pytest.mark.parametrize("character", [" ", "\n", "\u3000"])
+def test_white_space_without_end_is_refused_at_once(http, character):
+    """The library that has to encode such runs needs 10 s for four megabytes of it."""
+    text = "a" + character * 1_000_000 + "b"
+    for path, body in (
+        ("/tokenize", {"content": text}),
+        ("/tokenize", {"messages": [{"role": "user", "content": text}]}),
+        ("/v1/completions", {"prompt": text}),
+        ("/v1/chat/completions", {"messages": [{"role": "assistant", "reasoning_content": text, "content": "a"}]}),
+    ):
+        start = time.perf_counter()
+        answer = http.post(path, json=body)
+        assert answer.status_code == 400
+        assert time.perf_counter() - start < 3
+    assert "white space" in http.post("/tokenize", json={"content": text}).json()["error"]["message"]
+    assert http.post("/tokenize", json={"content": "a" + character * 40_000 + "b"}).status_code == 200
