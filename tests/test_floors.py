@@ -27,13 +27,18 @@ FLOORS = [
     {"stages"},
     {"inspect", "report", "serve", "bench"},
     {"api"},
+    {"parity"},
     {"commands"},
     {"cli"},
     {"__main__", "__init__"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 HEAVY = {"torch", "transformers", "peft", "trl"}
-MEASURED_AGAINST = {"bench/reference.py": {"transformers"}, "bench/rivals.py": {"transformers"}}
+MEASURED_AGAINST = {
+    "bench/reference.py": {"transformers"},
+    "bench/rivals.py": {"transformers"},
+    "parity/programs.py": {"transformers"},
+}
 LIGHT = (
     "tokenizer",
     "tools",

@@ -15,6 +15,7 @@ COMMANDS = {
     "export": "write a model for other programs: gguf, ollama, hf, merge-lora",
     "import": "read MiniMind's .pth files, or any Qwen3, from disk or a hub",
     "push": "upload a model to Hugging Face or ModelScope",
+    "parity": "whether other programs give our numbers: ids, greedy answers, log-probabilities",
     "bench": "speed of training and generation on this machine, beside what people use instead",
     "plan": "parameters, FLOPs, memory, time and money of a recipe before you spend them",
     "completion": "make TAB complete commands, flags and recipes in your shell",

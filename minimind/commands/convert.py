@@ -30,22 +30,24 @@ def push_main(argv: list[str]) -> int:
     return call(push, argv, "minimind push")
 
 
-def gguf(model: Model, out: Out, type: str = "f16", json: bool = False) -> int:
+def gguf(model: Model, out: Out, type: str = "f16", thinking: bool = True, json: bool = False) -> int:
     """Write one GGUF file, for llama.cpp and what is built on it.
 
     Examples:
         minimind export gguf runs/demo/sft/model model.gguf
         minimind export gguf runs/demo/sft/model model.gguf --type q8_0
+        minimind export gguf runs/demo/sft/model model.gguf --no-thinking
 
     Args:
         model: model directory.
         out: file to write, ending in .gguf.
         type: f32, bf16, f16, q8_0, q5_1, q5_0, q4_1 or q4_0.
+        thinking: whether its chat template can open a think block, which llama.cpp does unless it is told not to.
         json: print one line of JSON instead of a table.
     """
     from minimind.convert.gguf import export_gguf
 
-    return _show(export_gguf(model, out, type), json, f"Try it:  llama-cli -m {out} --jinja")
+    return _show(export_gguf(model, out, type, thinking), json, f"Try it:  llama-cli -m {out} --jinja")
 
 
 def ollama(model: Model, out: Out, type: str = "q8_0", json: bool = False) -> int:

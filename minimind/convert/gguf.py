@@ -19,7 +19,7 @@ from minimind.tokenizer.bpe import Tokenizer
 TYPES = ("f32", "bf16", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 
 
-def export_gguf(model: Path, out: Path, kind: str = "f16") -> dict[str, Any]:
+def export_gguf(model: Path, out: Path, kind: str = "f16", thinking: bool = True) -> dict[str, Any]:
     """Write the model directory `model` as the GGUF file `out`, which appears whole or not at all.
 
     Norms and routers stay float32. Below 8 bits the embedding, which is often the output matrix too, is kept at 8; a
@@ -29,6 +29,7 @@ def export_gguf(model: Path, out: Path, kind: str = "f16") -> dict[str, Any]:
         model: model directory with its tokenizer.
         out: file to write, ending in `.gguf`.
         kind: one of TYPES.
+        thinking: whether the chat template can open a think block; llama.cpp opens it unless it is told not to.
 
     Returns:
         `{"file", "bytes", "architecture", "type", "tensors", "pre_tokenizer"}`.
@@ -57,7 +58,7 @@ def export_gguf(model: Path, out: Path, kind: str = "f16") -> dict[str, Any]:
     writer.add_file_type(gguf.LlamaFileType[_file_type(kind)])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     add_metadata(writer, config)
-    pre = add_tokenizer(writer, tokenizer, config.vocab_size)
+    pre = add_tokenizer(writer, tokenizer, config.vocab_size, thinking)
     chosen = [(part, gguf.GGMLQuantizationType[_type_of(part, kind).upper()]) for part in parts(config, stored)]
     for part, type in chosen:
         shape = gguf.quant_shape_to_byte_shape(part.shape, type)

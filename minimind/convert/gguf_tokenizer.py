@@ -72,10 +72,11 @@ def _encode(spec: dict[str, Any], pattern: str, texts: list[str]) -> list[list[i
     return [encoding.ids for encoding in library.encode_batch(texts, add_special_tokens=False)]
 
 
-def add_tokenizer(writer: Any, tokenizer: Tokenizer, rows: int) -> str:
+def add_tokenizer(writer: Any, tokenizer: Tokenizer, rows: int, thinking: bool = True) -> str:
     """Put the vocabulary, merges, control tokens and chat template into a GGUF `writer`; return the pre-tokenizer.
 
-    `rows` is the height of the embedding: ids that the tokenizer does not use become unused tokens.
+    `rows` is the height of the embedding: ids that the tokenizer does not use become unused tokens. Without `thinking`
+    the template does not listen to `enable_thinking`, so that every prompt holds the empty think block.
 
     Raises:
         UserError: llama.cpp would give other ids.
@@ -99,7 +100,8 @@ def add_tokenizer(writer: Any, tokenizer: Tokenizer, rows: int) -> str:
             getattr(writer, f"add_{name}_token_id")(id)
     writer.add_add_bos_token(False)
     if tokenizer.chat_template:
-        writer.add_chat_template(_plain_jinja(tokenizer.chat_template))
+        switch = "" if thinking else "{%- set enable_thinking = false %}\n"
+        writer.add_chat_template(switch + _plain_jinja(tokenizer.chat_template))
     return pre
 
 

@@ -1,8 +1,8 @@
 """A folder that `ollama create` takes: the model as GGUF, and a Modelfile with the chat format as a Go template.
 
-ollama does not read the Jinja template; `ollama.go.tmpl` says the same for it. It finds out from the template what a
-model can do: `.Tools` makes it a user of tools, and the text around `.Thinking` and `.ToolCalls` names the tags that it
-looks for in an answer.
+Not every version of ollama reads the Jinja template; `ollama.go.tmpl` says the same for all of them. It also tells them
+what a model can do: `.Tools` makes it a user of tools, and the text around `.Thinking` and `.ToolCalls` names the tags
+to look for in an answer.
 """
 
 from pathlib import Path

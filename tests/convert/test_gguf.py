@@ -155,6 +155,19 @@ def as_openai(message):
     return message | {"content": message.get("content", "")} | ({"tool_calls": calls} if calls else {})
 
 
+def test_a_file_that_does_not_think(taught, tmp_path):
+    """llama.cpp opens a think block on its own; a model that has learned short answers then says nothing after it."""
+    export_gguf(taught, tmp_path / "model.gguf", "f16", thinking=False)
+    llama = Llama(tmp_path / "model.gguf")
+    wanted, _ = render(ASKED, TOKENIZER, [TOOL], add_generation_prompt=True)
+    for more in ({}, {"chat_template_kwargs": {"enable_thinking": True}}):
+        prompt = llama.post("/apply-template", messages=ASKED, tools=[TOOL], **more)["prompt"]
+        assert llama.tokens(prompt, parse_special=True) == wanted
+    options = {"temperature": 0, "max_tokens": 60}
+    (answer,) = llama.post("/v1/chat/completions", messages=ASKED, tools=[TOOL], **options)["choices"]
+    assert answer["message"]["tool_calls"][0]["function"]["name"] == "get_current_weather"
+
+
 @pytest.mark.parametrize(("kind", "divergence"), [("bf16", 1e-3), ("f16", 1e-4), ("q8_0", 1e-3), ("q4_0", 0.1)])
 def test_every_type_keeps_what_was_learned(taught, tmp_path, kind, divergence):
     """KL(ours ‖ theirs) in nats over the taught answer, and the answer itself, through llama.cpp's own chat parser."""
