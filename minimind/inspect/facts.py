@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from minimind.errors import UserError
-from minimind.inspect.trace import Trace, trace
+from minimind.inspect.trace import trace
 from minimind.model.attend import Segments
 from minimind.model.qwen3 import Transformer
 
@@ -67,7 +67,7 @@ def causal_trace(
     if list(clean) == list(corrupt):
         raise UserError("both questions are the same: ask about two people, so that there is something to restore")
     clean_run, corrupt_run = trace(model, clean), trace(model, corrupt)
-    clean_V, corrupt_V = (_last_probabilities(run) for run in (clean_run, corrupt_run))
+    clean_V, corrupt_V = (run.logits[-1].softmax(-1) for run in (clean_run, corrupt_run))
     answer = int(clean_V.argmax()) if answer is None else answer
     length, layers = len(corrupt), len(model.layers)
     restored = torch.full((layers + 1, length), float(corrupt_V[answer]))
@@ -86,11 +86,6 @@ def causal_trace(
     return CausalTrace(
         answer, int(corrupt_V.argmax()), float(clean_V[answer]), float(corrupt_V[answer]), sources, first, restored
     )
-
-
-def _last_probabilities(run: Trace) -> Tensor:
-    *_, logits_TV = run.logits_of_layers()
-    return logits_TV[-1].softmax(-1)
 
 
 @contextmanager

@@ -163,8 +163,7 @@ class LookingGlass:
             for layer in zip(ids_LTk, probabilities_LTk, strict=True)
         ]
         follow = lens.followers(trace, ids_LTk[-1][-1][0])
-        probabilities, ranks = lens.of_tokens(trace, follow)
-        last = zip(follow, probabilities[-1].tolist(), ranks[-1].tolist(), strict=True)
+        last = zip(follow, *(one.tolist() for one in lens.of_tokens(trace.logits, follow)), strict=True)
         seen = {id for layer in ids_LTk for cell in layer for id in cell} | set(follow)
         return {
             "tokens": self._texts(trace.ids),
@@ -179,15 +178,17 @@ class LookingGlass:
         trace = self._trace(asked)
         position = asked.integer("position", len(trace.ids) - 1, 0, len(trace.ids) - 1)
         token = self._token(asked, "token", None)
-        probabilities, ranks = lens.of_tokens(trace, [token] * len(trace.ids))
+        logits = trace.logits_at(position)
+        found = lens.of_tokens(logits, [token] * len(logits))
         parts = trace.contributions(position, token)
         blocks = zip(parts.attention.tolist(), parts.mlp.tolist(), parts.heads.tolist(), strict=True)
-        layers = zip(probabilities[:, position].tolist(), ranks[:, position].tolist(), strict=True)
-        layers_ = [{"probability": _round(p), "rank": rank} for p, rank in layers]
+        layers = [
+            {"probability": _round(p), "rank": rank} for p, rank in zip(*(x.tolist() for x in found), strict=True)
+        ]
         return {
             "text": self._shown(token),
-            "layers": layers_,
-            **layers_[-1],
+            "layers": layers,
+            **layers[-1],
             "logit": _round(parts.logit),
             "embedding": _round(parts.embedding),
             "blocks": [{"attention": _round(a), "mlp": _round(m), "heads": _rounded(h)} for a, m, h in blocks],
@@ -226,9 +227,8 @@ class LookingGlass:
         logits, texts = [], []
         for some in ([], off):
             with _switched_off(model, some):
-                *_, logits_TV = trace(model, prompt.ids).logits_of_layers()
+                logits.append(trace(model, prompt.ids).logits)
                 texts.append(_continued(model, self.tokenizer, prompt.ids))
-            logits.append(logits_TV)
         before, after = logits
         kl_T = pair.kl(before, after)
         return {
@@ -366,16 +366,14 @@ class LookingGlass:
         first = self._trace(asked)
         second = self._trace(Fields({**asked.given, "checkpoint": other.name}, asked.source))
         kl_LT = pair.divergence(first, second)
-        *_, first_TV = first.logits_of_layers()
-        *_, second_TV = second.logits_of_layers()
         return {
             "tokens": self._texts(first.ids),
             "first": self._place(asked).name,
             "second": other.name,
             "kl": _rounded(kl_LT[-1].tolist()),
             "kl_layers": [_rounded(layer) for layer in kl_LT.tolist()] if len(kl_LT) > 1 else None,
-            "first_top": [self._likeliest(logits_V, 3) for logits_V in first_TV],
-            "second_top": [self._likeliest(logits_V, 3) for logits_V in second_TV],
+            "first_top": [self._likeliest(logits_V, 3) for logits_V in first.logits],
+            "second_top": [self._likeliest(logits_V, 3) for logits_V in second.logits],
         }
 
     # What they share

@@ -25,15 +25,14 @@ def likeliest(trace: Trace, k: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def of_tokens(trace: Trace, tokens: list[int]) -> tuple[Tensor, Tensor]:
-    """Probability and rank (0: the likeliest) of one token at each position, each `[L + 1, T]`."""
-    ids_T1 = torch.tensor(tokens, device=trace.residual.device)[:, None]
-    probabilities, ranks = [], []
-    for logits_TV in trace.logits_of_layers():
-        own_T1 = logits_TV.gather(1, ids_T1)
-        probabilities.append((own_T1 - logits_TV.logsumexp(-1, keepdim=True)).exp()[:, 0])
-        ranks.append((logits_TV > own_T1).sum(-1))
-    return torch.stack(probabilities), torch.stack(ranks)
+def of_tokens(logits_NV: Tensor, tokens_N: list[int]) -> tuple[Tensor, Tensor]:
+    """Probability and rank (0: the likeliest) of one token in each row of logits, each `[N]`.
+
+    Rows are positions (`Trace.logits`), or the layers of one position (`Trace.logits_at`).
+    """
+    ids_N1 = torch.tensor(tokens_N, device=logits_NV.device)[:, None]
+    own_N1 = logits_NV.gather(1, ids_N1)
+    return (own_N1 - logits_NV.logsumexp(-1, keepdim=True)).exp()[:, 0], (logits_NV > own_N1).sum(-1)
 
 
 def followers(trace: Trace, last: int) -> list[int]:

@@ -78,7 +78,20 @@ class Trace:
     def logits_of_layers(self) -> Iterator[Tensor]:
         """The logits `[T, V]`, float32, that the residual stream amounts to before the first block and after each."""
         for x_TC in self.residual:
-            yield self._model.logits(self._model.norm(x_TC[None]))[0].float()
+            yield self._logits(x_TC)
+
+    @torch.no_grad()
+    def _logits(self, x: Tensor) -> Tensor:
+        return self._model.logits(self._model.norm(x[None]))[0].float()
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """The model's own, of the last layer: float32 `[T, V]`."""
+        return self._logits(self.residual[-1])
+
+    def logits_at(self, position: int) -> Tensor:
+        """`logits_per_layer` at one position: float32 `[L + 1, V]`."""
+        return self._logits(self.residual[:, position])
 
     @cached_property
     def logits_per_layer(self) -> Tensor:

@@ -155,13 +155,15 @@ def test_the_lens_finds_probabilities_and_ranks(model):
     ids, best = likeliest(found, 3)
     torch.testing.assert_close(best, probabilities.topk(3).values)
     follow = followers(found, int(ids[-1, -1, 0]))
-    own, ranks = of_tokens(found, follow)
-    for layer in range(4):
-        for position, token in enumerate(follow):
-            order = found.logits_per_layer[layer, position].argsort(descending=True).tolist()
-            assert order.index(token) == int(ranks[layer, position])
-            assert float(own[layer, position]) == pytest.approx(float(probabilities[layer, position, token]), rel=1e-4)
-    assert int(ranks[-1, -1]) == 0
+    own, ranks = of_tokens(found.logits, follow)
+    for position, token in enumerate(follow):
+        order = found.logits[position].argsort(descending=True).tolist()
+        assert order.index(token) == int(ranks[position])
+        assert float(own[position]) == pytest.approx(float(probabilities[-1, position, token]), rel=1e-4)
+    assert int(ranks[-1]) == 0
+    torch.testing.assert_close(found.logits_at(4), found.logits_per_layer[:, 4], rtol=1e-4, atol=1e-4)
+    across, _ = of_tokens(found.logits_at(4), [17] * 4)
+    torch.testing.assert_close(across, probabilities[:, 4, 17], rtol=1e-4, atol=1e-6)
 
 
 def test_heads_are_scored_where_they_look():

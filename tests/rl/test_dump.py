@@ -38,7 +38,7 @@ def samples():
 def packed(samples, old=None):
     found = pack(samples[:2], 64, "token", 32)
     found = found.with_columns(advantages=found.scatter([1.5, -1.5]))
-    return found if old is None else found.with_columns(old=found.scatter(old))
+    return found if old is None else found.with_columns(old_log_probs=found.scatter(old))
 
 
 def test_every_sample_is_kept_with_what_was_learned_from_it(tmp_path, samples):
