@@ -103,8 +103,8 @@ class RolloutStream:
         self.collector.meter.clear()
 
     def _roll_out(self, rank: int, world: int) -> None:
-        places = self.collector.prompt_stream
-        place = places.position
+        prompts = self.collector.prompt_stream
+        position = prompts.position
         try:
             ranks.on_all_ranks(lambda: self.collector.rollout.update_weights(self.policy))
             packs = self.make_batches(self.collector.collect(rank, world), self.number)
@@ -112,7 +112,7 @@ class RolloutStream:
                 dump.write(Path(folder), self.number, self.collector.last_rollout, packs)
             self.queue = [packed.batch for packed in packs]
         except UserError as error:
-            places.position, self.queue = place, []
+            prompts.position, self.queue = position, []
             raise Halt(str(error)) from error
         self.number += 1
 
