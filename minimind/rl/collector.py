@@ -70,9 +70,9 @@ class Collector:
         self.config, self.prompts, self.tokenizer, self.rollout = config, prompts, tokenizer, rollout
         self.rewards, self.seed, self.generate = rewards, seed, generate
         self.sampling = sampling_of(config, tokenizer)
-        self.places = PromptStream(len(prompts), seed)
+        self.prompt_stream = PromptStream(len(prompts), seed)
         self.meter = Meter()
-        self.newest: list[Sample] = []
+        self.last_rollout: list[Sample] = []
         """This rank's part of the last rollout."""
 
     def collect(self, rank: int, world: int) -> list[Sample]:
@@ -83,7 +83,7 @@ class Collector:
         """
         config, share = self.config, self.config.groups // world
         useful: list[list[Sample]] = []
-        judged, self.newest = False, []
+        judged, self.last_rollout = False, []
         for _ in range(config.attempts):
             groups = self._rollout(rank, share, world)
             judged |= any(sample.reward is not None for group in groups for sample in group)
@@ -130,7 +130,7 @@ class Collector:
 
     def transcripts(self) -> list[str]:
         """Some of the newest samples, to be read: what was asked, said, and what it was worth."""
-        return [transcript(sample) for sample in self.newest[: TRANSCRIPTS * 4 : 4]]
+        return [transcript(sample) for sample in self.last_rollout[: TRANSCRIPTS * 4 : 4]]
 
     def _sample(self, prompt: Prompt, place: int, group: int) -> Sample:
         thinking = begins_with_thinking(prompt, self.config.thinking_ratio, self.seed, place)
@@ -138,11 +138,11 @@ class Collector:
 
     def _rollout(self, rank: int, share: int, world: int) -> list[list[Sample]]:
         """One rollout: this rank's groups of judged samples."""
-        first = self.places.position + rank * share
-        indices = self.places.take(share * world)[rank * share : (rank + 1) * share]
+        first = self.prompt_stream.position + rank * share
+        indices = self.prompt_stream.take(share * world)[rank * share : (rank + 1) * share]
         filled = [self.group(first + nth, index) for nth, index in enumerate(indices)]
         samples = [sample for group, _ in filled for sample in group]
-        self.newest += samples
+        self.last_rollout += samples
         seconds = self._answer_and_judge(samples, [rule for _, rules in filled for rule in rules])
         self.meter.add("rollout_tokens_per_second", sum(len(sample.ids) for sample in samples), seconds)
         self._measure(samples)

@@ -17,7 +17,7 @@ from minimind.rl.batch import Packed
 from minimind.rl.rollout import Sample
 from minimind.text import write_json
 
-MOST_BYTES = 256 * 2**20
+MAX_BYTES = 256 * 2**20
 """Of all files. When they are more, every second one is deleted: what is left is dense at the end, and thinner the
 further it goes back, but reaches to the beginning."""
 
@@ -75,6 +75,6 @@ def _line(number: int, sample: Sample, advantages: Any, old: Any) -> dict[str, A
 
 def _thin_out(folder: Path) -> None:
     kept = [folder / f"rollout-{number:06d}.jsonl" for number in numbers(folder)]
-    if sum(file.stat().st_size for file in kept) > MOST_BYTES:
+    if sum(file.stat().st_size for file in kept) > MAX_BYTES:
         for file in kept[1:-1:2]:
             file.unlink()

@@ -81,7 +81,7 @@ class RolloutStream:
         parts = ranks.all_gather(self.queue)
         queue = [batches.joined(same) for same in zip(*parts, strict=True)]
         return {
-            "place": self.collector.places.position,
+            "place": self.collector.prompt_stream.position,
             "number": self.number,
             "version": self.collector.rollout.version,
             "queue": [batches.encode(batch) for batch in queue],
@@ -90,7 +90,7 @@ class RolloutStream:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there; each rank takes its share of the rows."""
-        self.collector.places.position, self.number = state["place"], state["number"]
+        self.collector.prompt_stream.position, self.number = state["place"], state["number"]
         self.collector.rollout.version = state["version"]
         self.drift.parts = [tuple(state["moved"])] if runtime.is_main() else []  # it is that of all ranks
         rank, world = runtime.rank(), runtime.world_size()
@@ -103,16 +103,16 @@ class RolloutStream:
         self.collector.meter.clear()
 
     def _roll_out(self, rank: int, world: int) -> None:
-        places = self.collector.places
-        place = places.position
+        prompts = self.collector.prompt_stream
+        position = prompts.position
         try:
             ranks.on_all_ranks(lambda: self.collector.rollout.update_weights(self.policy))
             packs = self.make_batches(self.collector.collect(rank, world), self.number)
             if folder := self.collector.config.dump:
-                dump.write(Path(folder), self.number, self.collector.newest, packs)
+                dump.write(Path(folder), self.number, self.collector.last_rollout, packs)
             self.queue = [packed.batch for packed in packs]
         except UserError as error:
-            places.position, self.queue = place, []
+            prompts.position, self.queue = position, []
             raise Halt(str(error)) from error
         self.number += 1
 

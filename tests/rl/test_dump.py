@@ -65,10 +65,10 @@ def test_without_an_old_policy_there_is_no_ratio(tmp_path, samples):
 
 def test_the_first_and_the_newest_stay(tmp_path, samples, monkeypatch):
     dump.write(tmp_path, 0, samples, [packed(samples)])
-    monkeypatch.setattr(dump, "MOST_BYTES", 4 * (tmp_path / "rollout-000000.jsonl").stat().st_size + 100)
+    monkeypatch.setattr(dump, "MAX_BYTES", 4 * (tmp_path / "rollout-000000.jsonl").stat().st_size + 100)
     for number in range(1, 12):
         dump.write(tmp_path, number, samples, [packed(samples)])
-        assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= dump.MOST_BYTES
+        assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= dump.MAX_BYTES
     kept = dump.numbers(tmp_path)
     assert kept[0] == 0
     assert kept[-2:] == [10, 11]
