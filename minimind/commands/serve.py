@@ -91,6 +91,7 @@ def serve(
             f"--host {host} lets other machines in: give an --api-key (or MINIMIND_API_KEY), or --insecure if all of "
             f"them may use the model"
         )
+    from minimind.inspect.glass import LookingGlass
     from minimind.serve.service import Service
     from minimind.serve.settings import Settings
     from minimind.tokenizer.bpe import Tokenizer
@@ -115,13 +116,16 @@ def serve(
         grace=grace,
     )
     tokenizer = Tokenizer.load(model)
+    glass = LookingGlass(model, device) if server.is_loopback(host) else None  # it is for who sits at the machine
     listening = server.listen(host, port)
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{listening.getsockname()[1]}"
     console.say(console.bold(settings.model), " is being loaded. Ctrl-C stops the server.")
     console.say(f"  chat page        {url}/")
+    if glass:
+        console.say(f"  looking-glass    {url}/inspect")
     console.say(f"  OpenAI base URL  {url}/v1   model {', '.join((settings.model, *settings.adapters))}")
-    server.run(Service(settings, tokenizer), lambda: load(tokenizer), listening)
+    server.run(Service(settings, tokenizer, glass), lambda: load(tokenizer), listening)
     return 0
 
 

@@ -108,7 +108,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/props", tags=["server"])
     async def props() -> Response:
-        """Say what this server has: the model, its context, the tools that it runs."""
+        """Say what this server has: the model, its context, the tools that it runs, whether /inspect is there."""
         engine = service.engine.engine
         return Json(
             {
@@ -118,6 +118,7 @@ def router(service: Service) -> APIRouter:
                 "parameters": engine.model.config.parameters(),
                 "max_tokens": settings.max_tokens,
                 "tools": tools.schemas(settings.tools),
+                "inspect": service.glass is not None,
             }
         )
 

@@ -71,6 +71,7 @@ export function heatmap({ values, rows, columns, text, label, about, signed = fa
     const upright = longest(columns) > wide - 4;
     const every = Math.ceil((upright ? 13 : 1) / wide); // where cells are narrower than a line of text, not each has its name
     const top = (upright ? Math.ceil(Math.min(longest(columns), 84)) + 8 : 20) + (columnTitle ? 16 : 0);
+    const isFirst = !size.wide;
     size = { left, top, wide };
 
     const side = surface(names, left, top + rows.length * tall);
@@ -121,12 +122,18 @@ export function heatmap({ values, rows, columns, text, label, about, signed = fa
     };
     if (chosen) ring(chosen, accent, 3);
     if (at && at.join() !== chosen?.join()) ring(at, ink, 1.5);
+    if (isFirst && chosen) reveal(chosen[1]);
   }
 
   function look(cell) {
     at = cell;
     read.textContent = cell ? about(...cell) : "";
     draw();
+  }
+
+  /** Scroll a column into sight. */
+  function reveal(column) {
+    scroll.scrollLeft = Math.max(Math.min(scroll.scrollLeft, column * size.wide), size.left + (column + 1) * size.wide - scroll.clientWidth);
   }
 
   function choose(cell) {
@@ -158,7 +165,7 @@ export function heatmap({ values, rows, columns, text, label, about, signed = fa
     if (step && here) {
       const to = [here[0] + step[0], here[1] + step[1]].map((one, axis) => Math.max(0, Math.min((axis ? columns : rows).length - 1, one)));
       if (values[to[0]][to[1]] != null) look(to);
-      scroll.scrollLeft = Math.max(Math.min(scroll.scrollLeft, to[1] * size.wide), size.left + (to[1] + 1) * size.wide - scroll.clientWidth);
+      reveal(to[1]);
     } else if ((event.key === "Enter" || event.key === " ") && here) choose(here);
     else return;
     event.preventDefault();

@@ -24,12 +24,8 @@ async function show() {
   $("title").textContent = here.say("title");
   $("explanation").textContent = here.say("explanation");
   showLinks(here);
+  showTab();
   $("room").setAttribute("aria-labelledby", `tab-${here.id}`);
-  for (const tab of $("tabs").children) {
-    tab.setAttribute("aria-selected", String(tab.id === `tab-${here.id}`));
-    tab.tabIndex = tab.id === `tab-${here.id}` ? 0 : -1;
-    if (tab.tabIndex === 0) $("tabs").scrollLeft = tab.offsetLeft - ($("tabs").clientWidth - tab.offsetWidth) / 2;
-  }
   if (shown !== here.id) $("content").replaceChildren(h("p", { class: "soft" }, say("computing")));
   shown = here.id;
   $("room").classList.add("busy");
@@ -49,6 +45,16 @@ async function show() {
   $("room").classList.remove("busy");
   $("room").setAttribute("aria-busy", "false");
   $("said").textContent = `${here.say("title")}: ${say("ready")}`;
+}
+
+/** Mark the tab of the room, and bring it into sight where the tabs are wider than the screen. */
+function showTab() {
+  for (const tab of $("tabs").children) {
+    const here = tab.id === `tab-${state.room}`;
+    tab.setAttribute("aria-selected", String(here));
+    tab.tabIndex = here ? 0 : -1;
+    if (here) $("tabs").scrollLeft = tab.offsetLeft - ($("tabs").clientWidth - tab.offsetWidth) / 2;
+  }
 }
 
 /** Where to read more: the function that the room is about, shown on the page, and the page of the docs. */
@@ -165,6 +171,7 @@ $("theme").addEventListener("click", () => {
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { theme(); show(); });
 
 addEventListener("unhandledrejection", (event) => { event.preventDefault(); tell(event.reason.message); }); // a choice inside a room
+addEventListener("resize", showTab);
 addEventListener("hashchange", () => { readAddress(); language(spoken()); show(); });
 
 theme();

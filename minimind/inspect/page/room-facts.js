@@ -70,6 +70,6 @@ async function traced(state, ask) {
   return [
     h("p", {}, `${say("clean-answer")} `, h("code", {}, visible(answer.text)), ` ${percent(found.clean)} → ${percent(found.corrupt)} · ${say("corrupt-answer")} `, h("code", {}, visible(other.text))),
     heatmap({ values: restored, text: restored.map((row) => row.map((value) => (value == null ? "" : (100 * value).toFixed(0)))), rows: up.map((_, row) => name(row)), columns: tokens.map(visible),
-      range: [0, 1], wide: 30, label: say("restored"), about: (row, at) => `${swap(at)}, ${name(row)}: ${percent(restored[row][at])}` }),
+      range: [0, 1], wide: 24, label: say("restored"), about: (row, at) => `${swap(at)}, ${name(row)}: ${percent(restored[row][at])}` }),
   ];
 }

@@ -44,7 +44,7 @@ export const room = {
     return [
       figures({ [say("tokens")]: String(tokens.length), ...Object.fromEntries(Object.entries(bytes_per_token).filter(([, value]) => value != null).map(([name, value]) => [`${say("bytes-per-token")}, ${say(name)}`, brief(value)])) }),
       strip(tokens.map(({ text }) => text), {
-        label: say(title), about: (at) => about(tokens[at]), note: (at) => tokens[at].id,
+        label: say("title"), about: (at) => about(tokens[at]), note: (at) => tokens[at].id,
         mark: (at) => [tokens[at].control && "control", scored && !tokens[at].supervised && "unscored"].filter(Boolean).join(" "), onchoose: choose,
       }),
       made,

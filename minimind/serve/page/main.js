@@ -211,6 +211,7 @@ async function connect() {
     server = await props(settings.key);
     notice();
     $("model").textContent = server.model;
+    $("inspect").hidden = !server.inspect;
     document.title = `${server.model} · MiniMind`;
     tools();
     meter();
