@@ -14,7 +14,7 @@ const say = words({
     "colour-by": "Colour by", ratio: "probability ratio new / old", mask: "trained on", "episode": "Completion {0}, token by token", reset: "As they were",
   },
   zh: {
-    title: "练习",
+    title: "练习场",
     explanation: "强化学习让模型对同一个提示回答好几次；奖励说明每个回答有多好，一个回答的优势就是它比同组的平均好多少。好回答的词元变得更可能，差回答的更不可能。改一改各项奖励的权重，看看谁的优势变了号。",
     "no-practice": "这次训练没有保存回合。训练时加上 --set.rl.dump DIR，再打开这个目录。",
     "which-rollout": "rollout", "which-prompt": "提示", weights: "各项奖励的权重", reward: "奖励", advantage: "优势", "was-advantage": "当时的优势", completion: "回答", completions: "各个回答，好的在前",

@@ -17,7 +17,7 @@ const say = words({
     "facts-right": "Held-out facts answered right", share: "share",
   },
   zh: {
-    title: "随训练变化",
+    title: "随时间",
     explanation: "训练会留下检查点，每一个都可以按当时的样子来看：在任何展室里移动滑块。这里把整个过程放在一起：损失曲线和上面的滑块，每个检查点对输入里每个词元有多意外，以及每条留出的事实（讲过但训练里从没问过）是什么时候学会的。",
     "one-checkpoint": "这是单个模型。打开保留了检查点的训练目录，就能看到它是怎样学成的：minimind inspect RUN",
     curve: "训练的损失", training: "训练", validation: "验证，每字节比特数", "token-loss": "每个检查点上每个词元的损失", learned: "每条事实是什么时候学会的", never: "从未",

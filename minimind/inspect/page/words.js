@@ -18,7 +18,7 @@ teach({
     rank: "rank", bytes: "bytes", parameters: "M parameters", experts: "experts", embedding: "embedding", heads: "heads", mlp: "MLP", off: "Switched off", "on-again": "Switch all on again", loss: "loss", nats: "nats",
   },
   zh: {
-    skip: "跳到展室", "looking-glass": "显微镜", theme: "浅色或深色", prompt: "给模型的输入",
+    skip: "跳到展室", "looking-glass": "透视镜", theme: "浅色或深色", prompt: "给模型的输入",
     kind: "输入的种类", text: "文本", conversation: "对话", examples: "示例", "choose-example": "选一个示例……",
     placeholder: "任何语言的任何文本", "add-turn": "加一轮", "remove-turn": "删除这一轮", begins: "回答的开头", look: "查看",
     "look-hint": "Ctrl 加回车查看", system: "系统", user: "用户", assistant: "助手", tool: "工具",

@@ -28,7 +28,7 @@ teach({
   },
   zh: {
     skip: "跳到输入框", new: "新对话", conversations: "对话列表", conversation: "对话",
-    close: "关闭", theme: "浅色或深色", settings: "设置", context: "已用上下文", glass: "玻璃盒", inspect: "显微镜",
+    close: "关闭", theme: "浅色或深色", settings: "设置", context: "已用上下文", glass: "玻璃盒", inspect: "透视镜",
     welcome: "一个小到可以看懂的语言模型。问它点什么，再看看回答是怎样一步步选出来的。",
     legend: "颜色表示模型认为每个词元有多大可能。点一个词元，看看它本来还可能说什么。",
     "legend-low": "意外", "legend-high": "笃定",
