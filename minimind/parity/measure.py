@@ -91,7 +91,8 @@ def _row(kind: type[Program], model: Path, ours: _Ours, length: int) -> dict[str
             return {"version": version} | _compare(kind(model, Path(scratch)), ours, length)
     except Exception as error:  # of any program, and what it raises is its own; the others go on
         warn(f"{kind.package}: {type(error).__name__}: {error}")
-        return {"version": version, "note": f"failed: {str(error).strip().splitlines()[0] if str(error) else error!r}"}
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        return {"version": version, "note": f"failed: {reason}"}
 
 
 def _compare(program: Program, ours: _Ours, length: int) -> dict[str, Any]:
