@@ -175,7 +175,7 @@ def test_a_demo_that_was_stopped_goes_on_with_the_stage_it_was_in(quick, minimin
     trained = []
     train = demo.Pipeline._train
     monkeypatch.setattr(demo.Pipeline, "_train", lambda self, *which: trained.append(which[0]) or train(self, *which))
-    monkeypatch.setattr(demo.Pipeline, "_measure", lambda self, model: measured)
+    monkeypatch.setattr(demo.Pipeline, "_measure", lambda self, model, most: measured)
     ended = minimind("demo", "--quick", "--out", folder, "--device", "cpu")
     assert ended.code == 0, ended.err
     assert trained == ["sft"]
@@ -199,7 +199,7 @@ def test_a_demo_with_seeds_says_between_which_scores_they_lie(quick, minimind, t
 
     measured = first | {"scores": {**first["scores"], "facts_en": 0.875}}
     monkeypatch.setattr(demo.Pipeline, "_train", train)
-    monkeypatch.setattr(demo.Pipeline, "_measure", lambda self, model: measured)
+    monkeypatch.setattr(demo.Pipeline, "_measure", lambda self, model, most: measured)
     ended = minimind("demo", "--quick", "--out", folder, "--device", "cpu", "--seeds", "3")
     assert ended.code == 0, ended.err
     stages = ["sft", "distill", "lora", "dpo", "grpo", "agent"]
