@@ -137,8 +137,8 @@ def device(name: str = "auto") -> "torch.device":
 def compute_dtype(on: "torch.device") -> "torch.dtype":
     """The number format of matrix products: bfloat16 where the hardware has it, else float32.
 
-    GPUs before Ampere have float16 only. On a CPU without AVX512-BF16 or AMX, bfloat16 is emulated and slower
-    than float32.
+    GPUs before Ampere have float16 only. On a CPU without AVX512-BF16 or AMX, or where `$ATEN_CPU_CAPABILITY` tells
+    torch to use less than the processor has, bfloat16 is emulated and slower than float32.
     """
     import torch
 
@@ -147,7 +147,8 @@ def compute_dtype(on: "torch.device") -> "torch.dtype":
     if on.type == "mps":
         return torch.float32
     flags = torch.cpu.get_capabilities()
-    return torch.bfloat16 if flags.get("avx512_bf16") or flags.get("amx_bf16") else torch.float32
+    fast = flags.get("avx512_bf16") or flags.get("amx_bf16")
+    return torch.bfloat16 if fast and torch.backends.cpu.get_cpu_capability() == "AVX512" else torch.float32
 
 
 def grouped_heads() -> dict[str, Any]:

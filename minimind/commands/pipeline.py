@@ -20,6 +20,9 @@ CALCULATIONS = 60
 SAMPLES = 4
 """Answers to each sum in two steps that are drawn at temperature 1, as reinforcement learning draws them."""
 
+FEW = 20
+"""Questions of each kind for a model that cannot answer yet: none will be right, and each is answered at length."""
+
 
 class Lesson(NamedTuple):
     """One stage of training: a recipe of `tiny`, the stage whose model it starts from, the file that it learns from.
@@ -128,14 +131,11 @@ class Pipeline:
         with console.in_all(self.outlook.line):
             for name in self.stages:
                 self.results[name] = self.stage(name, tokenizer)
-                if name == TALKS and name != self.stages[-1]:
-                    console.say("You can talk to it now, in another terminal:  ", console.bold(self.talk(name)))
-                    console.say("The later stages go on here. Ctrl-C stops them; the same command continues.")
         return self.results
 
     def talk(self, stage: str) -> str:
         """The command that talks to the model of a stage."""
-        return f"minimind chat {self.results[stage]['model']}"
+        return f"minimind chat {self.folder / stage / 'model'}"
 
     def stage(self, name: str, tokenizer: Path) -> dict[str, Any]:
         """Train one stage and measure its model; `again` are the scores of the same stage with other seeds.
@@ -149,8 +149,11 @@ class Pipeline:
                 self.outlook.enter(name)
                 model = self._random(tokenizer) if name == "random" else self._train(name, tokenizer, run, seed)
                 trained = time.monotonic()
+                if title == TALKS and name != self.stages[-1]:
+                    console.say("You can talk to it now, in another terminal:  ", console.bold(self.talk(name)))
+                    console.say("The later stages go on here. Ctrl-C stops them; the same command continues.")
                 self.outlook.enter(name, asking=True)
-                figures = self._measure(model)
+                figures = self._measure(model, FEW if STAGES.index(name) < STAGES.index(TALKS) else None)
                 seconds = round(max(trained - start, _seconds(run)), 1)
                 return {"seconds": seconds, "asking": time.monotonic() - trained, "tokens": _tokens(run), **figures}
 
@@ -239,8 +242,8 @@ class Pipeline:
         model: Path = stage.run(self._recipe(name, tokenizer, seed), run)
         return model
 
-    def _measure(self, directory: Path) -> dict[str, Any]:
-        """Bits per byte on unseen text, and the share of held-out questions answered right."""
+    def _measure(self, directory: Path, most: int | None) -> dict[str, Any]:
+        """Bits per byte on unseen text, and the share of held-out questions answered right, at most so many a kind."""
         from minimind import runtime
         from minimind.data.smallworld import behaviours, persona_questions, questions
         from minimind.engine.sampling import Sampling
@@ -250,6 +253,7 @@ class Pipeline:
         from minimind.model.store import load_model
         from minimind.tokenizer.bpe import Tokenizer
 
+        most = 2 if self.quick else most
         device = runtime.device(self.device)
         dtype = runtime.compute_dtype(device)
         model, words = load_model(directory, device=device), Tokenizer.load(directory)
@@ -257,11 +261,11 @@ class Pipeline:
         documents = [text_document(row["text"], words) for row in rows]
         bpb = bits_per_byte(model, documents, model.config.max_position_embeddings, dtype)["bpb"]
         asked = {**questions(), **persona_questions(), **behaviours()}
-        asked = {name: items[: 2 if self.quick else None] for name, items in asked.items()}
+        asked = {name: items[:most] for name, items in asked.items()}
         scores, answers = score(model, words, asked, dtype)
         several = {"thinking": SAMPLES * asked["thinking"]}
         scores["thinking_t1"] = score(model, words, several, dtype, Sampling(temperature=1.0))[0]["thinking"]
-        cases = toolcall.arithmetic(2 if self.quick else CALCULATIONS)
+        cases = toolcall.arithmetic(most or CALCULATIONS)
         scores["calculator"] = toolcall.figures(toolcall.run(model, words, cases, dtype))["score"]
         figures = {"bpb": round(bpb, 4), "scores": scores, "parameters": model.config.parameters()}
         return {**figures, "model": str(directory), "answers": answers}
