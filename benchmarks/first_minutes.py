@@ -85,7 +85,10 @@ def main(until: str = "sft", avx2: bool = False, beside_busy: bool = False, json
     table(
         f"{until} after {seconds:.0f} s",
         ("", "seconds", *scores),
-        [(name, stage["seconds"], *(f"{stage['scores'][one]:.0%}" for one in scores)) for name, stage in stages.items()],
+        [
+            (name, stage["seconds"], *(f"{stage['scores'][one]:.0%}" for one in scores))
+            for name, stage in stages.items()
+        ],
     )
 
 
