@@ -84,9 +84,10 @@ def load_scorer(directory: str | Path, dtype: torch.dtype | None = None, device:
 
 def _load(kind: type[M], directory: Path, dtype: torch.dtype | None, device: torch.device | str) -> M:
     config = load_config(directory, kind)
+    files = weight_files(directory)
+    _check_count(directory, config, len(files))
     with torch.device("meta"):
         model = kind(config)
-    files = weight_files(directory)
     new = {"score.weight"} if kind is Scorer and "score.weight" not in files else set()
     _check_tensors(directory, model, files, new)
     with open_safetensors(set(files.values())) as handles:
@@ -177,6 +178,14 @@ def weight_files(directory: Path) -> dict[str, Path]:
             f"{directory} is an adapter; make a model of it first: minimind export merge-lora {directory} OUT"
         )
     raise UserError(f"{directory} is not a model directory: it has neither {WEIGHTS} nor {INDEX}")
+
+
+def _check_count(directory: Path, config: ModelConfig, tensors: int) -> None:
+    """Refuse a model of more layers or experts than there are tensors, before its millions of modules are made."""
+    experts = config.num_experts * sum(map(config.is_sparse, range(config.num_hidden_layers)))
+    if max(config.num_hidden_layers, experts) > tensors:
+        asked = f"{config.num_hidden_layers:,} layers with {experts:,} experts"
+        raise UserError(f"{directory}: config.json calls for {asked}, but the weights have only {tensors:,} tensors")
 
 
 def _check_tensors(directory: Path, model: Transformer, files: dict[str, Path], new: set[str]) -> None:

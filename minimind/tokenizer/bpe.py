@@ -30,6 +30,9 @@ DEFAULT = Path(__file__).parent / "default"
 COMPANIONS = ("chat_template.jinja", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")
 
 
+MAX_IDS = 2**24
+
+
 class Tokenizer:
     """A vocabulary with its merges, its added tokens and the files it came from. Pickles by content."""
 
@@ -46,8 +49,8 @@ class Tokenizer:
         config = Fields(_read_json(contents.get("tokenizer_config.json", "{}"), where), where)
         try:
             byte_level = (spec.get("model") or {}).get("type") == "BPE" and _is_byte_level(spec)
-            vocabulary = {str(token): int(id) for token, id in spec["model"]["vocab"].items()} if byte_level else {}
-            added = [(str(t["content"]), int(t["id"]), bool(t.get("special"))) for t in spec.get("added_tokens") or []]
+            vocabulary = {str(token): _id(id) for token, id in spec["model"]["vocab"].items()} if byte_level else {}
+            added = [(str(t["content"]), _id(t["id"]), bool(t.get("special"))) for t in spec.get("added_tokens") or []]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             what = f"{type(error).__name__}: {error}"
             raise UserError(
@@ -224,6 +227,14 @@ def _chat_template(config: Fields) -> str | None:
     return templates.get("default", next(iter(templates.values()), None))
 
 
+def _id(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < MAX_IDS:
+        raise ValueError(f"a token id is {repr(value)[:30]}")
+    return value
+
+
 def _is_byte_level(spec: dict[str, Any]) -> bool:
+    if spec["model"].get("continuing_subword_prefix"):  # what the library makes of it can end the process
+        return False
     decoder = spec.get("decoder") or {}
     return any(step.get("type") == "ByteLevel" for step in [decoder, *(decoder.get("decoders") or [])])

@@ -54,7 +54,8 @@ def split_pattern(spec: dict[str, Any]) -> str | None:
     plain = split.get("behavior") == "Isolated" and not split.get("invert") and "Regex" in split["pattern"]
     if not plain or byte_level.get("use_regex", True) or byte_level.get("add_prefix_space", True):
         return None
-    return split["pattern"]["Regex"]
+    pattern = split["pattern"]["Regex"]
+    return pattern if isinstance(pattern, str) else None
 
 
 def mergeable_ranks(spec: dict[str, Any]) -> dict[bytes, int] | None:
