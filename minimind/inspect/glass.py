@@ -342,8 +342,13 @@ class LookingGlass:
         """Which rollouts of a run were kept."""
         run = self._practised()
         if run is None:
-            return {"stage": None, "rollouts": [], "components": {}}
-        return {"stage": run.absolute().name, "rollouts": practice.rollouts(run), "components": practice.weights(run)}
+            return {"stage": None, "rollouts": [], "components": {}, "divide_by_sigma": True}
+        return {
+            "stage": run.absolute().name,
+            "rollouts": practice.rollouts(run),
+            "components": practice.weights(run),
+            "divide_by_sigma": practice.divides(run),
+        }
 
     def rollout(self, asked: Fields) -> Answer:
         """One of them."""

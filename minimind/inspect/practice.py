@@ -10,6 +10,7 @@ from typing import Any
 from minimind.errors import UserError
 from minimind.files import read_text
 from minimind.inspect.prompts import shown
+from minimind.losses.policy import ALGORITHMS
 from minimind.rl import dump
 from minimind.text import read_json
 from minimind.tokenizer.bpe import Tokenizer
@@ -28,6 +29,13 @@ def weights(run: Path) -> dict[str, float]:
     """The rewards of a run and what each counts."""
     given = _recipe(run).get("scoring", {}).get("weights", {})
     return {str(name): float(weight) for name, weight in given.items()}
+
+
+def divides(run: Path) -> bool:
+    """Whether a run divides its advantages by the spread of their group (Dr. GRPO does not)."""
+    rl = _recipe(run).get("rl", {})
+    said = rl.get("divide_by_sigma", "auto")
+    return ALGORITHMS[rl.get("algorithm", "cispo")].divide_by_sigma if said == "auto" else said == "yes"
 
 
 def read_rollout(run: Path, number: int, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -128,12 +128,12 @@ def _runs_in(folder: Path) -> list[Path]:
     """Folders that hold a language model's run, or its result alone."""
     found = []
     for run in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if run.is_dir() and (models := _models_of(run)):
-            try:
+        try:
+            if run.is_dir() and (models := _models_of(run)):
                 load_config(models[-1].folder)
-            except UserError:  # a reward model, or something unfinished
-                continue
-            found.append(run)
+                found.append(run)
+        except UserError:  # a reward model, or something broken
+            continue
     return found
 
 

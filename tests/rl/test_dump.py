@@ -78,6 +78,7 @@ def test_the_looking_glass_shows_it(tmp_path, samples):
     dump.write(tmp_path / "rollouts", 3, samples, [packed(samples, old=[-0.4, -0.25])])
     (tmp_path / "recipe.toml").write_text('[rl]\ndump = "elsewhere/rollouts"\n[scoring.weights]\nexact = 2.0\n')
     tokenizer = Tokenizer.load("default")
+    assert practice.divides(tmp_path)
     assert practice.rollouts(tmp_path) == [3]
     assert practice.weights(tmp_path) == {"exact": 2.0}
     found = practice.read_rollout(tmp_path, 3, tokenizer)
@@ -94,3 +95,10 @@ def test_the_looking_glass_shows_it(tmp_path, samples):
     assert unlearned["tokens"][0]["ratio"] is None
     assert [token["mask"] for token in second["tokens"]] == samples[1].trainable
     assert torch.tensor([token["log_prob"] or 0 for token in second["tokens"]]).tolist() == samples[1].log_probs
+
+
+def test_dr_grpo_does_not_divide(tmp_path):
+    (tmp_path / "recipe.toml").write_text('[rl]\nalgorithm = "dr_grpo"\n')
+    assert not practice.divides(tmp_path)
+    (tmp_path / "recipe.toml").write_text('[rl]\nalgorithm = "dr_grpo"\ndivide_by_sigma = "yes"\n')
+    assert practice.divides(tmp_path)
