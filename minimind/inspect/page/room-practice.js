@@ -22,7 +22,7 @@ const say = words({
   },
 });
 
-let looked = { rollout: null, group: 0, sample: 0, by: "advantage" };
+let looked = { rollout: null, group: null, sample: 0, by: "advantage" };
 let weights = null; // of the reward's components, as the reader has set them
 
 const mean = (all) => all.reduce((sum, one) => sum + one, 0) / all.length;
@@ -56,7 +56,8 @@ export const room = {
     async function load() {
       const found = await ask("rollout", { rollout: looked.rollout });
       episodes = found.groups;
-      looked.group = Math.min(looked.group, episodes.length - 1);
+      const differs = ({ samples }) => new Set(samples.map(({ reward }) => reward)).size > 1; // from the others nothing is learned
+      looked.group = Math.min(looked.group ?? Math.max(0, episodes.findIndex(differs)), episodes.length - 1);
       groups.replaceChildren(...episodes.map(({ prompt }, at) => h("option", { value: at, selected: at === looked.group }, prompt.at(-1).content.slice(-60))));
       draw();
     }
