@@ -28,11 +28,11 @@ let weights = null; // of the reward's components, as the reader has set them
 const mean = (all) => all.reduce((sum, one) => sum + one, 0) / all.length;
 
 /** `group_advantages` of minimind/rl/advantages.py, for one group: to show what edited rewards would have given. */
-function advantages(rewards) {
+function advantages(rewards, divides) {
   if (new Set(rewards).size < 2) return rewards.map(() => 0);
   const middle = mean(rewards);
   const sigma = Math.sqrt(rewards.reduce((sum, one) => sum + (one - middle) ** 2, 0) / (rewards.length - 1));
-  return rewards.map((one) => (one - middle) / (sigma + 1e-4));
+  return rewards.map((one) => (one - middle) / (divides ? sigma + 1e-4 : 1));
 }
 
 /** A turn of an episode: what was said, which tools were called, what they gave. */
@@ -67,7 +67,7 @@ export const room = {
       looked.sample = Math.min(looked.sample, samples.length - 1);
       prompt.replaceChildren(...turns.map(turn));
       const rewards = samples.map(({ components }) => Object.entries(components).reduce((sum, [name, value]) => sum + (weights[name] ?? 0) * (value ?? 0), 0));
-      const now = advantages(rewards);
+      const now = advantages(rewards, kept.divide_by_sigma);
       const order = [...rewards.keys()].sort((a, b) => rewards[b] - rewards[a]);
       const names = Object.keys(kept.components);
       table.replaceChildren(h("table", {}, h("caption", {}, say("completions")),
