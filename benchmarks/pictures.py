@@ -26,7 +26,7 @@ QUESTIONS = ("Who are you?", "周翠屏养了什么宠物？")
 SETTINGS = {"temperature": 0, "max_tokens": 64, "language": "en", "theme": "light"}
 ROOMS = ("tokens", "layers", "attention", "facts", "time", "pair")
 """Of the looking-glass, without those that need a model with experts or a kept rollout."""
-TALLEST, COLOURS, MARGIN = 900, 128, 12
+TALLEST, COLOURS, MARGIN = 760, 128, 12
 """Pixels, colours, and pixels around it, of a room's picture."""
 
 
@@ -78,7 +78,7 @@ def looking_glass(browser: Browser, model: Path, rooms: tuple[str, ...], out: Pa
     with serving("inspect", model, "chat page") as url:
         for room in rooms:
             page.goto(f"{url}/inspect#room={quote(room)}")
-            expect(page.locator(f"#tab-{room}")).to_have_attribute("aria-selected", "true")
+            expect(page.locator(f"#tab-{room}")).to_have_attribute("aria-selected", "true", timeout=120_000)
             expect(page.locator("#room")).to_have_attribute("aria-busy", "false", timeout=120_000)
             expect(page.locator("#content [aria-busy=true]")).to_have_count(0, timeout=600_000)
             box = page.locator("#content").bounding_box()

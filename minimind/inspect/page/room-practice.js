@@ -22,17 +22,17 @@ const say = words({
   },
 });
 
-let looked = { rollout: null, group: 0, sample: 0, by: "advantage" };
+let looked = { rollout: null, group: null, sample: 0, by: "advantage" };
 let weights = null; // of the reward's components, as the reader has set them
 
 const mean = (all) => all.reduce((sum, one) => sum + one, 0) / all.length;
 
 /** `group_advantages` of minimind/rl/advantages.py, for one group: to show what edited rewards would have given. */
-function advantages(rewards) {
+function advantages(rewards, divides) {
   if (new Set(rewards).size < 2) return rewards.map(() => 0);
   const middle = mean(rewards);
   const sigma = Math.sqrt(rewards.reduce((sum, one) => sum + (one - middle) ** 2, 0) / (rewards.length - 1));
-  return rewards.map((one) => (one - middle) / (sigma + 1e-4));
+  return rewards.map((one) => (one - middle) / (divides ? sigma + 1e-4 : 1));
 }
 
 /** A turn of an episode: what was said, which tools were called, what they gave. */
@@ -56,7 +56,8 @@ export const room = {
     async function load() {
       const found = await ask("rollout", { rollout: looked.rollout });
       episodes = found.groups;
-      looked.group = Math.min(looked.group, episodes.length - 1);
+      const differs = ({ samples }) => new Set(samples.map(({ reward }) => reward)).size > 1; // from the others nothing is learned
+      looked.group = Math.min(looked.group ?? Math.max(0, episodes.findIndex(differs)), episodes.length - 1);
       groups.replaceChildren(...episodes.map(({ prompt }, at) => h("option", { value: at, selected: at === looked.group }, prompt.at(-1).content.slice(-60))));
       draw();
     }
@@ -66,7 +67,7 @@ export const room = {
       looked.sample = Math.min(looked.sample, samples.length - 1);
       prompt.replaceChildren(...turns.map(turn));
       const rewards = samples.map(({ components }) => Object.entries(components).reduce((sum, [name, value]) => sum + (weights[name] ?? 0) * (value ?? 0), 0));
-      const now = advantages(rewards);
+      const now = advantages(rewards, kept.divide_by_sigma);
       const order = [...rewards.keys()].sort((a, b) => rewards[b] - rewards[a]);
       const names = Object.keys(kept.components);
       table.replaceChildren(h("table", {}, h("caption", {}, say("completions")),
