@@ -127,9 +127,10 @@ def _peft_config(model: Transformer, about: lora.Adaptation) -> dict[str, Any]:
 
 
 def peft_trouble(model: Transformer) -> str | None:
-    """Why `peft` (0.21) would not load the adapter of this model, or not rightly; None if it would.
+    """Why `peft` (0.19 or newer) would not load the adapter of this model, or not rightly; None if it would.
 
-    It keeps experts stacked, gate and up as one matrix, and adds the product of the factors to it.
+    It keeps experts stacked, gate and up as one matrix, and adds the product of the factors to it. Older ones, with
+    `transformers` 5, load no expert's factors at all, and say nothing.
     """
     about, shapes = model.adaptation, lora.matrices(model)
     assert about

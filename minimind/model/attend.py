@@ -176,12 +176,16 @@ def attend(q_BTHD: Tensor, k_BSKD: Tensor, v_BSKD: Tensor, layout: Layout) -> Te
     if q_BTHD.device.type == "cpu" and q_BTHD.requires_grad and q_BTHD.shape[1] <= PRODUCTS_UP_TO:
         assert layout.mask is not None
         return _attend_products(q_BHTD, k_BKSD, v_BKSD, layout.mask).transpose(1, 2)
-    if q_BTHD.is_cuda and layout.mask is not None:
+    return masked_attention(q_BHTD, k_BKSD, v_BKSD, layout.mask, causal=False).transpose(1, 2)
+
+
+def masked_attention(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """torch's attention of grouped heads, by a kernel that does not hold all scores; `causal` only without a mask."""
+    if q_BHTD.is_cuda and mask is not None:
         # With a mask and grouped heads CUDA has only the kernel that holds all scores; a copy of the keys is small.
         group = q_BHTD.shape[1] // k_BKSD.shape[1]
         k_BKSD, v_BKSD = (x.repeat_interleave(group, 1) for x in (k_BKSD, v_BKSD))
-    out = F.scaled_dot_product_attention(q_BHTD, k_BKSD, v_BKSD, attn_mask=layout.mask, enable_gqa=True)
-    return out.transpose(1, 2)
+    return F.scaled_dot_product_attention(q_BHTD, k_BKSD, v_BKSD, attn_mask=mask, is_causal=causal, enable_gqa=True)
 
 
 def _attend_products(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, bias: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from minimind import runtime
 from minimind.config import ModelConfig
+from minimind.model.attend import masked_attention
 
 
 class Span(NamedTuple):
@@ -61,10 +62,8 @@ class LayerCache(NamedTuple):
                 out_BKGD = F.scaled_dot_product_attention(q_BKGD, k_BKSD, v_BKSD, attn_mask=group.mask)
                 out_NHD[group.tokens] = out_BKGD.flatten(1, 2)
             else:
-                q_1HTD, causal = q.transpose(0, 1)[None], group.mask is None
-                out_1HTD = F.scaled_dot_product_attention(
-                    q_1HTD, k_BKSD, v_BKSD, attn_mask=group.mask, is_causal=causal, enable_gqa=True
-                )
+                q_1HTD = q.transpose(0, 1)[None]
+                out_1HTD = masked_attention(q_1HTD, k_BKSD, v_BKSD, group.mask, causal=group.mask is None)
                 out_NHD[group.tokens] = out_1HTD[0].transpose(0, 1)
         return out_NHD[None]
 

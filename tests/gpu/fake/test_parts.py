@@ -6,6 +6,7 @@ import pytest
 import torch
 from fake_cuda import DEVICE, Synchronisation, fake_cuda
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch.nn import functional as F
 
 from minimind import runtime
 from minimind.config import PRESETS
@@ -14,6 +15,7 @@ from minimind.engine.engine import Engine
 from minimind.engine.sampling import Sampling
 from minimind.losses.log_probs import token_log_probs
 from minimind.model.attend import Documents, Layout, Segments
+from minimind.model.cache import KVCache, Span
 from minimind.model.qwen3 import Transformer
 
 RULES = [
@@ -101,6 +103,21 @@ def test_labels_on_the_device_would_be_waited_for():
         token_log_probs(states, weight, labels)
         with pytest.raises(Synchronisation):
             token_log_probs(states, weight, runtime.sent(labels, DEVICE))
+
+
+def test_no_mask_meets_grouped_heads():
+    """Together they leave CUDA the kernel that holds all scores. Here: a prompt whose beginning is cached."""
+    with fake_cuda(), torch.inference_mode():
+        model = build(dtype=torch.bfloat16)
+        cache = KVCache(model.config, 1, 32, torch.bfloat16, DEVICE)
+        ids = torch.zeros(1, 8, dtype=torch.int64, device=DEVICE)
+        with patch.object(F, "scaled_dot_product_attention", wraps=F.scaled_dot_product_attention) as kernel:
+            model(ids, cache.read([Span(0, 8, 16)]))
+    assert kernel.call_count == 2
+    for call in kernel.call_args_list:
+        q, k, _ = call.args
+        assert call.kwargs["attn_mask"] is not None
+        assert q.shape[1] == k.shape[1]
 
 
 @pytest.mark.parametrize("recorded", [True, False])
