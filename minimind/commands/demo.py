@@ -80,6 +80,8 @@ def demo(
     console.say(f"\nReport:      {page}\nTalk to it:  ", console.bold(pipeline.talk(until)))
     served = console.bold(f"minimind serve {report['model']}")
     console.say("In a page:   ", served, ", then open http://127.0.0.1:8000/")
+    inspected = console.bold(f"minimind inspect {folder}")
+    console.say("Look inside: ", inspected, ", then open http://127.0.0.1:8001/inspect")
     return 0
 
 
