@@ -77,8 +77,8 @@ def test_greedy_equals_transformers_whoever_comes_and_goes(kind, tmp_path):
         out = theirs.generate(ids, do_sample=False, max_new_tokens=12, eos_token_id=None, pad_token_id=0)
         expected.append(out[0, len(prompt) :].tolist())
     rules = replace(GREEDY, max_new_tokens=12, ignore_eos=True)
-    for seed, options in enumerate([{"rows": 5}, {"rows": 2, "chunk": 16}, {"rows": 3, "batch_invariant": True}]):
-        engine = Engine(model, TOKENIZER, **options)
+    for seed, (size, options) in enumerate([(5, {}), (2, {"chunk": 16}), (3, {"batch_invariant": True})]):
+        engine = Engine(model, TOKENIZER, max_batch_size=size, **options)
         requests = joining_at_random(engine, [(prompt, rules) for prompt in prompts()], seed)
         assert [request.ids for request in requests] == expected
         assert any(request.cached_tokens for request in requests) != engine.batch_invariant

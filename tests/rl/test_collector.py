@@ -40,7 +40,9 @@ def test_what_fails_on_one_rank_fails_on_all():
 
 def kept():
     """Drift of two ranks, before and after it was in a checkpoint."""
-    collector = SimpleNamespace(places=SimpleNamespace(position=0), rollout=SimpleNamespace(version=0), meter=Meter())
+    collector = SimpleNamespace(
+        prompt_stream=SimpleNamespace(position=0), rollout=SimpleNamespace(version=0), meter=Meter()
+    )
     drift = PolicyDrift()
     stream = RolloutStream(collector, None, None, drift)
     drift.parts = [(1.0, 4.0, 2)] if runtime.is_main() else [(5.0, 2.0, 4)]
