@@ -8,8 +8,6 @@ from torch import nn
 from minimind.optim.muon import Muon
 from minimind.optim.settings import OptimConfig
 
-EMBEDDINGS = ("embed_tokens.weight", "lm_head.weight")
-
 
 def is_matrix(name: str, parameter: nn.Parameter) -> bool:
     """True for weights that map hidden states to hidden states.
@@ -18,26 +16,19 @@ def is_matrix(name: str, parameter: nn.Parameter) -> bool:
     rare token's row should not move as far as a frequent one's. The router's rows are likewise single experts', and so
     are the lengths that DoRA trains.
     """
-    single_rows = (*EMBEDDINGS, "mlp.gate.weight", ".magnitude")
+    single_rows = ("embed_tokens.weight", "lm_head.weight", "mlp.gate.weight", ".magnitude")
     return parameter.ndim >= 2 and not name.endswith(single_rows)
 
 
 def make_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]:
-    """Muon (or AdamW) for the matrices, AdamW without weight decay for embeddings, router and norms.
-
-    `lr_scale` of a group multiplies the schedule's rate. A token's row has a gradient only where the token occurs, so
-    in short runs embeddings may want a higher rate than matrices, which learn from every token.
-    """
+    """Muon (or AdamW) for the matrices, AdamW without weight decay for embeddings, router and norms."""
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     matrices = [p for name, p in trainable if is_matrix(name, p)]
-    embeddings = [p for name, p in trainable if name.endswith(EMBEDDINGS)]
-    others = [p for name, p in trainable if not is_matrix(name, p) and not name.endswith(EMBEDDINGS)]
+    others = [p for name, p in trainable if not is_matrix(name, p)]
     adamw: dict[str, Any] = {"lr": config.lr, "betas": (config.beta1, config.beta2), "fused": True}
-    groups = [{"params": others, "lr_scale": 1.0}, {"params": embeddings, "lr_scale": config.embedding_rate}]
-    groups = [group for group in groups if group["params"]]
     optimizers: list[torch.optim.Optimizer] = []
-    if groups:
-        optimizers.append(torch.optim.AdamW(groups, weight_decay=0.0, **adamw))
+    if others:
+        optimizers.append(torch.optim.AdamW(others, weight_decay=0.0, **adamw))
     if matrices and config.matrices == "muon":
         optimizers.append(Muon(matrices, config.lr, config.momentum, config.weight_decay))
     elif matrices:

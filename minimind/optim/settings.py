@@ -14,8 +14,6 @@ class OptimConfig:
     """Optimizer of the weight matrices; embeddings and norms are always updated by AdamW."""
     lr: float = 3e-3
     """Learning rate at the peak, of both optimizers (Muon's update is scaled to AdamW's size)."""
-    embedding_rate: float = 1.0
-    """Learning rate of the embeddings and the output head, in units of `lr` (default 1)."""
     weight_decay: float = 0.01
     """Decoupled weight decay of the matrices, in units of the learning rate."""
     beta1: float = 0.9
@@ -38,7 +36,7 @@ class OptimConfig:
 
     def check(self) -> None:
         """Raise a `UsageError` that names the field if a value cannot work."""
-        check("optim", self, POSITIVE, "lr", "embedding_rate")
+        check("optim", self, POSITIVE, "lr")
         check("optim", self, at_least(0), "clip", "weight_decay")
         check("optim", self, SHARE, "warmup", "beta1", "beta2", "momentum")
         check("optim", self, FRACTION, "decay", "final_lr")

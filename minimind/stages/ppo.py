@@ -184,5 +184,4 @@ def set_rates(optimizers: list[list[torch.optim.Optimizer]], recipe: Recipe, act
     for some, scale in zip(optimizers, scales, strict=True):
         for optimizer in some:
             for group in optimizer.param_groups:
-                own = group.setdefault("own_scale", group.get("lr_scale", 1.0))
-                group["lr_scale"] = scale * own
+                group["lr_scale"] = scale

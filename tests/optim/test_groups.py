@@ -30,11 +30,3 @@ def test_embeddings_and_norms_never_decay():
             for group in optimizer.param_groups:
                 small = any(p.ndim == 1 or p.shape == (8, 4) for p in group["params"])
                 assert (group["weight_decay"] == 0) == small
-
-
-def test_embeddings_may_have_a_rate_of_their_own():
-    model = Toy()
-    adamw, muon = make_optimizers(model, OptimConfig(embedding_rate=3.0))
-    scales = {id(p): group["lr_scale"] for group in adamw.param_groups for p in group["params"]}
-    assert scales == {id(model.embed_tokens.weight): 3.0, id(model.norm.weight): 1.0}
-    assert muon.param_groups[0].get("lr_scale", 1.0) == 1.0
