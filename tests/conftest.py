@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from chromium import BROWSER, FLAGS
 
 # Two test processes with two threads each would fight for two cores; also inherited by the commands that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -108,3 +109,13 @@ def dpo_flags(world, tuned) -> list[str]:
     files = ["--data", str(world / "few_dpo.jsonl"), "--valid", str(world / "few_dpo_valid.jsonl")]
     longer += ["--set.dpo.sft_coef", "0", "--set.optim.lr", "3e-4"]
     return ["train", "dpo", "tiny", *files, "--init", str(tuned / "model"), "--max-steps", "6", *SMALL, *longer]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        yield browser
+        browser.close()

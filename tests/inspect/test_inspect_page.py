@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import threading
 import time
 from contextlib import contextmanager
@@ -11,10 +10,12 @@ from urllib.parse import urlencode
 import pytest
 import torch
 import uvicorn
-from playwright.sync_api import expect, sync_playwright
+from chromium import needs_chromium
+from playwright.sync_api import expect
 
 from minimind.config import PRESETS
-from minimind.inspect.glass import ROOMS, LookingGlass
+from minimind.inspect.glass import LookingGlass
+from minimind.inspect.rooms import ROOMS
 from minimind.model.qwen3 import Transformer
 from minimind.model.store import save_model
 from minimind.serve.server import configure
@@ -23,10 +24,8 @@ from minimind.serve.settings import Settings
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here; on Debian: apt-get install chromium")
+pytestmark = needs_chromium
 expect.set_options(timeout=30_000)  # a busy machine is no failure
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 PROMPT = {"messages": [{"role": "user", "content": "Where does 小明 live?\nSay it."}], "begins": "In Paris"}
 PICTURES = {
     "tokens": ".strip span",
@@ -108,14 +107,6 @@ def serving(run):
     finally:
         server.should_exit = True
         thread.join(10)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

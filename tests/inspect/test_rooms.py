@@ -4,6 +4,7 @@ import base64
 import itertools
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,7 +81,7 @@ def test_what_there_is(glass):
     found = glass.answer("model", {})
     assert (found["layers"], found["heads"], found["experts"], found["name"]) == (2, 4, 0, "pretrain")
     assert [one["step"] for one in found["checkpoints"]] == [10, 20, 30]
-    assert set(found["code"]) == set(found["docs"])
+    assert all((Path(__file__).parents[2] / page).is_file() for page in found["docs"].values())
     for room, place in found["code"].items():
         code = glass.answer("code", {"room": room})
         assert place["label"] == f"{code['file']}:{code['line']}"

@@ -2,17 +2,15 @@
 
 import json
 import re
-import shutil
 from typing import ClassVar
 
 import pytest
+from chromium import needs_chromium
 from conftest import Scripted, script, serving
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here; on Debian: apt-get install chromium")
+pytestmark = needs_chromium
 expect.set_options(timeout=15_000)  # a busy machine is no failure
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
 class Stage(Scripted):
@@ -29,14 +27,6 @@ def stage(model, tokenizer):
 
     with serving(model, tokenizer, Stage, context=2048) as (says.url, says.service):
         yield says
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ function showLinks({ id }) {
     $("source").firstElementChild.textContent = (await ask("code", { room: id })).source;
   });
   $("source").hidden = true;
-  $("links").replaceChildren(code, h("span", {}, `${say("docs")}: `, h("code", {}, model.docs[id][spoken()])));
+  $("links").replaceChildren(code, h("span", {}, `${say("docs")}: `, h("code", {}, model.docs[spoken()])));
 }
 
 function tell(message) {
