@@ -28,13 +28,13 @@ def write(folder: Path, number: int, samples: Sequence[Sample], packs: Sequence[
     Raises:
         UserError: the folder cannot be written.
     """
-    learned: dict[int, tuple[list[float], list[float] | None]] = {}
+    learned: dict[Sample, tuple[list[float], list[float] | None]] = {}
     for packed in packs:
         batch = packed.batch
         old = packed.gather(batch.old_log_probs) if batch.old_log_probs.any() else None
         for nth, (sample, advantages) in enumerate(zip(packed.samples, packed.gather(batch.advantages), strict=True)):
-            learned[id(sample)] = advantages.tolist(), None if old is None else old[nth].tolist()
-    lines = [_line(number, sample, *learned.get(id(sample), (None, None))) for sample in samples]
+            learned[sample] = advantages.tolist(), None if old is None else old[nth].tolist()
+    lines = [_line(number, sample, *learned.get(sample, (None, None))) for sample in samples]
     everybodys = [line for some in ranks.all_gather(lines) for line in some]
     if runtime.is_main():
         with files.writing_to(folder):

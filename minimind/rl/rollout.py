@@ -17,9 +17,12 @@ from minimind.model.qwen3 import Transformer
 from minimind.train import parallel
 
 
-@dataclass
+@dataclass(eq=False)
 class Sample:
-    """One answer, or one trajectory in which tools spoke too, on its way from the engine to the trainer."""
+    """One answer, or one trajectory in which tools spoke too, on its way from the engine to the trainer.
+
+    Two that say the same are still two.
+    """
 
     prompt: Prompt
     prompt_ids: list[int]
