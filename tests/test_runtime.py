@@ -1,5 +1,6 @@
 """What `runtime` asks of the operating system."""
 
+import os
 import subprocess
 import sys
 
@@ -27,3 +28,10 @@ def test_kept_memory_is_not_cleared_again():
         for way in ("as it comes", "keep")
     )
     assert 3 * kept < as_it_comes
+
+
+def test_a_processor_that_is_held_to_avx2_computes_as_one_that_has_no_more():
+    asks = "import torch; from minimind import runtime; print(runtime.compute_dtype(torch.device('cpu')))"
+    held = os.environ | {"ATEN_CPU_CAPABILITY": "avx2"}
+    said = subprocess.run([sys.executable, "-c", asks], env=held, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "torch.float32"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -153,7 +154,20 @@ def test_a_demo_until_a_stage_ends_there_and_a_later_one_goes_on(quick, minimind
 
 def test_the_first_model_that_answers_is_announced(quick):
     words = " ".join(quick[1].err.split())
-    assert words.index("You can talk to it now") < words.index("distill:")
+    examined = re.search(r"sft: \d+ s", words)
+    assert examined
+    assert words.index("You can talk to it now") < examined.start(), "before it is examined"
+
+
+def test_what_cannot_answer_yet_is_asked_little(tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(demo.Pipeline, "_random", lambda self, tokenizer: "random")
+    monkeypatch.setattr(demo.Pipeline, "_train", lambda self, name, *rest: name)
+    monkeypatch.setattr(demo.Pipeline, "_measure", lambda self, model, most: asked.update({model: most}) or {})
+    made = demo.Pipeline(tmp_path, False, "cpu")
+    for name in pipeline.STAGES:
+        made.stage(name, tmp_path)
+    assert asked == dict.fromkeys(pipeline.STAGES) | {"random": pipeline.FEW, "pretrain": pipeline.FEW}
 
 
 def test_a_damaged_marker_is_one_sentence(minimind, tmp_path):
