@@ -164,9 +164,20 @@ def _read(kind: type[R], path: Path, chain: list[Path]) -> dict[str, Any]:
     extends = tree.pop("extends", None)
     for name, section in tree.items():
         if isinstance(section, dict):
-            tree[name] = {_newest(f"{name}.{key}", str(path)).split(".")[1]: value for key, value in section.items()}
+            tree[name] = _renamed(name, section, str(path))
     _build(kind, tree, str(path), "")  # a mistake is named with the file that it is in
     return tree if extends is None else _merge(_read(kind, _base(extends, path), [*chain, path]), tree)
+
+
+def _renamed(name: str, section: dict[str, Any], where: str) -> dict[str, Any]:
+    """A section with each key's name of now."""
+    found: dict[str, Any] = {}
+    for key, value in section.items():
+        newest = _newest(f"{name}.{key}", where).partition(".")[2]
+        if newest in found:
+            raise UsageError(f"{where}: {name}.{newest} is given twice, by its old name and its new one; delete one")
+        found[newest] = value
+    return found
 
 
 def _newest(name: str, where: str) -> str:

@@ -61,6 +61,9 @@ def test_the_keys_of_older_recipes_still_load(tmp_path, capsys):
     said = capsys.readouterr().err
     assert all(f"{before} is called {now} now" in said for before, now in recipe.RENAMED.items())
     assert "spread" not in recipe.dump(read)
+    (tmp_path / "r.toml").write_text("[rl]\nrows = 3\nmax_batch_size = 4\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"rl.max_batch_size is given twice, by its old name and its new one"):
+        recipe.load(Recipe, tmp_path / "r.toml")
 
 
 def write(folder: Path, **files: str) -> None:

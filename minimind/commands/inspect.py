@@ -50,19 +50,19 @@ def inspect(
     from minimind.engine.background import EngineThread
     from minimind.engine.engine import Engine
     from minimind.inspect.glass import LookingGlass
+    from minimind.model.store import load_model
     from minimind.serve.service import Service
     from minimind.serve.settings import Settings
 
     glass = LookingGlass(model, device)
     shelf = glass.shelf
     listening = server.listen(host, port)
-    shown = f"[{host}]" if ":" in host else host
-    url = f"http://{shown}:{listening.getsockname()[1]}"
+    url = server.address(host, listening)
     console.say(f"  looking-glass  {url}/inspect   {shelf.name}, {len(shelf.models)} checkpoint(s)")
     console.say(f"  chat page      {url}/          Ctrl-C stops the server.")
 
     def load() -> EngineThread:
-        weights = shelf.model(shelf.place(None))
+        weights = load_model(shelf.models[-1].folder, device=shelf.device)  # its own: those looked into have hooks
         return EngineThread(Engine(weights, shelf.tokenizer, max_batch_size=2, context=context), max_waiting=16)
 
     server.run(Service(Settings(model=shelf.name), shelf.tokenizer, glass), load, listening)

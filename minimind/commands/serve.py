@@ -118,8 +118,7 @@ def serve(
     tokenizer = Tokenizer.load(model)
     glass = LookingGlass(model, device) if server.is_loopback(host) else None  # it is for who sits at the machine
     listening = server.listen(host, port)
-    shown = f"[{host}]" if ":" in host else host
-    url = f"http://{shown}:{listening.getsockname()[1]}"
+    url = server.address(host, listening)
     console.say(console.bold(settings.model), " is being loaded. Ctrl-C stops the server.")
     console.say(f"  chat page        {url}/")
     if glass:

@@ -61,17 +61,17 @@ def causal_trace(
     """Run both questions, then the corrupt one once for each layer and position.
 
     Raises:
-        UserError: the questions are the same.
+        UserError: no position has a state to put in.
     """
     sources, first = aligned(clean, corrupt)
-    if list(clean) == list(corrupt):
-        raise UserError("both questions are the same: ask about two people, so that there is something to restore")
+    positions = [t for t in range(first, len(corrupt)) if sources[t] is not None]
+    if not positions:
+        raise UserError("both questions are the same, or one is the beginning of the other: ask about two people")
     clean_run, corrupt_run = trace(model, clean), trace(model, corrupt)
     clean_V, corrupt_V = (run.logits[-1].softmax(-1) for run in (clean_run, corrupt_run))
     answer = int(clean_V.argmax()) if answer is None else answer
     length, layers = len(corrupt), len(model.layers)
     restored = torch.full((layers + 1, length), float(corrupt_V[answer]))
-    positions = [t for t in range(first, length) if sources[t] is not None]
     ids_1T = torch.tensor([list(corrupt)], device=clean_run.residual.device)
     for layer in range(layers + 1):
         for some in torch.tensor(positions).split(max(1, TOKENS_AT_ONCE // length)):

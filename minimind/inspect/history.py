@@ -11,6 +11,7 @@ from minimind.data.smallworld.world import ATTRIBUTES, LANGUAGES, build_world
 from minimind.fields import Fields
 from minimind.inspect.prompts import Fact, read_prompt
 from minimind.inspect.trace import packed
+from minimind.model.attend import Segments
 from minimind.model.qwen3 import Transformer
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import metrics
@@ -23,9 +24,9 @@ POINTS = 400
 @torch.no_grad()
 def token_losses(model: Transformer, ids: Sequence[int]) -> Tensor:
     """Negative log-likelihood (nats) of each token but the first, `[T - 1]`."""
-    ids_1N, segments = packed([ids], model.output_weight.device)
-    logits_TV = model.logits(model(ids_1N, segments).states)[0].float()
-    return torch.nn.functional.cross_entropy(logits_TV[:-1], ids_1N[0, 1:], reduction="none")
+    ids_1T = torch.tensor([list(ids)], device=model.output_weight.device)
+    logits_TV = model.logits(model(ids_1T, Segments.whole(ids_1T)).states)[0].float()
+    return torch.nn.functional.cross_entropy(logits_TV[:-1], ids_1T[0, 1:], reduction="none")
 
 
 def held_out_facts() -> list[Fact]:
@@ -66,4 +67,4 @@ def curve(run: Path) -> dict[str, Any]:
     for name, key in (("loss", "loss"), ("valid", "valid_bpb")):
         points = [[line["step"], line[key]] for line in lines if isinstance(line.get(key), float)]
         found[name] = points[:: -(-len(points) // POINTS) or 1]
-    return {"stage": run.absolute().name, **found}
+    return {"stage": run.name, **found}

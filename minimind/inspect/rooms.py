@@ -56,18 +56,11 @@ def answer_model(view: View, asked: Fields) -> Answer:
         "parameters": config.parameters(),
         "layers": config.num_hidden_layers,
         "heads": config.num_attention_heads,
-        "kv_heads": config.num_key_value_heads,
-        "hidden": config.hidden_size,
-        "vocab": config.vocab_size,
         "experts": config.num_experts,
-        "sparse_layers": [layer for layer in range(config.num_hidden_layers) if config.is_sparse(layer)],
-        "context": config.max_position_embeddings,
         "checkpoints": [{"name": one.name, "step": one.step, "stage": one.stage} for one in shelf.models],
         "others": [{"name": one.name} for one in shelf.others],
         "examples": examples(),
         "facts": fact_pairs(view.tokenizer),
-        "runs": bool(shelf.runs),
-        "practice": any(practice.rollouts(run) for run in shelf.runs),
         "code": {room: {"label": "{}:{}".format(*_where(function))} for room, function in ROOMS.items()},
         "docs": {language: f"docs/{language}/looking-glass.md" for language in LANGUAGES},
     }
@@ -102,7 +95,7 @@ def answer_merges(view: View, asked: Fields) -> Answer:
         {"pieces": [text_of(piece) for piece in step.pieces], "joined": step.joined, "rank": step.rank}
         for step in words.merge_steps(view.tokenizer, id)
     ]
-    return {"text": view.shown(id), "control": words.is_control(view.tokenizer, id), "steps": steps}
+    return {"steps": steps}
 
 
 # Through the layers
@@ -140,13 +133,10 @@ def answer_token(view: View, asked: Fields) -> Answer:
     blocks = zip(parts.attention.tolist(), parts.mlp.tolist(), parts.heads.tolist(), strict=True)
     layers = [{"probability": rounded(p), "rank": rank} for p, rank in zip(*(x.tolist() for x in found), strict=True)]
     return {
-        "text": view.shown(token),
         "layers": layers,
-        **layers[-1],
         "logit": rounded(parts.logit),
         "embedding": rounded(parts.embedding),
         "blocks": [{"attention": rounded(a), "mlp": rounded(m), "heads": all_rounded(h)} for a, m, h in blocks],
-        "scale": rounded(parts.scale),
     }
 
 
@@ -171,7 +161,7 @@ def answer_heads(view: View, asked: Fields) -> Answer:
     ]
     scores = heads.head_scores(view.shelf.model(view.place(asked)), ordinary, tokenizer.bos_id)
     figures = {name: [all_rounded(layer) for layer in score.tolist()] for name, score in scores._asdict().items()}
-    return {**figures, "length": heads.LENGTH, "sequences": heads.SEQUENCES}
+    return figures
 
 
 def answer_without(view: View, asked: Fields) -> Answer:
@@ -207,7 +197,6 @@ def answer_experts(view: View, asked: Fields) -> Answer:
     frequent = kept(view.words_of_experts, place, MODELS, lambda: _words(view, model))
     return {
         "tokens": view.texts(trace.ids),
-        "chosen": found[0].chosen.shape[1],
         "layers": [
             {
                 "layer": one.layer,
@@ -285,7 +274,11 @@ def answer_curve(view: View, asked: Fields) -> Answer:
 def answer_learned(view: View, asked: Fields) -> Answer:
     """Which held-out facts each checkpoint knows."""
     told = history.held_out_facts()
-    right = [history.knows(view.shelf.model(place), view.tokenizer, told) for place in view.shelf.models]
+    right = []
+    for place in view.shelf.models:
+        model = view.shelf.model(place)
+        with switched_off(model, asked.items("off")):
+            right.append(history.knows(model, view.tokenizer, told))
     found = [
         {
             "question": fact.question,
@@ -310,9 +303,8 @@ def answer_practice(view: View, asked: Fields) -> Answer:
     """Which rollouts of a run were kept."""
     run = _practised(view)
     if run is None:
-        return {"stage": None, "rollouts": [], "components": {}, "divide_by_sigma": True}
+        return {"rollouts": [], "components": {}, "divide_by_sigma": True}
     return {
-        "stage": run.absolute().name,
         "rollouts": practice.rollouts(run),
         "components": practice.weights(run),
         "divide_by_sigma": practice.divides(run),

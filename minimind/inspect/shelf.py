@@ -2,8 +2,8 @@
 
 import re
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
-from threading import Lock
 from typing import NamedTuple
 
 from minimind import runtime
@@ -37,7 +37,7 @@ class Shelf:
     """
 
     def __init__(self, path: str | Path, device: str = "auto") -> None:
-        path = Path(path)
+        path = Path(path).absolute()
         self.device = runtime.device(device)
         self.models: list[Place]
         """In the order of training; the last one is what is looked at first."""
@@ -53,21 +53,19 @@ class Shelf:
                 [place for place in history if _earlier(place, last)] + [last],
                 [run] if run else [],
             )
-            beside = (run or path).parent
-            self.others = [_last(other) for other in _runs_in(beside) if other != run and _last(other).folder != path]
+            self.others = _beside(run or path)
         elif models := _models_of(path):
             self.models, self.runs = models, [path]
-            self.others = [_last(other) for other in _runs_in(path.absolute().parent) if other.name != path.name]
-        elif runs := sorted(_runs_in(path), key=lambda run: (_written(_last(run).folder), run.name)):
-            self.runs = runs
-            self.models = [place._replace(name=f"{run.name}/{place.name}") for run in runs for place in _models_of(run)]
+            self.others = _beside(path)
+        elif runs := _runs_in(path):
+            self.runs = sorted(runs, key=lambda run: (runs[run][-1].folder.stat().st_mtime, run.name))
+            self.models = [place._replace(name=f"{run.name}/{place.name}") for run in self.runs for place in runs[run]]
         else:
             load_config(path)  # says what is wrong with it
             raise UserError(f"{path} has no model in it: name a model directory or a run's folder")
         load_config(self.models[-1].folder)
         self.tokenizer = Tokenizer.load(self.models[-1].folder)
-        self.name = _name(path)
-        self._lock = Lock()
+        self.name = path.parent.name if path.name == "model" else path.name
         self._loaded: OrderedDict[Path, Transformer] = OrderedDict()
 
     def place(self, name: str | None) -> Place:
@@ -85,13 +83,12 @@ class Shelf:
 
     def model(self, place: Place) -> Transformer:
         """A model, kept in memory until newer ones need the room."""
-        with self._lock:  # the chat page's model is loaded by another thread
-            if place.folder not in self._loaded:
-                self._loaded[place.folder] = load_model(place.folder, device=self.device)
-                while len(self._loaded) > 2 and sum(map(_bytes, self._loaded.values())) > MAX_BYTES:
-                    self._loaded.popitem(last=False)
-            self._loaded.move_to_end(place.folder)
-            return self._loaded[place.folder]
+        if place.folder not in self._loaded:
+            self._loaded[place.folder] = load_model(place.folder, device=self.device)
+            while len(self._loaded) > 2 and sum(map(_bytes, self._loaded.values())) > MAX_BYTES:
+                self._loaded.popitem(last=False)
+        self._loaded.move_to_end(place.folder)
+        return self._loaded[place.folder]
 
 
 def _is_model(path: Path) -> bool:
@@ -100,7 +97,7 @@ def _is_model(path: Path) -> bool:
 
 def _run_of(model: Path) -> Path | None:
     """The run that a model directory is the result of, or a checkpoint of."""
-    parent = model.absolute().parent
+    parent = model.parent
     run = parent.parent if parent.name == "checkpoints" else parent
     return run if (run / "metrics.jsonl").is_file() else None
 
@@ -120,20 +117,20 @@ def _earlier(place: Place, last: Place) -> bool:
     return last.step is None or place.step is None or place.step < last.step
 
 
-def _last(run: Path) -> Place:
-    return _models_of(run)[-1]._replace(name=run.name)
+def _beside(run: Path) -> list[Place]:
+    """The results of the runs that lie beside one."""
+    return [models[-1]._replace(name=other.name) for other, models in _runs_in(run.parent).items() if other != run]
 
 
-def _runs_in(folder: Path) -> list[Path]:
-    """Folders that hold a language model's run, or its result alone."""
-    found = []
-    for run in sorted(folder.iterdir()) if folder.is_dir() else []:
-        try:
-            if run.is_dir() and (models := _models_of(run)):
-                load_config(models[-1].folder)
-                found.append(run)
-        except UserError:  # a reward model, or something broken
-            continue
+def _runs_in(folder: Path) -> dict[Path, list[Place]]:
+    """Folders that hold a language model's run, or its result alone, and their models."""
+    found = {}
+    with suppress(OSError):  # others' folders, which need not be ours to read
+        for run in sorted(folder.iterdir()):
+            with suppress(OSError, UserError):  # a reward model, or something broken
+                if models := _models_of(run):
+                    load_config(models[-1].folder)
+                    found[run] = models
     return found
 
 
@@ -142,15 +139,6 @@ def _step(folder: Path, run: Path | None) -> int | None:
         return int(match[1])
     lines = metrics.read(run / "metrics.jsonl") if run else []
     return max((int(line["step"]) for line in lines), default=None)
-
-
-def _name(path: Path) -> str:
-    path = path.absolute()
-    return path.parent.name if path.name == "model" else path.name
-
-
-def _written(folder: Path) -> float:
-    return folder.stat().st_mtime
 
 
 def _bytes(model: Transformer) -> int:

@@ -194,8 +194,7 @@ def packed(texts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor
     document_ids = torch.tensor([[number for number, ids in enumerate(texts) for _ in ids]], dtype=torch.int32)
     positions = torch.tensor([[position for ids in texts for position in range(len(ids))]])
     ids_1N = torch.tensor([[id for ids in texts for id in ids]])
-    host, on = document_ids, device
-    return ids_1N.to(on), Segments(document_ids.to(on), positions.to(on), host_ids=host)
+    return ids_1N.to(device), Segments(document_ids.to(device), positions.to(device), host_ids=document_ids)
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ KEPT_TRACES = 8
 
 
 class View:
-    """The models at `path`, and what a question says about them. Not thread-safe, but for `shelf`."""
+    """The models at `path`, and what a question says about them. Not thread-safe."""
 
     def __init__(self, path: str | Path, device: str = "auto") -> None:
         self.shelf = Shelf(path, device)

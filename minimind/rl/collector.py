@@ -73,7 +73,7 @@ class Collector:
         self.prompt_stream = PromptStream(len(prompts), seed)
         self.meter = Meter()
         self.last_rollout: list[Sample] = []
-        """This rank's part of the last rollout."""
+        """This rank's samples of the last rollout, of all its attempts."""
 
     def collect(self, rank: int, world: int) -> list[Sample]:
         """This rank's share of a rollout: samples of as many groups as asked for, or of those that teach something.

@@ -36,12 +36,15 @@ def write(folder: Path, number: int, samples: Sequence[Sample], packs: Sequence[
             learned[sample] = advantages.tolist(), None if old is None else old[nth].tolist()
     lines = [_line(number, sample, *learned.get(sample, (None, None))) for sample in samples]
     everybodys = [line for some in ranks.all_gather(lines) for line in some]
-    if runtime.is_main():
+
+    def keep() -> None:
+        text = "".join(write_json(line, separators=(",", ":")) + "\n" for line in everybodys)
         with files.writing_to(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            text = "".join(write_json(line, separators=(",", ":")) + "\n" for line in everybodys)
             files.write_text(folder / f"rollout-{number:06d}.jsonl", text)
             _thin_out(folder)
+
+    ranks.on_all_ranks(keep if runtime.is_main() else lambda: None)
 
 
 def numbers(folder: Path) -> list[int]:

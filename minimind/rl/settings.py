@@ -4,9 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from minimind.errors import UsageError
-from minimind.limits import POSITIVE, Limit, at_least, check
-
-BETWEEN = Limit(lambda value: 0 <= value <= 1, "between 0 and 1")
+from minimind.limits import FRACTION, POSITIVE, Limit, at_least, check
 
 
 @dataclass
@@ -96,7 +94,7 @@ class RlConfig:
                 f"recipe: rl.temperature = {self.temperature} must be above 0: without chance all answers are the same"
             )
         check("rl", self, Limit(lambda x: 0 < x <= 1, "above 0 and at most 1"), "top_p")
-        check("rl", self, BETWEEN, "thinking_ratio")
+        check("rl", self, FRACTION, "thinking_ratio")
         if self.stop_kl and self.epochs * self.minibatches == 1:
             raise UsageError(
                 "recipe: rl.stop_kl has no effect where each rollout makes one step: the policy is the one that "
@@ -137,7 +135,7 @@ class PpoConfig:
 
     def check(self) -> None:
         """Raise a `UsageError` that names the field if a value cannot work."""
-        check("ppo", self, BETWEEN, "gamma", "lam")
+        check("ppo", self, FRACTION, "gamma", "lam")
         check("ppo", self, at_least(0), "value_coef", "value_clip", "critic_lr", "warmup_rollouts", "target_kl")
 
 

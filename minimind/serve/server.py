@@ -40,6 +40,11 @@ def listen(host: str, port: int) -> socket.socket:
         raise UserError(f"cannot listen on {host}:{port} ({reason}); choose another --port or --host") from error
 
 
+def address(host: str, listening: socket.socket) -> str:
+    """What a browser is told to open."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+
+
 def configure(service: Service) -> uvicorn.Config:
     """How the application is served."""
     return uvicorn.Config(

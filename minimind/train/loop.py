@@ -8,8 +8,8 @@ One rule makes accumulation, packing and several ranks exact: the gradient of a 
 
     (sum of the loss over everything in the step) / (number of items in the step),
 
-where a batch says what it weighs (its supervised tokens; its pairs, where answers are compared). Weights are added up
-over all micro-batches and ranks before the first backward pass: never a mean of means.
+where a batch says how many items it has (`num_items`: its supervised tokens; its pairs, where answers are compared).
+They are added up over all micro-batches and ranks before the first backward pass: never a mean of means.
 """
 
 import math

@@ -73,8 +73,8 @@ def tokenizer():
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory, tokenizer):
-    """A run with two checkpoints, its result and a kept rollout; beside it a dense model. Served."""
+def runs(tmp_path_factory, tokenizer):
+    """`small`, a run with two checkpoints, its result and a kept rollout; beside it `dense`, a model without a log."""
     runs = tmp_path_factory.mktemp("runs")
     run = runs / "small"
     for seed, name in enumerate(("checkpoints/step-00000010", "checkpoints/step-00000020", "model")):
@@ -88,7 +88,12 @@ def url(tmp_path_factory, tokenizer):
     (runs / "dump" / "rollout-000000.jsonl").write_text(rollout, encoding="utf-8")
     recipe = f"[rl]\ndump = {json.dumps(str(runs / 'dump'))}\n[scoring.weights]\nexact = 1.0\nclosed = 0.0\n"
     (run / "recipe.toml").write_text(recipe, encoding="utf-8")
-    with serving(run) as url:
+    return runs
+
+
+@pytest.fixture(scope="module")
+def url(runs):
+    with serving(runs / "small") as url:
         yield url
 
 
@@ -268,6 +273,17 @@ def test_the_slider_shows_another_checkpoint_and_other_numbers(visit):
     expect(page.locator("#step-name")).to_have_text("small, step 10")
     page.locator(".heat summary").first.click()
     assert rows.inner_text() != last
+
+
+def test_a_model_that_came_without_a_log_has_a_name_and_no_step(browser, runs):
+    with serving(runs) as url, browser.new_context() as context:
+        page = context.new_page()
+        page.goto(
+            f"{url}/inspect#{urlencode({'room': 'time', 'prompt': json.dumps(PROMPT), 'checkpoint': 'dense/model'})}"
+        )
+        drawn(page)
+        expect(page.locator("#step-name")).to_have_text("dense")
+        assert not re.search(r"undefined|null|NaN", page.locator("body").inner_text())
 
 
 def test_other_weights_of_the_rewards_give_other_advantages(visit):

@@ -12,6 +12,7 @@ import torch
 
 from minimind.config import PRESETS
 from minimind.errors import UserError
+from minimind.inspect import history, shelf
 from minimind.inspect.facts import aligned, causal_trace
 from minimind.inspect.glass import LookingGlass
 from minimind.inspect.shelf import Shelf
@@ -77,6 +78,27 @@ def test_a_run_is_its_checkpoints_and_its_result(runs):
         Shelf(runs / "pretrain" / "checkpoints", "cpu")
 
 
+@pytest.mark.parametrize("inside", ["pretrain", "pretrain/model", "moe/model", "."])
+def test_a_path_may_be_relative(runs, monkeypatch, inside):
+    whole = Shelf(runs / inside, "cpu")
+    monkeypatch.chdir(runs / inside)
+    here = Shelf(".", "cpu")
+    assert (here.name, here.models, here.others, here.runs) == (whole.name, whole.models, whole.others, whole.runs)
+
+
+def test_what_lies_beside_need_not_be_ours_to_read(runs, monkeypatch):
+    known = shelf._models_of
+
+    def models_of(run):
+        if run.name == "moe":
+            raise PermissionError(run)
+        return known(run)
+
+    monkeypatch.setattr(shelf, "_models_of", models_of)
+    assert Shelf(runs / "pretrain", "cpu").others == []
+    assert {place.stage for place in Shelf(runs, "cpu").models} == {"pretrain"}
+
+
 def test_what_there_is(glass):
     found = glass.answer("model", {})
     assert (found["layers"], found["heads"], found["experts"], found["name"]) == (2, 4, 0, "pretrain")
@@ -118,9 +140,7 @@ def test_merge_by_merge(glass):
         assert steps[0]["pieces"] == [word] if word == "!" else len(steps[0]["pieces"]) == len(word.encode())
         assert steps[-1]["pieces"] == [word]
         assert all(len(b["pieces"]) == len(a["pieces"]) - 1 for a, b in itertools.pairwise(steps))
-    control = glass.answer("merges", {"id": tokenizer.eos_id})
-    assert control["control"]
-    assert not control["steps"]
+    assert glass.answer("merges", {"id": tokenizer.eos_id})["steps"] == []  # a control token
 
 
 def test_the_lens_and_a_token(glass):
@@ -199,8 +219,9 @@ def test_causal_tracing_restores_the_answer(glass):
     answered = glass.answer("facts", {"clean": {"text": "Alice lives in"}, "corrupt": {"text": "Bob Brown lives in"}})
     assert np.shape(answered["restored"]) == (3, len(answered["tokens"]))
     assert (None in answered["from"]) == any(None in layer for layer in answered["restored"])
-    with pytest.raises(UserError, match="both questions are the same"):
-        glass.answer("facts", {"clean": {"text": "a"}, "corrupt": {"text": "a"}})
+    for clean in ("Alice", "Alice lives in", "Alice lives in Paris"):
+        with pytest.raises(UserError, match="both questions are the same, or one is the beginning of the other"):
+            glass.answer("facts", {"clean": {"text": clean}, "corrupt": {"text": "Alice lives in"}})
 
 
 def test_over_time(glass):
@@ -217,6 +238,20 @@ def test_over_time(glass):
     learned = glass.answer("learned", {})
     assert len(learned["facts"]) == 24
     assert not any(any(fact["right"]) for fact in learned["facts"])
+
+
+def test_what_each_checkpoint_knows_without_a_part(glass, monkeypatch):
+    """`off` is heard by every room that asks a model."""
+    seen = []
+    monkeypatch.setattr(
+        history, "knows", lambda model, tokenizer, told: seen.append(hooks(model)) or [True] * len(told)
+    )
+    glass.answer("learned", {"off": [{"layer": 1, "mlp": True}]})
+    assert seen == [1, 1, 1]
+
+
+def hooks(model):
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
 def test_side_by_side(glass):

@@ -4,8 +4,10 @@ import json
 
 import pytest
 import torch
+from processes import in_ranks
 
 from minimind.data.prompts import Prompt
+from minimind.errors import UserError
 from minimind.inspect import practice
 from minimind.rl import dump
 from minimind.rl.batch import pack
@@ -72,6 +74,16 @@ def test_the_first_and_the_newest_stay(tmp_path, samples, monkeypatch):
     kept = dump.numbers(tmp_path)
     assert kept[0] == 0
     assert kept[-2:] == [10, 11]
+
+
+def dump_into_a_file(folder, samples):
+    with pytest.raises(UserError, match="cannot be written"):
+        dump.write(folder, 0, samples, [])
+
+
+def test_no_rank_waits_for_one_that_cannot_write(tmp_path, samples):
+    (tmp_path / "file").write_text("")
+    in_ranks(2, dump_into_a_file, tmp_path / "file", samples, seconds=60)
 
 
 def test_the_looking_glass_shows_it(tmp_path, samples):

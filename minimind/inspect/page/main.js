@@ -6,7 +6,7 @@ import { readPrompt, showExamples, writePrompt } from "./prompt.js";
 import { ROOMS } from "./rooms.js";
 import { isDark } from "./scale.js";
 import { ask } from "./server.js";
-import { say, speak, spoken } from "./words.js";
+import { placeName, say, speak, spoken } from "./words.js";
 
 /** What is looked at: `off` are the parts that are switched off, `{layer, head}`, `{layer, mlp: true}` or `{layer}`. */
 const state = { room: ROOMS[0].id, prompt: null, checkpoint: null, off: [] };
@@ -112,7 +112,7 @@ function showStep() {
   $("steps").hidden = steps.length < 2;
   $("step").max = steps.length - 1;
   $("step").value = at;
-  $("step-name").textContent = `${steps[at].stage}, ${say("step")} ${steps[at].step.toLocaleString("en")}`;
+  $("step-name").textContent = placeName(steps[at]);
   $("step").setAttribute("aria-valuetext", $("step-name").textContent);
 }
 

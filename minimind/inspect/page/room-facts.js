@@ -57,7 +57,7 @@ function fields(name, { text, messages, begins }) {
 async function traced(state, ask) {
   let found;
   try {
-    found = await ask("facts", { clean: asked.clean, corrupt: asked.corrupt, checkpoint: state.checkpoint });
+    found = await ask("facts", { clean: asked.clean, corrupt: asked.corrupt, checkpoint: state.checkpoint, off: state.off });
   } catch (error) {
     return [h("p", { role: "alert" }, error.message)]; // the form stays, so that the question can be mended
   }

@@ -10,12 +10,12 @@ const say = words({
   en: {
     title: "Side by side",
     explanation: "Two models read the same prompt: before and after a stage, dense and with experts. Each token is coloured by how much the two disagree on what comes after it, the Kullback–Leibler divergence in nats. Choose one to see what each would say; the map below shows after which layer they part.",
-    "no-pair": "Name a second model to compare with: minimind inspect MODEL --with OTHER", other: "Compare with", "kl-tokens": "How much the two disagree after each token", "kl-layers": "How much the two disagree after each layer", "would-say": "what comes next", "other-depth": "The two models have different numbers of layers.",
+    "no-pair": "There is no second model here. Open a run beside others, or the folder of all runs: minimind inspect RUNS", other: "Compare with", "kl-tokens": "How much the two disagree after each token", "kl-layers": "How much the two disagree after each layer", "would-say": "what comes next", "other-depth": "The two models have different numbers of layers.",
   },
   zh: {
     title: "并排",
     explanation: "两个模型读同一段输入：某个阶段之前和之后，稠密的和有专家的。词元的颜色表示两者对下一个词元的分歧有多大，即以奈特计的 KL 散度。点一个词元，看两者各会说什么；下面的图表示它们在哪一层之后分开。",
-    "no-pair": "请再给一个模型来比较：minimind inspect MODEL --with OTHER", other: "与之比较", "kl-tokens": "在每个词元之后两者分歧多大", "kl-layers": "在每一层之后两者分歧多大", "would-say": "接下来会说", "other-depth": "两个模型的层数不同。",
+    "no-pair": "这里没有第二个模型。请打开旁边还有其他训练的训练目录，或所有训练的上级目录：minimind inspect RUNS", other: "与之比较", "kl-tokens": "在每个词元之后两者分歧多大", "kl-layers": "在每一层之后两者分歧多大", "would-say": "接下来会说", "other-depth": "两个模型的层数不同。",
   },
 });
 

@@ -11,14 +11,14 @@ const say = words({
     explanation: "In reinforcement learning the model answers the same prompt several times; rewards say how good each answer was, and an answer's advantage is how much better it was than its group. Tokens of better answers are made more probable, those of worse ones less. Change the weights of the rewards and see whose advantage changes sign.",
     "no-practice": "Nothing was kept of this run's episodes. Train with --set.rl.dump DIR, and open the run again.",
     "which-rollout": "Rollout", "which-prompt": "Prompt", weights: "Weights of the rewards", reward: "reward", advantage: "advantage", "was-advantage": "advantage then", completion: "completion", completions: "Completions, best first",
-    "colour-by": "Colour by", ratio: "probability ratio new / old", mask: "trained on", "episode": "Completion {0}, token by token", reset: "As they were",
+    "colour-by": "Colour by", ratio: "probability ratio trainer / engine", mask: "trained on", "episode": "Completion {0}, token by token", reset: "As they were",
   },
   zh: {
     title: "练习场",
     explanation: "强化学习让模型对同一个提示回答好几次；奖励说明每个回答有多好，一个回答的优势就是它比同组的平均好多少。好回答的词元变得更可能，差回答的更不可能。改一改各项奖励的权重，看看谁的优势变了号。",
     "no-practice": "这次训练没有保存回合。训练时加上 --set.rl.dump DIR，再打开这个目录。",
     "which-rollout": "rollout", "which-prompt": "提示", weights: "各项奖励的权重", reward: "奖励", advantage: "优势", "was-advantage": "当时的优势", completion: "回答", completions: "各个回答，好的在前",
-    "colour-by": "着色依据", ratio: "概率比 新 / 旧", mask: "参与训练", "episode": "第 {0} 个回答，逐个词元", reset: "恢复原样",
+    "colour-by": "着色依据", ratio: "概率比 训练端 / 采样端", mask: "参与训练", "episode": "第 {0} 个回答，逐个词元", reset: "恢复原样",
   },
 });
 

@@ -6,7 +6,7 @@ import { heatmap } from "./heatmap.js";
 import { later } from "./later.js";
 import { brief, percent } from "./scale.js";
 import { visible } from "./strip.js";
-import { words } from "./words.js";
+import { placeName, words } from "./words.js";
 
 const say = words({
   en: {
@@ -34,7 +34,7 @@ export const room = {
     const here = steps.find(({ name }) => name === state.checkpoint);
     const go = (step, stage = here.stage) => set({ checkpoint: steps.filter((one) => one.stage === stage).reduce((best, one) => (Math.abs(one.step - step) < Math.abs(best.step - step) ? one : best)).name });
     const [{ runs }, history] = await Promise.all([ask("curve"), ask("history", { ...given(), checkpoint: null })]);
-    const names = steps.map(({ stage, step }) => `${stage} ${step.toLocaleString("en")}`);
+    const names = steps.map(placeName);
     const curve = ({ stage, loss, valid }) => chart({
       series: [{ name: say("training"), points: loss }, ...(valid.length ? [{ name: say("validation"), points: valid }] : [])], label: `${say("curve")}: ${stage}`, xTitle: `${stage}, ${say("step")}`, yTitle: say("loss"),
       mark: stage === here.stage ? here.step : null, onchoose: (step) => go(step, stage),
@@ -45,7 +45,7 @@ export const room = {
       heatmap({ values: history.losses, rows: names, columns: history.tokens.slice(1).map(visible), label: say("token-loss"), wide: 18, tall: 20,
         about: (row, at) => `${visible(history.tokens[at + 1])}, ${names[row]}: ${brief(history.losses[row][at])} ${say("nats")}`, onchoose: (row) => set({ checkpoint: steps[row].name }) }),
       h("h3", {}, say("learned")),
-      later(ask("learned"), (found) => facts(found.facts, names, (at) => set({ checkpoint: steps[at].name }))),
+      later(ask("learned", { off: state.off }), (found) => facts(found.facts, names, (at) => set({ checkpoint: steps[at].name }))),
     ];
   },
 };

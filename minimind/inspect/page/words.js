@@ -1,6 +1,6 @@
 // Every word of the page's frame, in both languages; what a room says is beside the room.
 
-import { teach } from "/page/language.js";
+import { say, teach } from "/page/language.js";
 
 export { say, speak, spoken, words } from "/page/language.js";
 
@@ -30,3 +30,6 @@ teach({
     rank: "名次", bytes: "字节", parameters: "M 参数", experts: "个专家", embedding: "嵌入", heads: "个头", mlp: "MLP", off: "已关闭", "on-again": "全部重新打开", loss: "损失", nats: "奈特",
   },
 });
+
+/** A checkpoint as it is written; a model that came without its run's log has no step. */
+export const placeName = ({ stage, step }) => (step == null ? stage : `${stage}, ${say("step")} ${step.toLocaleString("en")}`);
