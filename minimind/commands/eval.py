@@ -1,4 +1,4 @@
-"""`minimind eval bpb|choice|tools|length|needle|generate MODEL`: measure a model."""
+"""`minimind eval bpb|choice|tools|length|needle|generate MODEL`: measure a model; `eval rewards DIR`: what it did."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +9,7 @@ import tyro
 from minimind import console
 from minimind.commands.arguments import AS_THE_MODEL, Integer, Rope, Text, Texts, at_least, call_one_of
 from minimind.commands.eval_length import length, needle
+from minimind.errors import UsageError
 
 Model = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
 Models = tyro.conf.Positional[Annotated[list[str], tyro.conf.arg(metavar="MODEL")]]
@@ -23,6 +24,7 @@ def main(argv: list[str]) -> int:
         "length": length,
         "needle": needle,
         "generate": generate,
+        "rewards": rewards,
     }
     return call_one_of(commands, argv, "minimind eval")
 
@@ -216,7 +218,6 @@ def generate(
     from minimind import runtime
     from minimind.api import load
     from minimind.engine.sampling import Sampling
-    from minimind.errors import UsageError
     from minimind.eval.generate import QUESTIONS, answers
     from minimind.eval.judge import Judge, judge_answers
 
@@ -259,6 +260,65 @@ def generate(
     if judgement:
         _print_judgement(judgement)
     return 0
+
+
+def rewards(
+    folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DIR")],
+    weights: Text = None,
+    file: Text = None,
+    model: Text = None,
+    json: bool = False,
+) -> int:
+    """Judge kept rollouts (--set.rl.dump DIR in training) by other rewards, or by other weights of the same.
+
+    Examples:
+        minimind eval rewards runs/grpo/rollouts
+        minimind eval rewards runs/grpo/rollouts --weights numeric=1,closed=0.5
+        minimind eval rewards runs/grpo/rollouts --weights numeric=1,repetition=0.2 --model runs/grpo/model
+
+    Args:
+        folder: folder of the rollouts.
+        weights: rewards and what each counts, with commas between them; without them, what was given then.
+        file: Python file of rewards of one's own (scoring.file).
+        model: the run's model directory; its tokenizer is needed for rewards that were not given then.
+        json: print one line of JSON.
+    """
+    from minimind.rl.rescore import rescore
+    from minimind.rl.settings import ScoringConfig
+    from minimind.tokenizer.bpe import Tokenizer
+
+    scoring = ScoringConfig(weights=_weights(weights or ""), file=file or "")
+    figures = rescore(Path(folder), scoring, None if model is None else Tokenizer.load(model))
+    if json:
+        console.print_json(figures)
+        return 0
+    shown = [(name, _figure(value), scoring.weights.get(name, "")) for name, value in figures["rewards"].items()]
+    console.table(
+        f"{figures['answers']} answers of {figures['rollouts']} rollouts", ("reward", "mean", "weight"), shown
+    )
+    then, now = figures["then"], figures["now"]
+    lines = [
+        ("mean reward", _figure(then["reward"]), _figure(now["reward"])),
+        ("groups with something to compare", f"{then['differ']:.0%}", f"{now['differ']:.0%}"),
+        ("answers pushed another way", "", f"{figures['turned']:.0%}"),
+    ]
+    console.table("all rewards together", ("", "then", "now"), lines)
+    return 0
+
+
+def _weights(text: str) -> dict[str, float]:
+    found = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, value = part.partition("=")
+        try:
+            found[name.strip()] = float(value)
+        except ValueError:
+            raise UsageError(f"--weights {part}: write it as NAME=NUMBER, as in exact=1,closed=0.5") from None
+    return found
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _print_judgement(judgement: Mapping[str, Any]) -> None:

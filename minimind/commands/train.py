@@ -22,6 +22,8 @@ STAGES = {
     "agent": "the same over episodes in which tools answer",
 }
 
+PRACTICE = ("ppo", "grpo", "agent")
+"""Stages that learn from rollouts."""
 CHANGES = ("model.rope_scaling",)
 """What a stage may change of the model that it starts from."""
 
@@ -53,6 +55,7 @@ def main(argv: list[str]) -> int:
         seed: Integer = None,
         device: Text = None,
         on_bad_line: Text = None,
+        replay: Text = None,
         resume: str = "auto",
         json: bool = False,
     ) -> int:
@@ -77,6 +80,7 @@ def main(argv: list[str]) -> int:
             seed: of weights and data order.
             device: auto, cpu, cuda or mps.
             on_bad_line: stop (default) at a malformed line, or skip it and count.
+            replay: learn from the rollouts that an earlier run kept there (--set.rl.dump DIR), without an engine.
             resume: auto continues what is in RUN_DIR; never starts anew.
             json: print one line of JSON at the end.
         """
@@ -94,7 +98,10 @@ def main(argv: list[str]) -> int:
             "train.save_every": save_every,
             "train.seed": seed,
             "train.device": device,
+            "rl.replay": replay,
         }
+        if replay and stage not in PRACTICE:
+            raise UsageError(f"train {stage}: --replay has no effect here; it is for {', '.join(PRACTICE)}")
         given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
         if init:
             fixed = [f"--{name}" for name in ("preset", "tokenizer") if given.get(name)]

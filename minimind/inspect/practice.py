@@ -12,7 +12,6 @@ from minimind.files import read_text
 from minimind.inspect.prompts import shown
 from minimind.losses.policy import ALGORITHMS
 from minimind.rl import dump
-from minimind.text import read_json
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.parse import parse
 
@@ -44,22 +43,14 @@ def read_rollout(run: Path, number: int, tokenizer: Tokenizer) -> dict[str, Any]
     Raises:
         UserError: it was not kept, or its file is broken.
     """
-    if number not in rollouts(run):
-        raise UserError(f"{run}: rollout {number} was not kept; choose one that the page lists")
-    file = Path(str(_folder(run))) / f"rollout-{number:06d}.jsonl"
     groups: dict[int, dict[str, Any]] = {}
-    version = 0
-    for place, line in enumerate(read_text(file).splitlines(), 1):
-        try:
-            row = read_json(line)
-            version = max([version, *row["versions"]])
-            group = groups.setdefault(
-                row["group"], {"group": row["group"], "prompt": row["prompt"], "gt": row["gt"], "samples": []}
-            )
-            group["samples"].append(_sample(row, tokenizer))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file}: line {place} is not a sample ({error}); train again with rl.dump") from None
-    return {"rollout": number, "policy_version": version, "groups": list(groups.values())}
+
+    def take(row: dict[str, Any]) -> None:
+        about = {"group": row["group"], "prompt": row["prompt"], "gt": row["gt"], "samples": []}
+        groups.setdefault(row["group"], about)["samples"].append(_sample(row, tokenizer))
+
+    dump.read(_folder(run) or run, number, take)
+    return {"rollout": number, "groups": list(groups.values())}
 
 
 def _sample(row: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:

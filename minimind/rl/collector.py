@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from statistics import mean
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -22,9 +22,8 @@ from minimind.engine.dialogue import ends_of_turn
 from minimind.engine.sampling import Sampling
 from minimind.errors import UserError
 from minimind.model.qwen3 import Transformer
-from minimind.rl.judge import Rewards
 from minimind.rl.metrics import Meter
-from minimind.rl.rollout import Rollout, Sample
+from minimind.rl.rollout import Rollout, Sample, Weights
 from minimind.rl.settings import RlConfig
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
@@ -34,6 +33,17 @@ TRANSCRIPTS = 3
 """How many of the newest samples are shown in the log."""
 Generate = Callable[[Rollout, Sequence[Sample], Sequence[Sampling]], None]
 """Fills samples with what the policy (and in episodes its tools) said, each by its own rules."""
+Fill = Callable[[Sequence[Sample], Sequence[Sampling]], None]
+"""The same, where it is settled who answers."""
+
+
+class Judge(Protocol):
+    """What gives samples their rewards."""
+
+    names: list[str]
+
+    def __call__(self, samples: Sequence[Sample]) -> None:
+        """Fill in `rewards` and `reward` of samples that have ended."""
 
 
 def single_turn(rollout: Rollout, samples: Sequence[Sample], samplings: Sequence[Sampling]) -> None:
@@ -51,10 +61,10 @@ class Collector:
         config: the recipe's section.
         prompts: what is asked, in a new order each epoch.
         tokenizer: the policy's.
-        rollout: the engine that answers.
+        weights: those of whoever answers.
+        fill: one answer to a prompt, or a whole episode.
         rewards: the judge.
         seed: the run's.
-        generate: one answer to a prompt, or a whole episode.
     """
 
     def __init__(
@@ -62,13 +72,13 @@ class Collector:
         config: RlConfig,
         prompts: Sequence[Prompt],
         tokenizer: Tokenizer,
-        rollout: Rollout,
-        rewards: Rewards,
+        weights: Weights,
+        fill: Fill,
+        rewards: Judge,
         seed: int,
-        generate: Generate = single_turn,
     ) -> None:
-        self.config, self.prompts, self.tokenizer, self.rollout = config, prompts, tokenizer, rollout
-        self.rewards, self.seed, self.generate = rewards, seed, generate
+        self.config, self.prompts, self.tokenizer = config, prompts, tokenizer
+        self.weights, self.fill, self.rewards, self.seed = weights, fill, rewards, seed
         self.sampling = sampling_of(config, tokenizer)
         self.prompt_stream = PromptStream(len(prompts), seed)
         self.meter = Meter()
@@ -111,7 +121,7 @@ class Collector:
         if not prompts:
             return {}
         figures = {}
-        ranks.on_all_ranks(lambda: self.rollout.update_weights(policy))
+        ranks.on_all_ranks(lambda: self.weights.update_weights(policy))
         for kind, temperature in (("", self.sampling.temperature), ("greedy_", 0.0)):
             samples = [self._sample(prompt, -1 - number, group=number) for number, prompt in enumerate(prompts)]
             rules = [replace(self.sampling, temperature=temperature, seed=number) for number in range(len(prompts))]
@@ -151,7 +161,7 @@ class Collector:
     def _answer_and_judge(self, samples: Sequence[Sample], rules: Sequence[Sampling]) -> float:
         """Fill samples with answers, messages and rewards; return the seconds that answering took."""
         began = time.monotonic()
-        ranks.on_all_ranks(lambda: self.generate(self.rollout, samples, rules))
+        ranks.on_all_ranks(lambda: self.fill(samples, rules))
         seconds = time.monotonic() - began
         for sample in samples:
             sample.message = parse(sample.last_turn, self.tokenizer, sample.thinking)

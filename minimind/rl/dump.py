@@ -1,21 +1,28 @@
-"""Rollouts kept on the disk, one JSON-lines file each, to see what was practised (`minimind inspect`).
+"""Rollouts kept on the disk, one JSON-lines file each: to see what was practised (`minimind inspect`), to judge it by
+other rewards (`minimind eval rewards`), and to learn from it again (`minimind/rl/replay.py`).
 
 A line is a sample: `rollout`, `group`, `prompt` (messages), `tools`, `gt`, `thinking`, `prompt_ids`, what was said
 after it (`ids`, and of each `mask`: chosen by the policy, `log_probs` of the engine, `versions` of its weights),
-`status`, `message` (the last turn), `rewards` by name, `reward`; and for each id what the trainer made of it: its
-log-probability `old` (null where it was not computed: each rollout makes a single step) and its `advantages` (null
-where the sample was not learned from).
+`status`, `message` (the last turn), `turns` and `calls` of an episode, `rewards` by name, `reward`; and for each id
+what the trainer made of it: its log-probability `old` (null where it was not computed: each rollout makes a single
+step) and its `advantages` (null where the sample was not learned from).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from minimind import files, ranks, runtime
+from minimind.data.prompts import Prompt
+from minimind.engine.dialogue import Call
+from minimind.errors import UserError
 from minimind.rl.batch import Packed
 from minimind.rl.rollout import Sample
-from minimind.text import write_json
+from minimind.text import read_json, write_json
+
+T = TypeVar("T")
 
 MAX_BYTES = 256 * 2**20
 """Of all files. When they are more, every second one is deleted: what is left is dense at the end, and thinner the
@@ -53,6 +60,48 @@ def numbers(folder: Path) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
+def read(folder: Path, number: int, each: Callable[[dict[str, Any]], T]) -> list[T]:
+    """What `each` makes of the samples of rollout `number`, in their order.
+
+    Raises:
+        UserError: it was not kept, or its file is damaged.
+    """
+    file, found = folder / f"rollout-{number:06d}.jsonl", []
+    if not file.is_file():
+        raise UserError(f"{folder}: rollout {number} was not kept; there are {_some(numbers(folder))}")
+    for place, line in enumerate(files.read_text(file).splitlines(), 1):
+        try:
+            found.append(each(read_json(line)))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file}: line {place} is not a sample ({error}); train again with rl.dump") from None
+    return found
+
+
+def sample(row: dict[str, Any]) -> Sample:
+    """A line as the sample that it was, judged."""
+    prompt = Prompt(row["prompt"], row["tools"], row["gt"], row["thinking"])
+    info = {"turns": row["turns"], "calls": [Call(**call) for call in row["calls"]]} if "turns" in row else {}
+    return Sample(
+        prompt,
+        row["prompt_ids"],
+        row["group"],
+        row["thinking"],
+        row["ids"],
+        row["mask"],
+        row["log_probs"],
+        row["versions"],
+        row["status"],
+        row["message"],
+        info,
+        row["rewards"],
+        row["reward"],
+    )
+
+
+def _some(kept: list[int]) -> str:
+    return f"{len(kept)} from {kept[0]} to {kept[-1]}" if kept else "none"
+
+
 def _line(number: int, sample: Sample, advantages: Any, old: Any) -> dict[str, Any]:
     nothing = [None] * len(sample.ids)
     return {
@@ -69,11 +118,18 @@ def _line(number: int, sample: Sample, advantages: Any, old: Any) -> dict[str, A
         "versions": sample.versions,
         "status": sample.status,
         "message": sample.message,
+        **_episode(sample),
         "rewards": sample.rewards,
         "reward": sample.reward,
         "old": nothing if old is None else old,
         "advantages": nothing if advantages is None else advantages,
     }
+
+
+def _episode(sample: Sample) -> dict[str, Any]:
+    if "turns" not in sample.info:
+        return {}
+    return {"turns": sample.info["turns"], "calls": [asdict(call) for call in sample.info["calls"]]}
 
 
 def _thin_out(folder: Path) -> None:

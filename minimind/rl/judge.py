@@ -1,7 +1,7 @@
 """The judge of a run: all rewards of its recipe, made ready, applied to samples, and added up."""
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, TimeoutError
 from math import isfinite
 from pathlib import Path
@@ -41,11 +41,7 @@ class Rewards:
         for name, function in self._rewards.items():
             for sample, value in zip(whole, self._values(name, function, whole), strict=True):
                 sample.rewards[name] = value
-        for sample in whole:
-            values = [sample.rewards[name] for name in self._rewards]
-            weights = [float(weight) for weight in self.config.weights.values()]
-            known = [w * v for w, v in zip(weights, values, strict=True) if v is not None]
-            sample.reward = sum(known) if len(known) == len(values) else None
+        add_up(whole, self.config.weights)
 
     def _values(self, name: str, function: Reward, samples: Sequence[Sample]) -> list[float | None]:
         """What one reward says of all samples; where that fails, of each by itself, so that one spoils only itself."""
@@ -83,6 +79,14 @@ class Rewards:
         if name not in self._warned:
             self._warned.add(name)
             warn(f"reward {name!r}: {what}; those samples have no reward (said once)")
+
+
+def add_up(samples: Sequence[Sample], weights: Mapping[str, float]) -> None:
+    """Make the weighted sum of each sample's rewards its reward: None where one of them could not say."""
+    for sample in samples:
+        values = [sample.rewards[name] for name in weights]
+        known = [float(w) * v for w, v in zip(weights.values(), values, strict=True) if v is not None]
+        sample.reward = sum(known) if len(known) == len(values) else None
 
 
 def _called(function: Reward, samples: Sequence[Sample], seconds: float) -> list[float | None]:

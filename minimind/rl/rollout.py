@@ -93,11 +93,11 @@ class Sample:
         return [id for id, chosen in zip(self.ids, self.trainable, strict=True) if chosen]
 
 
-class Rollout(Pool, Protocol):
-    """What answers prompts with the policy: an engine in this process, or a server."""
+class Weights(Protocol):
+    """The policy's, wherever it answers."""
 
     version: int
-    """Of the weights that it has."""
+    """How often they were changed."""
 
     def update_weights(self, model: Transformer) -> None:
         """Answer with the weights of `model` from now on.
@@ -105,6 +105,10 @@ class Rollout(Pool, Protocol):
         Raises:
             UserError: they could not be brought there.
         """
+
+
+class Rollout(Pool, Weights, Protocol):
+    """What answers prompts with the policy: an engine in this process, or a server."""
 
 
 class LocalRollout(EnginePool):

@@ -82,6 +82,8 @@ class RlConfig:
     dump: str = ""
     """A folder in which every rollout is kept, with all that was said and what it was worth (`minimind inspect` shows
     it); up to 256 MB."""
+    replay: str = ""
+    """A folder of rollouts that were kept: they are learned from again, without an engine and without a judge."""
 
     def check(self) -> None:
         """Raise a `UsageError` that names the field if a value cannot work."""
@@ -95,6 +97,8 @@ class RlConfig:
             )
         check("rl", self, Limit(lambda x: 0 < x <= 1, "above 0 and at most 1"), "top_p")
         check("rl", self, FRACTION, "thinking_ratio")
+        if self.replay and self.replay == self.dump:
+            raise UsageError("recipe: rl.dump and rl.replay are the same folder: keep the replay's rollouts elsewhere")
         if self.stop_kl and self.epochs * self.minibatches == 1:
             raise UsageError(
                 "recipe: rl.stop_kl has no effect where each rollout makes one step: the policy is the one that "

@@ -83,7 +83,7 @@ class RolloutStream:
         return {
             "place": self.collector.prompt_stream.position,
             "number": self.number,
-            "version": self.collector.rollout.version,
+            "version": self.collector.weights.version,
             "queue": [batches.encode(batch) for batch in queue],
             "moved": ranks.all_reduce(torch.tensor(self.drift.sums, dtype=torch.float64)).tolist(),
         }
@@ -91,7 +91,7 @@ class RolloutStream:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there; each rank takes its share of the rows."""
         self.collector.prompt_stream.position, self.number = state["place"], state["number"]
-        self.collector.rollout.version = state["version"]
+        self.collector.weights.version = state["version"]
         self.drift.parts = [tuple(state["moved"])] if runtime.is_main() else []  # it is that of all ranks
         rank, world = runtime.rank(), runtime.world_size()
         self.queue = []
@@ -106,7 +106,7 @@ class RolloutStream:
         prompts = self.collector.prompt_stream
         position = prompts.position
         try:
-            ranks.on_all_ranks(lambda: self.collector.rollout.update_weights(self.policy))
+            ranks.on_all_ranks(lambda: self.collector.weights.update_weights(self.policy))
             packs = self.make_batches(self.collector.collect(rank, world), self.number)
             if folder := self.collector.config.dump:
                 dump.write(Path(folder), self.number, self.collector.last_rollout, packs)

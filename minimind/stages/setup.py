@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from minimind.recipe import Recipe
 from minimind.rl.collector import Collector, Generate, fitting, single_turn
 from minimind.rl.judge import Rewards
 from minimind.rl.log_probs import LogProbRunner
+from minimind.rl.replay import Replay
 from minimind.rl.rewards import RewardContext
 from minimind.rl.rollout import LocalRollout, Rollout
 from minimind.rl.rollout_http import HttpRollout
@@ -261,6 +263,9 @@ def make_collector(
         raise UsageError(f"recipe: rl.groups = {rl.groups} cannot be shared evenly by {world} processes")
     prompts = read_prompts(recipe.data.files, recipe.data.on_bad_line)
     prompts = fitting(prompts, tokenizer, recipe.data.sequence_length, rl.max_new_tokens)
+    if rl.replay:
+        replay = Replay(Path(rl.replay), recipe.scoring.weights)
+        return Collector(rl, prompts, tokenizer, replay, replay.fill, replay, recipe.train.seed)
     device, dtype = model.output_weight.device, precision(recipe).dtype
     rollout: Rollout
     if rl.server:
@@ -277,12 +282,12 @@ def make_collector(
             f"{did_you_mean(rl.filter_metric, weights)}; name one of {', '.join(weights)}, or leave it empty for "
             f"the first"
         )
-    return Collector(rl, prompts, tokenizer, rollout, rewards, recipe.train.seed, generate)
+    return Collector(rl, prompts, tokenizer, rollout, partial(generate, rollout), rewards, recipe.train.seed)
 
 
 def valid_prompts(recipe: Recipe, tokenizer: Tokenizer) -> list[Prompt]:
     """Held-out prompts that validation during training asks."""
-    if not recipe.data.valid:
+    if not recipe.data.valid or recipe.rl.replay:  # nobody is there to answer them
         return []
     prompts = read_prompts(recipe.data.valid, recipe.data.on_bad_line)
     return fitting(prompts, tokenizer, recipe.data.sequence_length, recipe.rl.max_new_tokens)[:VALID_PROMPTS]

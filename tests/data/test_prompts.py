@@ -34,7 +34,7 @@ def test_a_line_may_say_whether_its_answer_begins_with_thinking(tmp_path):
             assert not begins_with_thinking(told_not, ratio, 0, place)
             assert begins_with_thinking(left, ratio, 0, place) == bool(ratio)
     tokenizer = Tokenizer.load("default")
-    collector = Collector(RlConfig(), [told, told_not], tokenizer, rollout=None, rewards=None, seed=0)
+    collector = Collector(RlConfig(), [told, told_not], tokenizer, weights=None, fill=None, rewards=None, seed=0)
     for index, thinking in enumerate((True, False)):
         samples, _ = collector.group(0, index)
         assert {sample.thinking for sample in samples} == {thinking}

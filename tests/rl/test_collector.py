@@ -17,15 +17,15 @@ from minimind.tokenizer.bpe import Tokenizer
 PROMPTS = [Prompt([{"role": "user", "content": f"{n} + 1?"}]) for n in range(4)]
 
 
-def failing(rollout, samples, samplings):
+def failing(samples, samplings):
     if runtime.rank() == 1:
         raise UserError("the server of rank 1 is gone")
 
 
 def asked():
     """What each rank is told when the engine of one fails: in a rollout, and in a validation."""
-    rollout = SimpleNamespace(update_weights=lambda model: None)
-    collector = Collector(RlConfig(groups=2), PROMPTS, Tokenizer.load("default"), rollout, None, 0, failing)
+    weights = SimpleNamespace(update_weights=lambda model: None)
+    collector = Collector(RlConfig(groups=2), PROMPTS, Tokenizer.load("default"), weights, failing, None, 0)
     told = []
     for act in (lambda: collector.collect(runtime.rank(), 2), lambda: collector.validate(None, PROMPTS)):
         with pytest.raises(UserError) as error:
@@ -41,7 +41,7 @@ def test_what_fails_on_one_rank_fails_on_all():
 def kept():
     """Drift of two ranks, before and after it was in a checkpoint."""
     collector = SimpleNamespace(
-        prompt_stream=SimpleNamespace(position=0), rollout=SimpleNamespace(version=0), meter=Meter()
+        prompt_stream=SimpleNamespace(position=0), weights=SimpleNamespace(version=0), meter=Meter()
     )
     drift = PolicyDrift()
     stream = RolloutStream(collector, None, None, drift)

@@ -7,6 +7,7 @@ import torch
 from processes import in_ranks
 
 from minimind.data.prompts import Prompt
+from minimind.engine.dialogue import Call
 from minimind.errors import UserError
 from minimind.inspect import practice
 from minimind.rl import dump
@@ -86,6 +87,56 @@ def test_no_rank_waits_for_one_that_cannot_write(tmp_path, samples):
     in_ranks(2, dump_into_a_file, tmp_path / "file", samples, seconds=60)
 
 
+def test_a_sample_comes_back_as_it_was(tmp_path, samples):
+    samples[1].info = {
+        "turns": 2,
+        "calls": [Call("calculate_math", {"expression": "3+4"}, "7"), Call("x", None, "error")],
+    }
+    samples[2].status, samples[2].reward, samples[2].rewards = "failed", None, {}
+    dump.write(tmp_path, 7, samples, [])
+    for sample, back in zip(samples, dump.read(tmp_path, 7, dump.sample), strict=True):
+        assert {**vars(back), "prompt": None} == {**vars(sample), "prompt": None}
+        assert (back.prompt.messages, back.prompt.gt) == (sample.prompt.messages, sample.prompt.gt)
+    with pytest.raises(UserError, match="rollout 8 was not kept; there are 1 from 7 to 7"):
+        dump.read(tmp_path, 8, dump.sample)
+    (tmp_path / "rollout-000008.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match=r"rollout-000008.jsonl: line 1 is not a sample \('prompt'\)"):
+        dump.read(tmp_path, 8, dump.sample)
+
+
+def test_other_weights_turn_answers(minimind, tmp_path, samples):
+    """In the first group the tool was called by the second answer; the third sample has nobody to be compared with."""
+    for sample, exact, polite in zip(samples, (1.0, 0.0, 0.0), (0.0, 1.0, 0.5), strict=True):
+        sample.rewards, sample.reward = {"exact": exact, "polite": polite}, exact
+    dump.write(tmp_path / "kept", 0, samples, [])
+
+    def judged(*more):
+        ended = minimind("eval", "rewards", tmp_path / "kept", *more, "--json")
+        assert ended.code == 0, ended.err
+        return json.loads(ended.out)
+
+    as_it_was = judged()
+    assert as_it_was["then"] == as_it_was["now"] == {"reward": pytest.approx(1 / 3), "differ": 0.5}
+    assert as_it_was["turned"] == 0
+    other = judged("--weights", "polite=2")
+    assert other["now"] == {"reward": 1.0, "differ": 0.5}
+    assert other["turned"] == pytest.approx(2 / 3)
+    Tokenizer.load("default").save(tmp_path / "model")
+    new = judged("--weights", "exact=1, unfinished=1", "--model", tmp_path / "model")
+    assert new["rewards"]["unfinished"] == 0
+    assert new["now"] == as_it_was["now"]
+    table = minimind("eval", "rewards", tmp_path / "kept", "--weights", "polite=2")
+    assert "answers pushed another way" in table.out
+    for more, said in (
+        (["--weights", "unfinished=1"], "unfinished: not judged then"),
+        (["--weights", "exact"], "write it as NAME=NUMBER"),
+        (["--weights", "exakt=1", "--model", str(tmp_path / "model")], "did you mean 'exact'"),
+    ):
+        ended = minimind("eval", "rewards", tmp_path / "kept", *more)
+        assert ended.code in (1, 2)
+        assert said in " ".join(ended.err.split())
+
+
 def test_the_looking_glass_shows_it(tmp_path, samples):
     dump.write(tmp_path / "rollouts", 3, samples, [packed(samples, old=[-0.4, -0.25])])
     (tmp_path / "recipe.toml").write_text('[rl]\ndump = "elsewhere/rollouts"\n[scoring.weights]\nexact = 2.0\n')
@@ -95,7 +146,6 @@ def test_the_looking_glass_shows_it(tmp_path, samples):
     assert practice.weights(tmp_path) == {"exact": 2.0}
     found = practice.read_rollout(tmp_path, 3, tokenizer)
     first, second = found["groups"][0]["samples"]
-    assert found["policy_version"] == 4
     assert found["groups"][0]["prompt"][0]["content"] == "3 + 4?"
     assert first["advantage"] == 1.5
     assert first["completion"] == "It is 7."

@@ -101,7 +101,7 @@ def in_process(*args):
     return process.exitcode
 
 
-def test_killed_between_two_acts(caller, rows, tmp_path):
+def test_killed_between_two_acts_and_repeated_from_what_was_kept(caller, rows, tmp_path):
     flags = [
         "train",
         "agent",
@@ -117,7 +117,8 @@ def test_killed_between_two_acts(caller, rows, tmp_path):
         *FLAGS,
     ]
     acts = CONTEXT.SimpleQueue()
-    assert in_process(flags, tmp_path / "straight", 0, acts) == 0
+    dumping = [*flags, "--set.rl.dump", tmp_path / "rollouts"]
+    assert in_process(dumping, tmp_path / "straight", 0, acts) == 0
     total = acts.get()
     lines = figures(tmp_path / "straight")
     assert lines[-1]["step"] == 5
@@ -133,6 +134,9 @@ def test_killed_between_two_acts(caller, rows, tmp_path):
         return [{name: value for name, value in line.items() if name not in timed} for line in figures(run)]
 
     assert kept(tmp_path / "run") == kept(tmp_path / "straight")
+    assert in_process([*flags, "--replay", tmp_path / "rollouts"], tmp_path / "again") == 0
+    assert weights(tmp_path / "again") == weights(tmp_path / "straight")
+    assert kept(tmp_path / "again") == kept(tmp_path / "straight")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from minimind.config import PRESETS
 from minimind.model.qwen3 import Transformer
 from minimind.model.store import load_model, save_model
 from minimind.recipe import Recipe
+from minimind.stages import setup
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import metrics
 
@@ -223,6 +224,63 @@ def test_a_server_that_is_gone_is_said_and_what_was_learned_is_saved(minimind, s
     assert "Saved at step 0; the same command continues it" in said
     assert "Traceback" not in said
     assert minimind(*flags(start, "grpo"), "--out", tmp_path / "run").code == 0, "here with the engine in the process"
+
+
+class Nobody:
+    def __init__(self, *_):
+        raise AssertionError("an engine was asked for")
+
+
+@pytest.mark.parametrize("stage", ["grpo", "ppo"])
+def test_a_run_is_repeated_from_what_it_kept(minimind, start, tmp_path, stage, monkeypatch):
+    """Without an engine, and to the bit; killed and continued too."""
+    more = ["--set.rl.filter_groups", "resample", "--set.rl.thinking_ratio", "0.5", "--set.rl.kl_coef", "0.01"]
+    more += ["--set.scoring.weights", "{ copies = 1.0, numeric = 0.5 }", "--save-every", "3"]
+    more += ["--set.ppo.warmup_rollouts", "0"] if stage == "ppo" else []
+    arguments = flags(start, stage, *more)
+    ended = minimind(*arguments, "--out", tmp_path / "run", "--set.rl.dump", tmp_path / "kept")
+    assert ended.code == 0, ended.err
+    monkeypatch.setattr(setup, "LocalRollout", Nobody)
+    monkeypatch.setattr(setup, "Rewards", Nobody)
+    again = [*arguments, "--replay", str(tmp_path / "kept"), "--valid", str(start / "prompts.jsonl")]
+    assert minimind(*again, "--out", tmp_path / "again", "--max-steps", "3").code == 0
+    ended = minimind(*again, "--out", tmp_path / "again")
+    assert ended.code == 0, ended.err
+    assert weights(tmp_path / "again") == weights(tmp_path / "run")
+    assert figures(tmp_path / "again") == figures(tmp_path / "run")
+    other = minimind(*again, "--out", tmp_path / "other", "--set.scoring.weights", "{ numeric = 1.0, copies = -1.0 }")
+    assert other.code == 0, other.err
+    assert weights(tmp_path / "other") != weights(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--seed", "3"], "the answers kept for place 0 of the run are to another prompt"),
+        (["--set.rl.samples", "3"], "are to another prompt, or not 3"),
+        (["--max-steps", "60"], "were not kept: it was longer here"),
+        (["--set.scoring.weights", "{ exact = 1.0 }"], "no answer was judged by 'exact'"),
+        (["--replay", "nowhere"], "nowhere: no rollout lies here"),
+    ],
+)
+def test_what_cannot_be_repeated(minimind, start, tmp_path, kept, more, said):
+    ended = minimind(*flags(start, "grpo", "--replay", str(kept), *more), "--out", tmp_path / "run")
+    assert ended.code == 1
+    assert said in " ".join(ended.err.split())
+    assert "Traceback" not in ended.err
+
+
+@pytest.fixture(scope="module")
+def kept(minimind, start, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kept")
+    assert minimind(*flags(start, "grpo"), "--out", folder / "run", "--set.rl.dump", folder / "kept").code == 0
+    return folder / "kept"
+
+
+def test_a_stage_without_rollouts_has_none_to_repeat(minimind, start):
+    ended = minimind(*flags(start, "sft", "--replay", "somewhere"))
+    assert ended.code == 2
+    assert "--replay has no effect here; it is for ppo, grpo, agent" in ended.err
 
 
 def run_until(moment, arguments, out):
