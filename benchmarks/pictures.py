@@ -26,7 +26,7 @@ QUESTIONS = ("Who are you?", "周翠屏养了什么宠物？")
 SETTINGS = {"temperature": 0, "max_tokens": 64, "language": "en", "theme": "light"}
 ROOMS = ("tokens", "layers", "attention", "facts", "time", "pair")
 """Of the looking-glass, without those that need a model with experts or a kept rollout."""
-TALLEST, COLOURS, MARGIN = 760, 128, 12
+TALLEST, COLOURS, MARGIN = 980, 128, 12
 """Pixels, colours, and pixels around it, of a room's picture."""
 
 

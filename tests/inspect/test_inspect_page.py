@@ -283,6 +283,9 @@ def test_a_model_that_came_without_a_log_has_a_name_and_no_step(browser, runs):
         )
         drawn(page)
         expect(page.locator("#step-name")).to_have_text("dense")
+        page.locator("#tab-pair").click()
+        drawn(page)
+        expect(page.get_by_label("Compare with")).to_have_value("small/model")  # the stage before
         assert not re.search(r"undefined|null|NaN", page.locator("body").inner_text())
 
 

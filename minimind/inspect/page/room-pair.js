@@ -24,10 +24,10 @@ let other = null; // the name of the second model
 export const room = {
   id: "pair",
   say,
-  async show({ given, model, ask, set }) {
+  async show({ state, given, model, ask, set }) {
     const others = [...model.others, ...model.checkpoints.slice(0, -1)];
     if (!others.length) return [h("p", {}, say("no-pair"))];
-    other ??= others[0].name;
+    other ??= (stageBefore(model.checkpoints, state.checkpoint) ?? others[0]).name;
     const { tokens, kl, kl_layers: layers, first, second, first_top: one, second_top: two } = await ask("pair", { ...given(), other });
     const paint = scale([0, bounds(kl)[1]]);
     const part = h("div", { class: "side-by-side", "aria-live": "polite" });
@@ -45,6 +45,12 @@ export const room = {
     ];
   },
 };
+
+/** The last checkpoint of another stage before the one that is looked at: what its training started from. */
+function stageBefore(checkpoints, name) {
+  const here = checkpoints.findIndex((one) => one.name === name);
+  return checkpoints.slice(0, here).findLast(({ stage }) => stage !== checkpoints[here].stage);
+}
 
 function byLayer(tokens, layers) {
   const up = [...layers.keys()].reverse();
