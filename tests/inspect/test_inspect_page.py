@@ -275,6 +275,22 @@ def test_the_slider_shows_another_checkpoint_and_other_numbers(visit):
     assert rows.inner_text() != last
 
 
+def test_whoever_reaches_for_the_slider_finds_the_answers_there(visit):
+    page = visit("layers")
+    asked = []
+    page.on("requestfinished", lambda request: asked.append(request) if request.url.endswith("/inspect/lens") else None)
+    page.locator("#step").focus()
+    for _ in range(300):
+        if len(asked) == 2:  # the two other checkpoints
+            break
+        page.wait_for_timeout(20)
+    assert {request.post_data_json["checkpoint"] for request in asked} == {"step-00000010", "step-00000020"}
+    page.keyboard.press("Home")
+    drawn(page)
+    expect(page.locator("#step-name")).to_have_text("small, step 10")
+    assert len(asked) == 2
+
+
 def test_a_model_that_came_without_a_log_has_a_name_and_no_step(browser, runs):
     with serving(runs) as url, browser.new_context() as context:
         page = context.new_page()

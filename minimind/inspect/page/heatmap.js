@@ -185,9 +185,14 @@ export function heatmap({ values, rows, columns, text, label, about, signed = fa
 export function thumbnail(bytes, length, side = 54) {
   const canvas = h("canvas", { width: length, height: length, "aria-hidden": "true" });
   const paint = scale([0, 1]);
-  const colours = Array.from({ length: 256 }, (_, byte) => paint(Math.sqrt(byte / 255)).rgb); // the root: most weights of a long text are small
+  // A pixel as one number, for there may be millions; the root, because most weights of a long text are small.
+  const colours = Uint32Array.from({ length: 256 }, (_, byte) => {
+    const [r, g, b] = paint(Math.sqrt(byte / 255)).rgb;
+    return (255 << 24) | (b << 16) | (g << 8) | r;
+  });
   const image = new ImageData(length, length);
-  bytes.forEach((byte, at) => image.data.set([...colours[byte], 255], at * 4));
+  const pixels = new Uint32Array(image.data.buffer);
+  for (let at = 0; at < bytes.length; at++) pixels[at] = colours[bytes[at]];
   canvas.getContext("2d").putImageData(image, 0, 0);
   canvas.style.setProperty("width", `${side}px`);
   canvas.style.setProperty("height", `${side}px`);

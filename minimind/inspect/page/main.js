@@ -8,11 +8,14 @@ import { isDark } from "./scale.js";
 import { ask } from "./server.js";
 import { placeName, say, speak, spoken } from "./words.js";
 
+const AHEAD = 16; // checkpoints that are asked ahead, the present one among them
+
 /** What is looked at: `off` are the parts that are switched off, `{layer, head}`, `{layer, mlp: true}` or `{layer}`. */
 const state = { room: ROOMS[0].id, prompt: null, checkpoint: null, off: [] };
 let model = null; // what the server has, as its room "model" says
 let shown = null; // the id of the room that was shown last
 let running = null; // the AbortController of the room that is being shown
+let asked = []; // its questions, [room, body]
 
 const given = () => ({ ...state.prompt, checkpoint: state.checkpoint, off: state.off });
 const room = () => ROOMS.find(({ id }) => id === state.room);
@@ -32,8 +35,13 @@ async function show() {
   $("room").setAttribute("aria-busy", "true");
   writeAddress();
   let told = "";
+  asked = [];
+  const askHere = (room, body) => {
+    if (running === mine) asked.push([room, body]);
+    return ask(room, body, mine.signal).catch((error) => (mine.signal.aborted ? new Promise(() => {}) : Promise.reject(error)));
+  };
   try {
-    const content = await here.show({ state, model, set, given, ask: (room, body) => ask(room, body, mine.signal).catch((error) => (mine.signal.aborted ? new Promise(() => {}) : Promise.reject(error))) });
+    const content = await here.show({ state, model, set, given, ask: askHere });
     if (running !== mine) return;
     replaceContent(content);
   } catch (error) {
@@ -89,6 +97,21 @@ function set(changes) {
   if ("checkpoint" in changes) showStep();
   if ("off" in changes) showOff();
   return show();
+}
+
+/** Ask ahead what the other checkpoints will be asked, the nearest first: whoever reaches for the slider will move it. */
+async function askAhead() {
+  const mine = running;
+  const here = model.checkpoints.findIndex(({ name }) => name === state.checkpoint);
+  const far = (name) => Math.abs(model.checkpoints.findIndex((one) => one.name === name) - here);
+  const others = model.checkpoints.map(({ name }) => name).sort((one, other) => far(one) - far(other)).slice(1, AHEAD);
+  const questions = asked.filter(([, body]) => body?.checkpoint === state.checkpoint);
+  for (const checkpoint of others) {
+    for (const [room, body] of questions) {
+      if (running !== mine) return;
+      await ask(room, { ...body, checkpoint }, mine.signal).catch(() => {}); // it is asked again where it is needed
+    }
+  }
 }
 
 /** The address holds what is looked at, so that a reload or a link shows the same. */
@@ -149,6 +172,7 @@ $("examples").addEventListener("change", (event) => {
   const example = model.examples[spoken()][event.target.value];
   if (example) set({ prompt: example.prompt });
 });
+for (const reached of ["pointerenter", "focus"]) $("step").addEventListener(reached, askAhead);
 $("step").addEventListener("input", () => set({ checkpoint: model.checkpoints[$("step").value].name }));
 $("tabs").addEventListener("keydown", (event) => {
   const step = { ArrowRight: 1, ArrowLeft: -1, Home: -Infinity, End: Infinity }[event.key];

@@ -96,9 +96,13 @@ function heads(patterns, length, off, choose) {
 
 /** A layer's weights as the server sends them, `size` bytes a head with 255 for 1; their mean comes last. */
 function unpacked(packed, size) {
-  const bytes = Uint8Array.from(atob(packed), (one) => one.charCodeAt(0));
+  const text = atob(packed);
+  const bytes = new Uint8Array(text.length);
+  for (let at = 0; at < text.length; at++) bytes[at] = text.charCodeAt(at);
   const heads = Array.from({ length: bytes.length / size }, (_, head) => bytes.subarray(head * size, (head + 1) * size));
-  return [...heads, Uint8Array.from({ length: size }, (_, at) => heads.reduce((sum, one) => sum + one[at], 0) / heads.length)];
+  const mean = new Float32Array(size);
+  for (const one of heads) for (let at = 0; at < size; at++) mean[at] += one[at] / heads.length;
+  return [...heads, Uint8Array.from(mean)];
 }
 
 /** Weights in 0…1, row by row; what a token cannot look at is null. */
