@@ -4,7 +4,7 @@ With one process every function here does nothing, or returns what it was given.
 model is in `train/parallel.py`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -72,6 +72,61 @@ def main_first(what: str) -> Iterator[None]:
     else:
         _store.wait([what], timedelta(days=30))
         yield
+
+
+class WeightGroup:
+    """A group beside those of a run, over which a trainer in another process sends weights; the trainer is rank 0.
+
+    Args:
+        address: `tcp://host:port`, where the trainer listens.
+        name: of the group; both sides give the same.
+        backend: `nccl` or `gloo`.
+        rank: of this process, from 1.
+        world_size: ranks in all.
+        seconds: that joining, and every tensor, may take.
+
+    Raises:
+        UserError: the others did not come.
+    """
+
+    def __init__(self, address: str, name: str, backend: str, rank: int, world_size: int, seconds: float) -> None:
+        import torch.distributed as dist
+        from torch.distributed import distributed_c10d as c10d
+        from torch.distributed.rendezvous import rendezvous
+
+        limit = timedelta(seconds=seconds)
+        try:
+            store = next(rendezvous(address, rank, world_size, timeout=limit))[0]
+            store.set_timeout(limit)
+            # new_group makes parts of one world, and this group crosses two: the default group's own maker is used,
+            # as on the trainer's side; the prefix and the name are where both look for each other.
+            prefixed = dist.PrefixStore(name, store)
+            self._group, _ = c10d._new_process_group_helper(
+                world_size, rank, [], dist.Backend(backend), prefixed, c10d.GroupName(name), timeout=limit
+            )
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"no group {name!r} at {address}: {str(error).splitlines()[0]}") from None
+        c10d._world.pg_group_ranks[self._group] = {number: number for number in range(world_size)}
+
+    def receive(self, tensors: "Sequence[torch.Tensor]") -> None:
+        """Fill tensors with what rank 0 broadcasts, in this order.
+
+        Raises:
+            UserError: nothing came, or the connection broke.
+        """
+        import torch.distributed as dist
+
+        try:
+            for work in [dist.broadcast(tensor, 0, self._group, async_op=True) for tensor in tensors]:
+                work.wait()
+        except RuntimeError as error:
+            raise UserError(f"the weights did not come: {str(error).splitlines()[0]}") from None
+
+    def leave(self) -> None:
+        """End the group."""
+        import torch.distributed as dist
+
+        dist.destroy_process_group(self._group)
 
 
 def all_reduce(value: "torch.Tensor") -> "torch.Tensor":

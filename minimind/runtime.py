@@ -198,6 +198,16 @@ def synchronize(on: "torch.device") -> None:
         torch.mps.synchronize()
 
 
+def empty_cache(on: "torch.device") -> None:
+    """Give memory that is free in this process back to the device, for others."""
+    import torch
+
+    if on.type == "cuda":
+        torch.cuda.empty_cache()
+    elif on.type == "mps":
+        torch.mps.empty_cache()
+
+
 def seed_everything(seed: int) -> None:
     """Seed Python's, numpy's and torch's generators (torch's on every device)."""
     import numpy as np

@@ -65,8 +65,9 @@ def serve(
         insecure: listen on any host without a key.
         allowed_host: other names that clients may call this server by, as in host.docker.internal.
         cors_origin: web pages of other sites that may call this server, as in https://chat.example.org.
-        rollout: also answer the protocol that reinforcement learning uses (/generate, new weights).
-        rollout_root: directory that new weights may come from.
+        rollout: also answer the protocol that reinforcement learning uses (/generate, new weights): who may ask
+            anything, may replace the weights.
+        rollout_root: directory that files of new weights may come from.
         dtype: number format of the weights: auto, float32, bfloat16 or int8 (half the bytes, a little rounder).
         rope: how far positions may go; --context says how much of that is reserved.
         device: auto, cpu, cuda or mps.
@@ -76,7 +77,9 @@ def serve(
     if port > 65535:
         raise UsageError(f"--port {port}: ports end at 65535")
     if rollout != bool(rollout_root):
-        raise UsageError("--rollout and --rollout-root DIR go together: new weights come from that directory alone")
+        raise UsageError(
+            "--rollout and --rollout-root DIR go together: files of new weights come from that directory alone"
+        )
     if rollout and lora:
         raise UsageError("--rollout takes new weights, which adapters (--lora) are not made for; use one of them")
     if rollout and not Path(rollout_root).is_dir():

@@ -95,6 +95,11 @@ class EngineThread:
         self._resumed.set()
         self._jobs.put(lambda: None)
 
+    @property
+    def paused(self) -> bool:
+        """Whether it has been told to stop stepping."""
+        return not self._resumed.is_set()
+
     def close(self) -> None:
         """Abort what runs and end the thread."""
         self._jobs.put(None)

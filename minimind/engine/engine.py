@@ -28,6 +28,8 @@ from minimind.model.qwen3 import Transformer
 from minimind.model.rope import context_length
 from minimind.tokenizer.bpe import Tokenizer
 
+MEMORY = ("kv_cache", "weights")
+"""What `Engine.release_memory` can give up."""
 LOGIT_ROWS = 64
 """Tokens of a prompt whose scores exist at a time."""
 NEAR_TIE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
@@ -90,6 +92,7 @@ class Engine:
         self._detokenizers: dict[Request, Detokenizer] = {}
         self._matchers: dict[Request, Any] = {}
         self._ended: list[Output] = []
+        self._released: set[str] = set()
 
     @property
     def model(self) -> Transformer:
@@ -181,7 +184,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether `step` would do anything."""
-        return bool(self._ended or self._scheduler.waiting or self._scheduler.running)
+        return bool(self._ended or (not self._released and (self._scheduler.waiting or self._scheduler.running)))
 
     def run(self) -> Iterator[Output]:
         """Step until every request has finished."""
@@ -218,9 +221,45 @@ class Engine:
 
     def flush_cache(self) -> None:
         """Forget everything computed; necessary after weights were changed other than by `update_weights`."""
-        for runner in self._model_runners.values():
-            runner.prepare()
+        if not self._released:
+            for runner in self._model_runners.values():
+                runner.prepare()
         self._scheduler.flush()
+
+    # Memory
+
+    @property
+    def released(self) -> bool:
+        """Whether memory was given up, so that nothing is computed."""
+        return bool(self._released)
+
+    def release_memory(self, *parts: str) -> None:
+        """Give memory to who trains on the same device, until `resume_memory`; requests wait meanwhile.
+
+        Args:
+            parts: of `MEMORY`; by default all. The cache is dropped, and computed again for requests that run; weights
+                wait in the host's memory, where they may be replaced.
+        """
+        parts = parts or MEMORY
+        if "kv_cache" in parts and "kv_cache" not in self._released:
+            self._cache.release()
+        for runner in self._model_runners.values():
+            runner.release("weights" in parts)
+        self._released.update(parts)
+        self.flush_cache()
+        runtime.empty_cache(self.device)
+
+    def resume_memory(self, *parts: str) -> None:
+        """Take memory again, all of it or some `parts`; with the last of them requests go on."""
+        again = self._released.intersection(parts or MEMORY)
+        if "kv_cache" in again:
+            self._cache.resume()
+        if "weights" in again:
+            for runner in self._model_runners.values():
+                runner.resume_weights()
+        self._released -= again
+        if again:
+            self.flush_cache()
 
     # Steps
 
@@ -228,7 +267,7 @@ class Engine:
     def step(self) -> list[Output]:
         """Run one pass of the model and return what each request got from it."""
         outputs = self.take_ended()
-        spans = self._scheduler.plan()
+        spans = [] if self._released else self._scheduler.plan()
         if not spans:
             return outputs
         scores_BV = self._scores(spans)

@@ -48,6 +48,16 @@ class ModelRunner:
         elif not self._batch_invariant:  # reference mode computes as training does, through the model itself
             self.decode_step = graphs.make(self.model, self._cache) or decode.make(self.model, self._cache, quantised)
 
+    def release(self, weights: bool) -> None:
+        """Drop what was prepared for the cache and the weights; move the weights to the host's memory, if asked."""
+        self.decode_step = None
+        if weights:
+            self.model.to("cpu")
+
+    def resume_weights(self) -> None:
+        """Bring the weights back; `prepare` has to follow."""
+        self.model.to(self._device)
+
     def scores(
         self, spans: Sequence[Span], ids: Sequence[list[int]], keep: bool = False
     ) -> tuple[Tensor, Sequence[Tensor]]:

@@ -118,6 +118,17 @@ class KVCache:
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
 
+    def release(self) -> None:
+        """Give its memory back until `resume`."""
+        for store in (self.keys, self.values):
+            store.untyped_storage().resize_(0)
+
+    def resume(self) -> None:
+        """Take the memory again, empty."""
+        for store in (self.keys, self.values):
+            store.untyped_storage().resize_(store.numel() * store.itemsize)
+            store.zero_()
+
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of row `source` to row `target`."""
         for store in (self.keys, self.values):

@@ -5,7 +5,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import minimind
-from minimind.serve import bodies, errors, glass, ollama_routes, rollout, rollout_schema, routes, schema, site
+from minimind.serve import bodies, errors, glass, ollama_routes, rollout, routes, schema, site, weights
+from minimind.serve import rollout_schema as trainer
 from minimind.serve.guard import Guard
 from minimind.serve.messages_schema import CountRequest, MessagesRequest
 from minimind.serve.ollama_schema import (
@@ -23,8 +24,9 @@ BODIES = (
     *(schema.TemplateRequest, schema.TokenizeRequest, schema.DetokenizeRequest),
     *(ResponsesRequest, MessagesRequest, CountRequest),
     *(OllamaChatRequest, OllamaGenerateRequest, ShowRequest, EmbedRequest, SingleRequest),
-    *(schema.ToolRequest, rollout_schema.GenerateRequest, rollout_schema.UpdateRequest),
-    *(rollout_schema.PauseRequest, rollout_schema.AbortRequest),
+    *(schema.ToolRequest, trainer.GenerateRequest, trainer.PauseRequest, trainer.AbortRequest),
+    *(trainer.DiskRequest, trainer.TensorRequest, trainer.DistributedRequest, trainer.GroupRequest, trainer.GroupName),
+    *(trainer.VersionRequest, trainer.WeightRequest, trainer.MemoryRequest),
 )
 """What the routes read, for the description of the interface."""
 
@@ -43,7 +45,9 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(routes.router(service))
     app.include_router(ollama_routes.router(service))
     if settings.rollout_root:
-        app.include_router(rollout.router(service, settings.rollout_root))
+        updates = weights.Weights(service)
+        app.include_router(rollout.router(updates, settings.rollout_root))
+        app.include_router(weights.router(updates))
     app.include_router(site.router())
     if service.glass:
         app.include_router(glass.router(service.glass))

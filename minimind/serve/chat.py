@@ -85,7 +85,7 @@ class Choice:
         self._names = TokenNames(tokenizer) if request.logprobs else None
         self._logprobs: dict[str, list[Any]] = {}
         self._ids: list[int] | None = [] if request.return_token_ids else None
-        self._one_call = request.parallel_tool_calls is False
+        self._one_call, self._must_call = request.parallel_tool_calls is False, request.must_call
 
     @property
     def stop(self) -> str | None:
@@ -146,8 +146,8 @@ class Choice:
         """One of the parser's deltas in OpenAI's words, nothing after a stop string."""
         if self._stops.found is not None or (self._one_call and self.calls):
             return []
-        if "content" in delta:
-            return self._text(self._stops.feed(delta["content"]))
+        if "content" in delta:  # where a call is demanded, it is what came of one that was cut off
+            return [] if self._must_call else self._text(self._stops.feed(delta["content"]))
         before = self._text(self._stops.finish())
         if "reasoning_content" in delta:
             return [*before, {**delta, "reasoning": delta["reasoning_content"]}]

@@ -11,10 +11,9 @@ def constraint(request: ChatRequest | CompletionRequest) -> str | None:
     tools, choice = request.tools or [], request.tool_choice
     if isinstance(choice, AllowedChoice):
         tools = [tool for tool in tools if tool.function.name in request.callable]
-        choice = choice.allowed_tools.mode
     if isinstance(choice, NamedTool):
         tools = [tool for tool in tools if tool.function.name == choice.function.name]
-    if choice == "required" or isinstance(choice, NamedTool):
+    if request.must_call:
         return grammar.tool_call([tool.model_dump(exclude_none=True) for tool in tools], request.thinks)
     shape = request.response_format
     if shape and shape.json_schema:

@@ -4,7 +4,6 @@ Prompts and answers are token ids, so that what was sampled is exactly what is t
 log-probabilities; weights are replaced in place. Only there with `--rollout`.
 """
 
-import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping
@@ -18,20 +17,21 @@ from starlette.responses import Response
 
 from minimind.engine.grammar import Compiled
 from minimind.engine.request import Output, Request
-from minimind.errors import UserError
 from minimind.model.store import load_model
 from minimind.serve.bodies import described, read
-from minimind.serve.errors import DESCRIBED, ApiError, Json, as_api_error
+from minimind.serve.errors import DESCRIBED, ApiError, Json
 from minimind.serve.events import Stream, while_connected
-from minimind.serve.rollout_schema import AbortRequest, GenerateRequest, PauseRequest, UpdateRequest
+from minimind.serve.rollout_schema import AbortRequest, DiskRequest, GenerateRequest, PauseRequest
 from minimind.serve.service import Answers, Job, Service
+from minimind.serve.weights import Weights
 
 
 class _Reply:
     """The answers to one request as they are."""
 
-    def __init__(self, request: GenerateRequest, service: Service, forms: Mapping[str, Compiled | None]) -> None:
-        self.request, self.service, self.start = request, service, time.perf_counter()
+    def __init__(self, request: GenerateRequest, weights: Weights, forms: Mapping[str, Compiled | None]) -> None:
+        service = weights.service
+        self.request, self.weights, self.start = request, weights, time.perf_counter()
         self.jobs: list[Job] = []
         self.rids: list[str] = []
         answers = sum(request.params(i).n for i in range(len(request.prompts)))
@@ -62,7 +62,7 @@ class _Reply:
             "prompt_tokens": len(self.jobs[job].prompt_ids),
             "completion_tokens": len(tokens),
             "cached_tokens": request.cached_tokens if request else 0,
-            "weight_version": str(tokens[-1].version if tokens else self.service.engine.engine.version),
+            "weight_version": self.weights.label(tokens[-1].version) if tokens else self.weights.version,
             "e2e_latency": time.perf_counter() - self.start,
         }
         if self.request.return_logprob:
@@ -94,7 +94,6 @@ class Rollout:
 
     def __init__(self, service: Service, root: Path) -> None:
         self.service, self.root = service, root.resolve()
-        self.updating = asyncio.Lock()
         self._running: dict[str, list[tuple[Answers, int]]] = {}
 
     async def outputs(self, reply: _Reply) -> AsyncGenerator[int, None]:
@@ -159,8 +158,9 @@ class Rollout:
         return folder
 
 
-def router(service: Service, root: Path) -> APIRouter:
-    """The protocol's routes."""
+def router(weights: Weights, root: Path) -> APIRouter:
+    """The protocol's routes, but for those of `weights`."""
+    service = weights.service
     routes = APIRouter(tags=["rollout"], default_response_class=Json, responses=DESCRIBED)
     rollout = Rollout(service, root)
 
@@ -173,7 +173,7 @@ def router(service: Service, root: Path) -> APIRouter:
         forms = {grammar: await service.form(grammar) for grammar in grammars if grammar}
 
         def prepare() -> _Reply:
-            reply = _Reply(request, service, forms)
+            reply = _Reply(request, weights, forms)
             for job in reply.jobs:
                 check(job.prompt_ids, job.sampling)
             return reply
@@ -187,25 +187,14 @@ def router(service: Service, root: Path) -> APIRouter:
         finally:
             release()
 
-    @routes.post("/update_weights_from_disk", **described(UpdateRequest))
+    @routes.post("/update_weights_from_disk", **described(DiskRequest))
     async def update(http: HttpRequest) -> Response:
         """Replace the weights by those of a model directory; running answers go on with the new ones."""
-        request = await read(UpdateRequest, http, service.texts)
-        engine = service.engine
+        request = await read(DiskRequest, http, service.texts)
+        dtype = service.engine.engine.dtype
+        return await weights.update(request, lambda: load_model(rollout.confined(request.model_path), dtype=dtype))
 
-        def load() -> Any:
-            return load_model(rollout.confined(request.model_path), dtype=engine.engine.dtype)
-
-        try:
-            async with rollout.updating:
-                weights = await asyncio.to_thread(load)
-                await engine.call(lambda engine: engine.update_weights(weights))
-        except (ApiError, UserError) as error:
-            api = as_api_error(error)
-            return Json({"success": False, "message": str(error), **api.body}, api.status)
-        return Json({"success": True, "message": f"weights of {request.model_path}", "num_paused_requests": 0})
-
-    @routes.post("/flush_cache")
+    @routes.api_route("/flush_cache", methods=["GET", "POST"])
     async def flush() -> Response:
         """Forget every computed prefix."""
         await service.engine.call(lambda engine: engine.flush_cache())

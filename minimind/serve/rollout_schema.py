@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from minimind.engine import grammar
+from minimind.engine.engine import MEMORY
 from minimind.engine.sampling import MAX_TOP_LOGPROBS, Sampling
 from minimind.serve.bodies import few
 from minimind.serve.sampled import MOST, Body, Stops, Token, limit
@@ -105,9 +106,82 @@ class GenerateRequest(Body):
 
 
 class UpdateRequest(Body):
+    """What every request for new weights may say."""
+
+    weight_version: Annotated[str, Field(max_length=200)] | None = None
+    abort_all_requests: bool = False
+
+
+class DiskRequest(UpdateRequest):
     """Body of `/update_weights_from_disk`: a directory under the one that `--rollout-root` names."""
 
     model_path: Annotated[str, Field(min_length=1)]
+
+
+class TensorRequest(UpdateRequest):
+    """Body of `/update_weights_from_tensor`: base64 of a pickle for each rank, of which this server is one."""
+
+    serialized_named_tensors: Annotated[list[str], *few(64, 1)]
+    load_format: Literal["direct", "flattened_bucket"] | None = None
+
+
+GroupTitle = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class GroupName(Body):
+    """Body of `/destroy_weights_update_group`."""
+
+    group_name: GroupTitle = "weight_update_group"
+
+
+class GroupRequest(GroupName):
+    """Body of `/init_weights_update_group`: where the trainer, rank 0, waits."""
+
+    master_address: Annotated[str, Field(min_length=1, max_length=253)]
+    master_port: Annotated[int, Field(ge=1, le=65535)]
+    rank_offset: Annotated[int, Field(ge=1)]
+    world_size: Annotated[int, Field(ge=2)]
+    backend: Literal["nccl", "gloo"] = "nccl"
+
+
+class DistributedRequest(UpdateRequest, GroupName):
+    """Body of `/update_weights_from_distributed`: what will be broadcast, in this order."""
+
+    names: Annotated[list[str], *few(MOST, 1)]
+    dtypes: Annotated[list[Literal["bfloat16", "float16", "float32"]], *few(MOST, 1)]
+    shapes: Annotated[list[Annotated[list[Annotated[int, Field(ge=0)]], *few(8)]], *few(MOST, 1)]
+    load_format: Literal["flattened_bucket"] | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if not len(self.names) == len(self.dtypes) == len(self.shapes):
+            raise ValueError("names, dtypes and shapes are not equally many")
+        return self
+
+
+class VersionRequest(Body):
+    """Body of `/update_weight_version`."""
+
+    new_version: Annotated[str, Field(max_length=200)]
+    abort_all_requests: bool = True
+
+
+class WeightRequest(Body):
+    """Body of `/get_weights_by_name`: Hugging Face's name of a tensor, and how many rows of it are wanted."""
+
+    name: str
+    truncate_size: Annotated[int, Field(ge=1, le=10_000)] = 100
+
+
+class MemoryRequest(Body):
+    """Body of `/release_memory_occupation` and `/resume_memory_occupation`: which memory, by default all."""
+
+    tags: Annotated[list[Literal["kv_cache", "weights", "cuda_graph"]], *few(3)] | None = None
+
+    @property
+    def parts(self) -> list[str]:
+        """What the engine calls them; recorded graphs go with either."""
+        return [tag for tag in self.tags or MEMORY if tag in MEMORY]
 
 
 class PauseRequest(Body):

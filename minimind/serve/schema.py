@@ -202,6 +202,13 @@ class ChatRequest(Sampled):
         return names
 
     @property
+    def must_call(self) -> bool:
+        """Whether the answer is a call and nothing else."""
+        choice = self.tool_choice
+        mode = choice.allowed_tools.mode if isinstance(choice, AllowedChoice) else choice
+        return mode == "required" or isinstance(choice, NamedTool)
+
+    @property
     def thinks(self) -> bool:
         """Whether the answer begins with visible reasoning."""
         if self.continue_final_message:

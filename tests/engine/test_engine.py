@@ -237,6 +237,26 @@ def test_new_weights_take_effect_at_the_next_token():
         engine.update_weights({"norm.weigth": torch.ones(192)})
 
 
+@pytest.mark.parametrize("parts", [(), ("kv_cache",), ("weights",)])
+def test_memory_given_up_in_the_middle_of_an_answer_changes_nothing(parts):
+    rules = replace(GREEDY, max_new_tokens=10, ignore_eos=True)
+    engine, undisturbed = (Engine(build(seed=3), TOKENIZER) for _ in range(2))
+    request, expected = (one.submit(prompts()[1], rules) for one in (engine, undisturbed))
+    list(undisturbed.run())
+    for _ in range(4):
+        engine.step()
+    engine.release_memory(*parts)
+    assert engine.released
+    assert (engine._cache.keys.untyped_storage().nbytes() == 0) == (parts != ("weights",))
+    assert not engine.has_work
+    assert engine.step() == []
+    engine.flush_cache()
+    engine.resume_memory("weights")
+    engine.resume_memory()
+    list(engine.run())
+    assert request.ids == expected.ids
+
+
 def test_what_cannot_work_is_refused_before_anything_runs(model):
     engine = Engine(model, TOKENIZER, context=20)
     with pytest.raises(PromptTooLong, match="21 tokens, but the context is 20") as caught:

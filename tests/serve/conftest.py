@@ -27,10 +27,11 @@ def tokenizer():
     return Tokenizer.load("default")
 
 
-def random_model(tokenizer, seed):
+def random_model(tokenizer, seed, preset="tiny", **sizes):
     """A model whose layers have more say than a fresh one's, so that it does not only repeat its last token."""
     torch.manual_seed(seed)
-    model = Transformer(PRESETS["tiny"].with_(vocab_size=tokenizer.vocab_size, num_hidden_layers=2)).eval()
+    config = PRESETS[preset].with_(vocab_size=tokenizer.vocab_size, num_hidden_layers=2, **sizes)
+    model = Transformer(config).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.dim() > 1 and "embed" not in name:

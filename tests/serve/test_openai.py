@@ -163,6 +163,18 @@ def test_a_forced_call_fits_its_schema_even_from_a_random_model(client, choice, 
         assert isinstance(arguments["city"], str)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_forced_call_that_is_cut_off_is_no_text(client, stream):
+    options = {"tools": [WEATHER], "tool_choice": "required", "max_tokens": 6}
+    if stream:
+        *chunks, last = list(chat(client, stream=True, **options))
+        assert not any(chunk.choices[0].delta.content for chunk in chunks)
+        assert last.choices[0].finish_reason == "length"
+        return
+    choice = chat(client, **options).choices[0]
+    assert (choice.finish_reason, choice.message.content, choice.message.tool_calls) == ("length", "", None)
+
+
 def test_no_tools_are_shown_where_none_may_be_called(client):
     tokens = {
         choice: chat(client, tools=[WEATHER], tool_choice=choice, max_tokens=1).usage for choice in ("none", "auto")
