@@ -88,6 +88,59 @@ def test_bpb_against_reference_from_end_to_end(world, tmp_path, capsys, monkeypa
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}, "nothing ran again"
 
 
+def test_a_difference_is_students():
+    from ablation import Difference
+    from scipy import stats
+
+    first, other = [1.0, 2.0, 3.0, 2.5], [0.9, 1.8, 2.95, 2.2]
+    found, theirs = Difference.of(first, other), stats.ttest_rel(other, first)
+    assert found.p == pytest.approx(theirs.pvalue)
+    assert (found.low, found.high) == pytest.approx(tuple(theirs.confidence_interval(0.95)))
+    assert found.verdict(0.1, 0.001) == "better"
+    assert found.verdict(0.01, 0.5) == "no difference"
+    assert found.verdict(0.01, 0.1) == ""
+    assert Difference.of(first, first).verdict(0.01, 0.1) == "no difference"
+    assert Difference.of([1.0], [0.5]) == (-0.5, None, None, 1.0)
+    assert Difference.of([1.0], [0.5]).verdict(0.01, 0.1) == ""
+
+
+def test_what_does_nothing_is_seldom_called_something():
+    """A thousand studies of an arm that is like the first: with looks after 3, 4 and 5 pairs, 1 % are wrong at most."""
+    from ablation import Difference
+
+    torch.manual_seed(0)
+    wrong = 0
+    for pairs in torch.randn(1000, 2, 5).tolist():
+        looks = (Difference.of(pairs[0][:n], pairs[1][:n]).verdict(0.01 / 3, 0.0) for n in (3, 4, 5))
+        wrong += any(looks)
+    assert wrong <= 20
+
+
+def test_an_ablation_from_end_to_end(world, tmp_path, capsys, monkeypatch):
+    import ablation
+
+    from minimind.config import PRESETS
+
+    smallest = PRESETS["tiny"].with_(hidden_size=32, intermediate_size=64, num_hidden_layers=1)
+    monkeypatch.setitem(PRESETS, "tiny", smallest)
+    arms = ("as it is", "the same: train.log_every=7", "no rate: optim.lr=1e-9", "a seed: train.seed=+1000")
+    files = (world / "few_pretrain.jsonl", world / "few_pretrain_valid.jsonl")
+    settings = {"tokens": 3000, "tokens_per_step": 256, "seeds": 4, "smallest": 1e-6}
+    ablation.main(*files, arms, tmp_path, **settings)
+    found = {(row["arm"], row["equal"]): row for row in last_json(capsys)["rows"]}
+    same, still = found["the same", "tokens"], found["no rate", "tokens"]
+    assert (same["difference"], same["verdict"], same["pairs"]) == (0, "no difference", 3), "three pairs say it"
+    assert still["verdict"] == "worse"
+    assert still["difference"] > 0.05
+    assert found["a seed", "tokens"]["p"] > 0.005
+    assert found["a seed", "tokens"]["pairs"] == 4
+    assert (tmp_path / "ablation.svg").read_text(encoding="utf-8").count("<circle") == len(found)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
+    ablation.main(*files, arms[:2], tmp_path, **settings)
+    assert last_json(capsys)["rows"][0]["difference"] == 0
+    assert before.items() <= {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}.items(), "not again"
+
+
 def test_scaling_law_from_end_to_end(world, tmp_path, capsys, monkeypatch):
     import scaling_law
 
