@@ -47,6 +47,29 @@ def test_custom_reward(run, tuned):
     )
 
 
+def test_nim(run, tuned):
+    won = re.findall(r"^step +(\d+) +won +(\d+)%$", run("nim.py", tuned / "model", 2, 20), re.MULTILINE)
+    assert [int(step) for step, _ in won] == [1]
+
+
+def test_nim_is_nim(monkeypatch):
+    nim = runpy.run_path(str(EXAMPLES / "nim.py"))
+    for seed in range(50):
+        turns = nim["game"](seed)
+        env, moves = nim["Nim"](), [turn["content"] for turn in turns if turn["role"] == "assistant"]
+        left = int(env.reset(seed=seed)[0].split()[0])
+        for move in moves:
+            said, reward, over, _, _ = env.step(move)
+        assert over
+        assert reward in (1.0, -1.0)
+        assert 0 <= env.left < left
+        if reward == 1:
+            assert (env.left, said) == (0, "You win.")
+    for move in ("0", "4", "two", ""):
+        env.reset(seed=0)
+        assert env.step(move)[1:3] == (-1.0, True)
+
+
 def test_custom_tool(run, tuned, monkeypatch):
     starts, seen = iter(["2024-01-01", "yesterday"]), []
 

@@ -2,8 +2,8 @@
 
     prompt | what the model said | <tool_response> ... | what the model said | ...
 
-The ids only ever grow. What stands between two turns of the model is the tail of a rendered dummy conversation: with
-the tools' results it must begin as it does without them, so the rest is exactly what they add.
+The ids only ever grow. What stands between two turns of the model is the tail of a rendered dummy conversation, from
+behind the end of its assistant's turn.
 """
 
 import json
@@ -145,13 +145,15 @@ def _fault(name: str, what: str) -> Call:
 
 
 def observation(results: Sequence[str], tokenizer: Tokenizer, thinking: bool = False) -> list[int]:
-    """The ids between the `<|im_end|>` of a turn that called tools and the next turn: results, generation prompt."""
-    before, _ = render(_DUMMY, tokenizer)
-    answered = [*_DUMMY, *({"role": "tool", "content": result} for result in results)]
-    after, _ = render(answered, tokenizer, None, thinking, add_generation_prompt=True)
-    length = len(before) - before[::-1].index(tokenizer.control_id("<|im_end|>") or 0)
-    assert after[:length] == before[:length], "a conversation only grows at its end"
-    return after[length:]
+    """The ids between a turn that called tools and the next one: the results, and the generation prompt."""
+    return between_turns([{"role": "tool", "content": result} for result in results], tokenizer, thinking)
+
+
+def between_turns(turns: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, thinking: bool = False) -> list[int]:
+    """The ids from behind the `<|im_end|>` of what the model said to where it speaks again, with `turns` between."""
+    ids, _ = render([*_DUMMY, *turns], tokenizer, None, thinking, add_generation_prompt=True)
+    ends = [place for place, id in enumerate(ids) if id == tokenizer.control_id("<|im_end|>")]
+    return ids[ends[len(_DUMMY) - 1] + 1 :]
 
 
 def ends_of_turn(tokenizer: Tokenizer) -> list[int]:

@@ -3,9 +3,9 @@ other rewards (`minimind eval rewards`), and to learn from it again (`minimind/r
 
 A line is a sample: `rollout`, `group`, `prompt` (messages), `tools`, `gt`, `thinking`, `prompt_ids`, what was said
 after it (`ids`, and of each `mask`: chosen by the policy, `log_probs` of the engine, `versions` of its weights),
-`status`, `message` (the last turn), `turns` and `calls` of an episode, `rewards` by name, `reward`; and for each id
-what the trainer made of it: its log-probability `old` (null where it was not computed: each rollout makes a single
-step) and its `advantages` (null where the sample was not learned from).
+`status`, `message` (the last turn), `turns`, `calls` and `return` of an episode, `rewards` by name, `reward`; and for
+each id what the trainer made of it: its log-probability `old` (null where it was not computed: each rollout makes a
+single step) and its `advantages` (null where the sample was not learned from).
 """
 
 import re
@@ -80,7 +80,9 @@ def read(folder: Path, number: int, each: Callable[[dict[str, Any]], T]) -> list
 def sample(row: dict[str, Any]) -> Sample:
     """A line as the sample that it was, judged."""
     prompt = Prompt(row["prompt"], row["tools"], row["gt"], row["thinking"])
-    info = {"turns": row["turns"], "calls": [Call(**call) for call in row["calls"]]} if "turns" in row else {}
+    info: dict[str, Any] = {name: row[name] for name in ("turns", "return") if name in row}
+    if "calls" in row:
+        info["calls"] = [Call(**call) for call in row["calls"]]
     return Sample(
         prompt,
         row["prompt_ids"],
@@ -129,7 +131,7 @@ def _line(number: int, sample: Sample, advantages: Any, old: Any) -> dict[str, A
 def _episode(sample: Sample) -> dict[str, Any]:
     if "turns" not in sample.info:
         return {}
-    return {"turns": sample.info["turns"], "calls": [asdict(call) for call in sample.info["calls"]]}
+    return sample.info | {"calls": [asdict(call) for call in sample.info["calls"]]}
 
 
 def _thin_out(folder: Path) -> None:

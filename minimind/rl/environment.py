@@ -31,7 +31,8 @@ class Step(NamedTuple):
     """The ids that it reads next; none at the end."""
     done: bool
     info: dict[str, Any]
-    """`calls` that were made, a list of `Call`; at the end `finished`: whether there is a final answer."""
+    """`calls` that were made, a list of `Call`; the environment's own `reward`, where it gives one; at the end
+    `finished`: whether it came to its end, or was cut off."""
 
 
 class Environment(Protocol):
@@ -94,7 +95,7 @@ def multi_turn(
     first: list[tuple[int, Ask]] = []
     for number, (sample, sampling) in enumerate(zip(samples, samplings, strict=True)):
         sample.prompt_ids = environments[number].reset(sample.prompt)
-        sample.info = {"calls": [], "turns": 0}
+        sample.info = {"calls": [], "turns": 0, "return": 0.0}
         first.append((number, (sample.prompt_ids, replace(sampling, max_new_tokens=max_tokens))))
 
     def follow(number: int, completion: Completion) -> Ask | None:
@@ -105,6 +106,7 @@ def multi_turn(
         observed, done, info = environments[number].step(completion.ids)
         sample.info["calls"] += info["calls"]
         sample.info["turns"] += 1
+        sample.info["return"] += info.get("reward", 0.0)
         room = max_tokens - len(sample.ids) - len(observed)
         if done or room <= 0:
             sample.status = "completed" if done and info["finished"] else "truncated"
@@ -138,6 +140,12 @@ def _outcome(sample: Sample) -> float:
         return 0.0
     found = hits(sample.prompt.gt, sample.answer)
     return sum(found) / len(found)
+
+
+@reward
+def returned(samples: Sequence[Sample]) -> list[float | None]:
+    """The sum of what the environment itself gave in the episode (`agent.environment`)."""
+    return [sample.info.get("return") for sample in samples]
 
 
 @reward

@@ -6,6 +6,7 @@ from concurrent.futures import Future, TimeoutError
 from math import isfinite
 from pathlib import Path
 from threading import Thread
+from types import ModuleType
 
 import minimind.rl.environment
 import minimind.rl.reward_models  # noqa: F401  (registers those that ask a model)
@@ -25,7 +26,7 @@ class Rewards:
     def __init__(self, context: RewardContext) -> None:
         self.config = context.scoring
         if self.config.file:
-            _import(Path(self.config.file))
+            import_file(Path(self.config.file), "scoring.file")
         for name in self.config.weights:
             if name not in BUILDERS:
                 raise UsageError(f"recipe: scoring.weights: no reward {name!r}{did_you_mean(name, BUILDERS)}")
@@ -107,11 +108,18 @@ def _called(function: Reward, samples: Sequence[Sample], seconds: float) -> list
     return found.result(seconds)
 
 
-def _import(path: Path) -> None:
-    spec = importlib.util.spec_from_file_location(f"rewards_of_{path.stem}", path)
+def import_file(path: Path, key: str) -> ModuleType:
+    """A user's Python file as a module; `key` is where the recipe names it.
+
+    Raises:
+        UserError: there is none, or it cannot be imported.
+    """
+    spec = importlib.util.spec_from_file_location(f"user_{path.stem}", path)
     if not path.is_file() or spec is None or spec.loader is None:
-        raise UsageError(f"recipe: scoring.file = {str(path)!r} is no Python file")
+        raise UsageError(f"recipe: {key} = {str(path)!r} is no Python file")
+    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        spec.loader.exec_module(module)
     except Exception as error:
         raise UserError(f"{path}: cannot be imported: {type(error).__name__}: {error}") from error
+    return module

@@ -186,7 +186,10 @@ class AgentConfig:
     """Episodes in which tools answer (`minimind/rl/environment.py`); `[rl]` and `[scoring]` count here too."""
 
     max_turns: int = 4
-    """Turns of the model in an episode; the tools answer in between."""
+    """Turns of the model in an episode; the tools, or the environment, answer in between."""
+    environment: str = ""
+    """What is played instead of using tools: `FILE.py:NAME` or `MODULE:NAME` makes an environment in gymnasium's form,
+    with text as observations and actions (`minimind/rl/gym.py`); `returned` is its reward."""
     tools: list[str] = field(default_factory=list)
     """Python files with tools of your own: functions with type hints and a docstring. What is offered to the model
     stands in the data."""

@@ -13,8 +13,9 @@ the tools said is read, not learned: its probability is not the model's doing.
 from functools import partial
 from pathlib import Path
 
-from minimind.engine.sampling import Sampling
+from minimind.engine.sampling import Sampling, stream_of
 from minimind.recipe import Recipe
+from minimind.rl import gym
 from minimind.rl.environment import Make, ToolUse, multi_turn, repeatable
 from minimind.rl.rollout import Sample
 from minimind.stages import grpo, setup
@@ -24,7 +25,7 @@ from minimind.tools import sandbox
 def run(recipe: Recipe, out: Path, resume: bool = True, make: Make | None = None) -> Path:
     """Train `recipe.init` in episodes that begin with the prompts in `recipe.data.files`; return `out`/model.
 
-    `make` gives each sample an environment; by default it is the use of tools.
+    `make` gives each sample an environment; by default it is that of the recipe, or the use of tools.
 
     Raises:
         UserError: bad data, recipe, tools, rewards, server or checkpoint; no model to start from; nothing to learn.
@@ -36,6 +37,14 @@ def run(recipe: Recipe, out: Path, resume: bool = True, make: Make | None = None
 
     def tool_use(sample: Sample, sampling: Sampling) -> ToolUse:
         return ToolUse(tokenizer, own.max_turns, sample.thinking, repeatable(sampling.seed))
+
+    if own.environment and make is None:
+        make_env = gym.load(own.environment)
+
+        def make(sample: Sample, sampling: Sampling) -> gym.GymEnvironment:
+            # Of a group: what is compared has begun alike, and met with the same luck.
+            seed = stream_of(recipe.train.seed, sample.group)
+            return gym.GymEnvironment(make_env(), tokenizer, own.max_turns, sample.thinking, seed)
 
     episodes = partial(multi_turn, make=make or tool_use, max_tokens=recipe.rl.max_new_tokens)
     return grpo.run(recipe, out, resume, episodes)
