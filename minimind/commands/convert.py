@@ -1,4 +1,4 @@
-"""`minimind export gguf|ollama|hf|merge-lora MODEL OUT`, `minimind import SOURCE OUT`, `minimind push MODEL DEST`."""
+"""`minimind export KIND MODEL OUT`, `minimind import SOURCE OUT`, `minimind push MODEL DEST`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +15,9 @@ Dtype = Literal["keep", "bfloat16", "float16", "float32"]
 
 
 def export_main(argv: list[str]) -> int:
-    """Run `gguf`, `ollama`, `hf` or `merge-lora`."""
-    kinds: dict[str, Callable[..., int]] = {"gguf": gguf, "ollama": ollama, "hf": hf, "merge-lora": merge}
+    """Run one of the exports."""
+    kinds: dict[str, Callable[..., int]] = {"gguf": gguf, "ollama": ollama, "onnx": onnx, "openvino": openvino}
+    kinds |= {"hf": hf, "merge-lora": merge}
     return call_one_of(kinds, argv, "minimind export")
 
 
@@ -41,7 +42,7 @@ def gguf(model: Model, out: Out, type: str = "f16", thinking: bool = True, json:
     Args:
         model: model directory.
         out: file to write, ending in .gguf.
-        type: f32, bf16, f16, q8_0, q5_1, q5_0, q4_1 or q4_0.
+        type: f32, bf16, f16, q8_0, q6_k, q5_1, q5_0, q4_k_m, q4_1 or q4_0.
         thinking: whether its chat template can open a think block, which llama.cpp does unless it is told not to.
         json: print one line of JSON instead of a table.
     """
@@ -60,13 +61,49 @@ def ollama(model: Model, out: Out, type: str = "q8_0", json: bool = False) -> in
     Args:
         model: model directory.
         out: folder to make.
-        type: f32, bf16, f16, q8_0, q5_1, q5_0, q4_1 or q4_0.
+        type: f32, bf16, f16, q8_0, q6_k, q5_1, q5_0, q4_k_m, q4_1 or q4_0.
         json: print one line of JSON instead of a table.
     """
     from minimind.convert.ollama import export_ollama
 
     figures = export_ollama(model, out, type)
     return _show(figures, json, f"Next:  ollama create minimind -f {out / 'Modelfile'} && ollama run minimind")
+
+
+def onnx(model: Model, out: Out, type: str = "f32", json: bool = False) -> int:
+    """Write a folder for ONNX Runtime, onnxruntime-genai and transformers.js (browsers, Node.js).
+
+    Examples:
+        minimind export onnx runs/demo/sft/model my-onnx
+        minimind export onnx runs/demo/sft/model my-onnx --type int4
+
+    Args:
+        model: model directory; dense, for onnxruntime-genai's builder has no mixture of experts.
+        out: folder to make.
+        type: f32, int8 or int4.
+        json: print one line of JSON instead of a table.
+    """
+    from minimind.convert.onnx import export_onnx
+
+    return _show(export_onnx(model, out, type), json, "Try it:  docs/en/programs.md#a-browser has a page for it")
+
+
+def openvino(model: Model, out: Out, type: str = "f16", json: bool = False) -> int:
+    """Write a folder for OpenVINO and OpenVINO GenAI (Intel's CPUs, GPUs and NPUs).
+
+    Examples:
+        minimind export openvino runs/demo/sft/model my-openvino
+        minimind export openvino runs/demo/sft/model my-openvino --type int8
+
+    Args:
+        model: model directory, dense or a mixture of experts.
+        out: folder to make.
+        type: f32, f16, int8 or int4.
+        json: print one line of JSON instead of a table.
+    """
+    from minimind.convert.openvino import export_openvino
+
+    return _show(export_openvino(model, out, type), json, f"Try it:  openvino_genai.LLMPipeline('{out}', 'CPU')")
 
 
 def hf(

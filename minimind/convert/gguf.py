@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from minimind.console import progress
+from minimind.convert import gguf_kquants
 from minimind.convert.gguf_layout import Part, add_metadata, architecture, parts
 from minimind.convert.gguf_tokenizer import add_tokenizer
 from minimind.convert.tensors import from_directory, select
@@ -16,14 +17,14 @@ from minimind.files import atomic_write, writing_to
 from minimind.model.store import load_config
 from minimind.tokenizer.bpe import Tokenizer
 
-TYPES = ("f32", "bf16", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
+TYPES = ("f32", "bf16", "f16", "q8_0", "q6_k", "q5_1", "q5_0", "q4_k_m", "q4_1", "q4_0")
 
 
 def export_gguf(model: Path, out: Path, kind: str = "f16", thinking: bool = True) -> dict[str, Any]:
     """Write the model directory `model` as the GGUF file `out`, which appears whole or not at all.
 
-    Norms and routers stay float32. Below 8 bits the embedding, which is often the output matrix too, is kept at 8; a
-    matrix whose rows are no multiple of 32, the block of the quantised types, at 16.
+    Norms and routers stay float32. Below 8 bits the embedding, which is often the output matrix too, is kept at 8 (in
+    K-quants at 6); a matrix whose rows are no multiple of 32, the block of the quantised types, at 16.
 
     Args:
         model: model directory with its tokenizer.
@@ -36,7 +37,8 @@ def export_gguf(model: Path, out: Path, kind: str = "f16", thinking: bool = True
 
     Raises:
         UsageError: no such type, or `out` is no `.gguf`.
-        UserError: the model or its tokenizer has no equal in llama.cpp, is broken, or `out` cannot be written.
+        UserError: the model or its tokenizer has no equal in llama.cpp, is broken, or `out` cannot be written; or a
+            K-quant is asked for where llama.cpp's quantiser is not installed.
     """
     check_type(kind)
     if out.suffix != ".gguf":
@@ -59,7 +61,10 @@ def export_gguf(model: Path, out: Path, kind: str = "f16", thinking: bool = True
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     add_metadata(writer, config)
     pre = add_tokenizer(writer, tokenizer, config.vocab_size, thinking)
-    chosen = [(part, gguf.GGMLQuantizationType[_type_of(part, kind).upper()]) for part in parts(config, stored)]
+    chosen = [
+        (part, gguf.GGMLQuantizationType[_type_of(part, kind, config.num_hidden_layers).upper()])
+        for part in parts(config, stored)
+    ]
     for part, type in chosen:
         shape = gguf.quant_shape_to_byte_shape(part.shape, type)
         writer.add_tensor_info(part.name, shape, np.dtype(np.uint8), math.prod(shape), raw_dtype=type)
@@ -92,21 +97,24 @@ def _write(writer: Any, file: Path, chosen: list[tuple[Part, Any]], title: str) 
 
 
 def check_type(kind: str) -> None:
-    """Refuse a number format that is not in TYPES.
+    """Refuse a number format that is not in TYPES, or that cannot be made here.
 
     Raises:
         UsageError: with the nearest name.
+        UserError: it takes a package that is not installed.
     """
     if kind not in TYPES:
-        more = "; llama.cpp's llama-quantize makes K-quants from f16" if "_k" in kind.lower() or "iq" in kind else ""
+        more = "; llama.cpp's llama-quantize makes others from f16" if "_k" in kind.lower() or "iq" in kind else ""
         raise UsageError(f"--type {kind}: there is no such type here{did_you_mean(kind.lower(), TYPES)}{more}")
+    if kind in gguf_kquants.MIXED:
+        gguf_kquants.check_kquants()
 
 
 def _file_type(kind: str) -> str:
     return "ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"
 
 
-def _type_of(part: Part, kind: str) -> str:
+def _type_of(part: Part, kind: str, layers: int) -> str:
     """Number format of one tensor in a file of type `kind`."""
     if len(part.shape) == 1 or part.name.endswith("ffn_gate_inp.weight"):
         return "f32"
@@ -114,6 +122,8 @@ def _type_of(part: Part, kind: str) -> str:
         return kind
     if part.shape[-1] % 32:
         return "f16"
+    if kind in gguf_kquants.MIXED:
+        return gguf_kquants.format_of(part.name, part.shape[-1], kind, layers)
     return "q8_0" if part.name in ("token_embd.weight", "output.weight") else kind
 
 
@@ -125,4 +135,6 @@ def _encode(part: Part, type: Any) -> np.ndarray:
     if type.name == "BF16":  # numpy has no bfloat16; torch rounds to nearest even, as it does everywhere
         return tensor.to(torch.bfloat16).contiguous().view(torch.uint8).numpy()
     values = tensor.to(torch.float16).numpy() if type.name == "F16" else tensor.float().numpy()
+    if type.name in ("Q4_K", "Q6_K"):
+        return gguf_kquants.quantise(values, type.name.lower())
     return np.ascontiguousarray(gguf.quants.quantize(values, type)).view(np.uint8)

@@ -194,7 +194,8 @@ def router(weights: Weights, root: Path) -> APIRouter:
         dtype = service.engine.engine.dtype
         return await weights.update(request, lambda: load_model(rollout.confined(request.model_path), dtype=dtype))
 
-    @routes.api_route("/flush_cache", methods=["GET", "POST"])
+    @routes.post("/flush_cache")
+    @routes.get("/flush_cache", include_in_schema=False)
     async def flush() -> Response:
         """Forget every computed prefix."""
         await service.engine.call(lambda engine: engine.flush_cache())

@@ -255,7 +255,8 @@ def router(weights: Weights) -> APIRouter:
         """Say what the present weights are called."""
         return Json({"weight_version": weights.version})
 
-    @routes.api_route("/get_weights_by_name", methods=["GET", "POST"], **described(WeightRequest))
+    @routes.post("/get_weights_by_name", **described(WeightRequest))
+    @routes.get("/get_weights_by_name", include_in_schema=False)
     async def by_name(http: HttpRequest) -> Response:
         """Show the first rows of one tensor, to compare."""
         request = await read(WeightRequest, http, service.texts)

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 import minimind
+from minimind.convert import gguf_kquants
 from minimind.convert.gguf import TYPES, export_gguf
 from minimind.convert.gguf_tokenizer import PROBE, find_pre_tokenizer
 from minimind.engine.generate import complete
@@ -168,7 +169,10 @@ def test_a_file_that_does_not_think(taught, tmp_path):
     assert answer["message"]["tool_calls"][0]["function"]["name"] == "get_current_weather"
 
 
-@pytest.mark.parametrize(("kind", "divergence"), [("bf16", 1e-3), ("f16", 1e-4), ("q8_0", 1e-3), ("q4_0", 0.1)])
+@pytest.mark.parametrize(
+    ("kind", "divergence"),
+    [("bf16", 1e-3), ("f16", 1e-4), ("q8_0", 1e-3), ("q6_k", 0.01), ("q4_k_m", 0.1), ("q4_0", 0.1)],
+)
 def test_every_type_keeps_what_was_learned(taught, tmp_path, kind, divergence):
     """KL(ours ‖ theirs) in nats over the taught answer, and the answer itself, through llama.cpp's own chat parser."""
     export_gguf(taught, tmp_path / "model.gguf", kind)
@@ -197,9 +201,48 @@ def test_every_type_keeps_what_was_learned(taught, tmp_path, kind, divergence):
     assert thought["content"] == "Hi, 你好！"
 
 
-def test_types_are_as_large_as_they_say(model_of, tmp_path):
-    sizes = [export_gguf(model_of("dense"), tmp_path / "model.gguf", kind)["bytes"] for kind in TYPES]
-    assert sorted(sizes, reverse=True) == sizes
+@pytest.fixture(scope="module")
+def blocks(tmp_path_factory):
+    """A model whose rows are multiples of 256, but for one matrix of each layer."""
+    sizes = {"hidden_size": 256, "num_attention_heads": 4, "head_dim": 64, "intermediate_size": 608}
+    directory = tmp_path_factory.mktemp("blocks")
+    write(random_model(SHAPES["dense"].with_(**sizes, num_hidden_layers=8)), directory)
+    return directory
+
+
+def test_types_are_as_large_as_they_say(blocks, tmp_path):
+    sizes = {kind: export_gguf(blocks, tmp_path / "model.gguf", kind)["bytes"] for kind in TYPES}
+    plain = [size for kind, size in sizes.items() if "_k" not in kind]
+    assert sorted(plain, reverse=True) == plain
+    assert sizes["q8_0"] > sizes["q6_k"] > sizes["q4_k_m"] > sizes["q4_0"] * 0.9, "its embedding has 6 bits, not 8"
+
+
+def test_k_quants_are_llama_cpps(blocks, tmp_path):
+    """Its own mixture of formats, and blocks that another reader takes apart."""
+    export_gguf(blocks, tmp_path / "whole.gguf", "f32")
+    whole = {one.name: one for one in gguf.GGUFReader(tmp_path / "whole.gguf").tensors}
+    for kind, least, finer, ended in (("q4_k_m", 0.1, [0, 3, 6, 7], "Q5_0"), ("q6_k", 0.02, range(8), "Q8_0")):
+        export_gguf(blocks, tmp_path / f"{kind}.gguf", kind)
+        types = {}
+        for one in gguf.GGUFReader(tmp_path / f"{kind}.gguf").tensors:
+            types[one.name] = one.tensor_type.name
+            wanted = whole[one.name].data
+            got = gguf.quants.dequantize(one.data, one.tensor_type).reshape(wanted.shape)
+            assert ((got - wanted) ** 2).mean() <= least**2 * (wanted**2).mean(), one.name
+        values = [types[f"blk.{layer}.attn_v.weight"] for layer in range(8)]
+        assert [layer for layer, name in enumerate(values) if name == "Q6_K"] == list(finer)
+        assert types["token_embd.weight"] == "Q6_K"
+        assert types["blk.2.ffn_down.weight"] == ended, "608 is no multiple of 256"
+        assert types["blk.2.ffn_up.weight"] == types["blk.2.attn_q.weight"] == ("Q6_K" if kind == "q6_k" else "Q4_K")
+
+
+def test_k_quants_need_llama_cpp(blocks, tmp_path, monkeypatch):
+    gguf_kquants._library.cache_clear()
+    monkeypatch.setattr(gguf_kquants.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install xllamacpp"):
+        export_gguf(blocks, tmp_path / "model.gguf", "q6_k")
+    gguf_kquants._library.cache_clear()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +300,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(model_of, tmp_path):
     with pytest.raises(UsageError, match="did you mean 'q8_0'"):
         export_gguf(model, out, "q80")
     with pytest.raises(UsageError, match="llama-quantize"):
-        export_gguf(model, out, "q4_k_m")
+        export_gguf(model, out, "q5_k_m")
     with pytest.raises(UsageError, match=r"ends in \.gguf"):
         export_gguf(model, tmp_path / "out")
     weights = model / "model.safetensors"
