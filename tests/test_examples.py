@@ -107,3 +107,12 @@ def test_the_list_names_every_example():
     for path in EXAMPLES.iterdir():
         if path.name != "README.md":
             assert text.count(f"]({path.name})") == 2, f"{path.name}, in both languages"
+
+
+def test_the_page_for_browsers_loads_nothing_from_elsewhere_and_looks_where_the_export_writes():
+    """It was tried in Chromium by hand: transformers.js and its runtime are 475 MB of npm packages."""
+    page = (EXAMPLES / "browser" / "index.html").read_text(encoding="utf-8")
+    assert "http" not in page
+    for place in re.findall(r'"(\./[^"]+)"', page):
+        assert place.startswith("./node_modules/") or place == "./"
+    assert 'from_pretrained("model"' in page

@@ -85,7 +85,7 @@ def onnx(model: Model, out: Out, type: str = "f32", json: bool = False) -> int:
     """
     from minimind.convert.onnx import export_onnx
 
-    return _show(export_onnx(model, out, type), json, "Try it:  docs/en/programs.md#a-browser has a page for it")
+    return _show(export_onnx(model, out, type), json, "Try it:  docs/en/programs.md has a page for browsers")
 
 
 def openvino(model: Model, out: Out, type: str = "f16", json: bool = False) -> int:
@@ -93,12 +93,12 @@ def openvino(model: Model, out: Out, type: str = "f16", json: bool = False) -> i
 
     Examples:
         minimind export openvino runs/demo/sft/model my-openvino
-        minimind export openvino runs/demo/sft/model my-openvino --type int8
+        minimind export openvino runs/demo/sft/model my-openvino --type f32
 
     Args:
         model: model directory, dense or a mixture of experts.
         out: folder to make.
-        type: f32, f16, int8 or int4.
+        type: f32 or f16; optimum-cli export openvino --weight-format makes integers.
         json: print one line of JSON instead of a table.
     """
     from minimind.convert.openvino import export_openvino

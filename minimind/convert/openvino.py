@@ -11,7 +11,7 @@ from minimind.convert.tensors import new_directory
 from minimind.errors import UsageError, UserError, did_you_mean
 from minimind.model.store import load_config
 
-OPENVINO_TYPES: dict[str, str | int] = {"f32": "fp32", "f16": "fp16", "int8": 8, "int4": 4}
+OPENVINO_TYPES = {"f32": "fp32", "f16": "fp16"}
 INSTALL = "pip install optimum-intel openvino-genai, in an environment of its own (it wants transformers below 5.6)"
 
 
@@ -35,15 +35,17 @@ def export_openvino(model: Path, out: Path, kind: str = "f16") -> dict[str, Any]
     load_config(model)
     try:
         from optimum.exporters.openvino import main_export
-        from optimum.intel import OVConfig, OVWeightQuantizationConfig
+        from optimum.intel import OVConfig
     except ImportError as error:
         raise UserError(f"exporting for OpenVINO needs {error.name}; {INSTALL}") from None
     with new_directory(out) as folder, hushed(), redirect_stdout(sys.stderr):
-        bits = OPENVINO_TYPES[kind]
-        form = (
-            OVConfig(quantization_config=OVWeightQuantizationConfig(bits)) if isinstance(bits, int) else OVConfig(bits)
+        main_export(
+            str(model),
+            folder,
+            task="text-generation-with-past",
+            ov_config=OVConfig(OPENVINO_TYPES[kind]),
+            convert_tokenizer=True,
         )
-        main_export(str(model), folder, task="text-generation-with-past", ov_config=form, convert_tokenizer=True)
     return {
         "folder": str(out),
         "bytes": sum(file.stat().st_size for file in out.rglob("*") if file.is_file()),

@@ -26,8 +26,8 @@ def test_a_builder_that_is_not_installed_is_named(name, model_of, tmp_path, monk
 
 @pytest.mark.parametrize("name", EXPORTS)
 def test_an_unknown_type_is_named(name, model_of, tmp_path):
-    with pytest.raises(UsageError, match=r"int9.*int8"):
-        EXPORTS[name](model_of("dense"), tmp_path / "out", "int9")
+    with pytest.raises(UsageError, match=r"f31.*f32"):
+        EXPORTS[name](model_of("dense"), tmp_path / "out", "f31")
 
 
 def test_a_mixture_is_refused_where_it_cannot_be_and_told_where_it_can(model_of, tmp_path):
