@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -45,6 +46,24 @@ def orthogonalize(update: Tensor, steps: int = 5) -> Tensor:
         polynomial = torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C)
         x = torch.baddbmm(x, polynomial, x, beta=_A)
     return (x.mT if tall else x).reshape(update.shape)
+
+
+def orthogonalize_among_ranks(update: Tensor) -> Tensor:
+    """`orthogonalize`, of which each rank does an equal share of the matrices, and all ranks get all of them.
+
+    Every rank must call it with the same `update`. One matrix more or less does not matter, so the last share is filled
+    up with zeros: collectives want shares of one size.
+    """
+    world = runtime.world_size()
+    if world == 1:
+        return orthogonalize(update)
+    matrices = update.reshape(-1, *update.shape[-2:])  # [matrices, rows, columns]
+    each = -(-len(matrices) // world)
+    filled = torch.nn.functional.pad(matrices, (0, 0, 0, 0, 0, each * world - len(matrices)))
+    mine = orthogonalize(filled[runtime.rank() * each :][:each]).contiguous()
+    everyones = torch.empty_like(filled, dtype=mine.dtype)
+    dist.all_gather_into_tensor(everyones, mine)
+    return everyones[: len(matrices)].reshape(update.shape)
 
 
 class Muon(torch.optim.Optimizer):
@@ -84,7 +103,7 @@ class Muon(torch.optim.Optimizer):
             assert parameter.grad is not None
             buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - momentum)
             updates.append(parameter.grad.lerp(buffer, momentum))  # Nesterov: look one step ahead
-        orthogonal = orthogonalize(
+        orthogonal = orthogonalize_among_ranks(
             torch.stack([_whole(update) for update in updates])
         )  # [parameters, (experts,) rows, columns]
         scale = 0.2 * max(parameters[0].shape[-2:]) ** 0.5
@@ -99,7 +118,7 @@ def _whole(update: Tensor) -> Tensor:
 
 
 def _share(update: Tensor, parameter: Tensor) -> Tensor:
-    """The part of `update` that this rank holds of `parameter`; every rank has made the whole, so none is sent."""
+    """The part of `update` that this rank holds of `parameter`; every rank has the whole, so none is sent."""
     if not isinstance(parameter, DTensor):
         return update
     return distribute_tensor(update, parameter.device_mesh, parameter.placements, src_data_rank=None)

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from minimind.serve.errors import ApiError, response
 from minimind.serve.settings import Settings
@@ -55,7 +55,7 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, all: Connections, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self._all, self._beyond = all, False
+        self._all = all
         self._late: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -64,7 +64,8 @@ class Connection(HttpToolsProtocol):
         if len(self.connections) > self._all.most:
             if oldest := next(iter(self._all.idle), None):
                 oldest.leave()
-            self._beyond = oldest is None
+            else:
+                self.app = _only_health(self.app)
             if len(self.connections) > self._all.most + RESERVE:
                 transport.abort()
         self._wait()
@@ -107,12 +108,16 @@ class Connection(HttpToolsProtocol):
             self._late.cancel()
             self._late = None
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        super()._start_asgi_task(cycle, _full if self._beyond and cycle.scope["path"] != "/health" else app)
 
+def _only_health(app: Any) -> Any:
+    """`app` for a connection beyond the most: it answers `/health`, and says of all else to try again."""
 
-async def _full(scope: Any, receive: Any, send: Any) -> None:
-    message = "every connection of this server is in use: try again in a moment"
-    headers = {"Retry-After": "1", "Connection": "close"}
-    error = ApiError(503, message, "too_many_connections", headers=headers)
-    await response(error, scope["path"])(scope, receive, send)
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/health":
+            return await app(scope, receive, send)
+        message = "every connection of this server is in use: try again in a moment"
+        headers = {"Retry-After": "1", "Connection": "close"}
+        error = ApiError(503, message, "too_many_connections", headers=headers)
+        await response(error, scope["path"])(scope, receive, send)
+
+    return answer

@@ -1,7 +1,11 @@
 import pytest
 import torch
+from processes import in_ranks
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from minimind import runtime
+from minimind.optim import muon
 from minimind.optim.muon import Muon, orthogonalize
 
 
@@ -61,3 +65,43 @@ def test_the_update_is_nearly_orthogonal():
     singular_values = torch.linalg.svdvals(orthogonalize(torch.randn(48, 96)).float())
     assert singular_values.min() > 0.6
     assert singular_values.max() < 1.3
+
+
+SHAPES = [(24, 40)] * 5 + [(3, 16, 24)] * 2 + [(8, 8)]  # of experts, and one that two ranks cannot divide
+
+
+def stepped(kind):
+    """Weights after three steps in float32, and how many matrices this rank orthogonalised in each."""
+    runtime.compute_dtype = lambda on: torch.float32
+    done = []
+    muon.orthogonalize = lambda update: done.append(update.shape[:-2].numel()) or orthogonalize(update)
+    dice = torch.Generator().manual_seed(0)
+    mesh = init_device_mesh("cpu", (runtime.world_size(),)) if kind == "fsdp" else None
+
+    def held(tensor):
+        return distribute_tensor(tensor, mesh, [Shard(0)]) if mesh else tensor
+
+    parameters = [torch.nn.Parameter(held(torch.randn(shape, generator=dice))) for shape in SHAPES]
+    optimizer = Muon(parameters, lr=0.1)
+    for _ in range(3):
+        for parameter, shape in zip(parameters, SHAPES, strict=True):
+            parameter.grad = held(torch.randn(shape, generator=dice))
+        optimizer.step()
+    weights = [(p.full_tensor() if mesh else p).detach() for p in parameters]
+    return weights, sum(done) // 3
+
+
+def stepped_in_both_ways():
+    return stepped("ddp"), stepped("fsdp")
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_divide_the_matrices_and_end_where_one_does(world, monkeypatch):
+    monkeypatch.setattr(runtime, "compute_dtype", None)  # `stepped` replaces both; they come back afterwards
+    monkeypatch.setattr(muon, "orthogonalize", None)
+    expected, all_of_them = stepped("alone")
+    assert all_of_them == 5 + 2 * 3 + 1
+    for ways in in_ranks(world, stepped_in_both_ways):
+        for weights, share in ways:
+            torch.testing.assert_close(weights, expected, atol=1e-5, rtol=0)
+            assert share == -(-5 // world) + -(-6 // world) + 1
