@@ -62,7 +62,7 @@ def orthogonalize_among_ranks(update: Tensor) -> Tensor:
     filled = torch.nn.functional.pad(matrices, (0, 0, 0, 0, 0, each * world - len(matrices)))
     mine = orthogonalize(filled[runtime.rank() * each :][:each]).contiguous()
     everyones = torch.empty_like(filled, dtype=mine.dtype)
-    dist.all_gather_into_tensor(everyones, mine)
+    dist.all_gather(list(everyones.split(each)), mine)
     return everyones[: len(matrices)].reshape(update.shape)
 
 

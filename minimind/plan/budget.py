@@ -107,15 +107,16 @@ def training_memory(
         compute_bytes: of an element of the matrix products (2: bfloat16).
         compiled: fused kernels keep less.
         on_cpu: where attention weights of short rows are kept; the GPU's kernel recomputes them.
-        branches: whether rows hold several answers to one prompt, which needs a mask.
+        branches: whether rows hold several answers to one prompt, which needs a mask on any device.
     """
     train, length, weights = run.train, run.sequence_length, config.parameters()
     embedding = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
     matrices = weights - embedding
     moments = 2 * embedding + (1 if run.optim.matrices == "muon" else 2) * matrices
     tokens = min(train.micro_batch_tokens, train.tokens_per_step)
+    masked = branches or (blocks_of_products(length) > 0 if on_cpu else compute_bytes == WIDE)
     layers = [
-        tokens * _layer(config, layer, length, compute_bytes, compiled, on_cpu)
+        tokens * _layer(config, layer, length, compute_bytes, compiled, on_cpu, masked)
         for layer in range(config.num_hidden_layers)
     ]
     stream = WIDE * config.hidden_size * tokens  # the residual stream at one place
@@ -125,7 +126,6 @@ def training_memory(
         # of each block only its input; the rest of one block, and gradients of that rest
         activations = stream * config.num_hidden_layers
         chunk = max(chunk, max(layers) + 3 * compute_bytes * _width(config, 0) * tokens)
-    masked = on_cpu and (branches or blocks_of_products(length))
     mask = compute_bytes * tokens * length if masked else 0
     copies = compute_bytes * matrices if compute_bytes < WIDE else 0  # autocast keeps each weight's copy
     output = config.vocab_size * config.hidden_size
@@ -183,7 +183,9 @@ def _orthogonalising(weights: int, compute_bytes: int) -> int:
     return (2 * WIDE + ITERATION * compute_bytes) * weights_at_once(weights)
 
 
-def _layer(config: ModelConfig, layer: int, length: int, bytes: int, compiled: bool, on_cpu: bool) -> float:
+def _layer(
+    config: ModelConfig, layer: int, length: int, bytes: int, compiled: bool, on_cpu: bool, masked: bool
+) -> float:
     """Bytes that the backward pass of a block reads, for one token."""
     hidden = config.hidden_size
     queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
@@ -193,6 +195,8 @@ def _layer(config: ModelConfig, layer: int, length: int, bytes: int, compiled: b
     ):  # each keeps the keys and values that it sees, and its weights
         seen = (blocks + 1) / 2
         attention += bytes * (2 * keys * (seen - 1) + config.num_attention_heads * seen * length / blocks)
+    if masked and not on_cpu:  # its kernels take a mask only where each head has keys and values of its own
+        attention += bytes * 2 * (queries - keys)
     width = _width(config, layer)
     if compiled:
         residual = WIDE * hidden + 3 * bytes * hidden  # the stream; two norms' outputs; the attention's output

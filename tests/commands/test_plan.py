@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from minimind.plan.budget import program_memory
+
 
 @pytest.fixture
 def plan(minimind):
@@ -85,5 +87,6 @@ def test_lora_trains_a_percent_and_costs_two_thirds(plan):
     same = [part for flag, value in zip(same, ("2048", "true", "16384"), strict=True) for part in (flag, value)]
     same += ["--set.train.dtype", "bfloat16", "--tokens-per-second", "100"]
     whole, change = (plan("minimind-3", "--stage", stage, "--tokens", "1e6", *same) for stage in ("sft", "lora"))
-    assert change["memory_bytes"] <= 0.6 * whole["memory_bytes"]
+    program = program_memory(compiled=True)  # a torch for CUDA is larger, whatever is trained
+    assert change["memory_bytes"] - program <= 0.45 * (whole["memory_bytes"] - program)
     assert change["memory"]["tensors"] <= 0.35 * whole["memory"]["tensors"]

@@ -97,7 +97,10 @@ def test_equal_to_transformers(more, tmp_path):
     torch.testing.assert_close(found.logits_per_layer[-1], out.logits[0], **close)
     assert len(found.router) == (3 if more else 0)
     for layer, probabilities in found.router.items():
-        torch.testing.assert_close(probabilities, out.router_logits[layer].softmax(-1), **close)
+        said = out.router_logits[layer]
+        if not torch.allclose(said.sum(-1), torch.ones(len(IDS))):  # early 5.x says probabilities
+            said = said.softmax(-1)
+        torch.testing.assert_close(probabilities, said, **close)
 
 
 def test_attention_is_causal_and_sums_to_one(model):

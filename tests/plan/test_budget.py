@@ -62,9 +62,9 @@ def test_lora_of_the_large_model_needs_less_than_its_fine_tuning():
     assert change["peak"] <= 0.6 * whole["peak"]
 
 
-def memory(preset="laptop", compute_bytes=2, compiled=True, **changes):
+def memory(preset="laptop", compute_bytes=2, compiled=True, where=(), **changes):
     recipe = override(Recipe(preset=preset), {name.replace("__", "."): value for name, value in changes.items()})
-    return training_memory(PRESETS[preset], run_config(recipe), recipe.lora, compute_bytes, compiled)
+    return training_memory(PRESETS[preset], run_config(recipe), recipe.lora, compute_bytes, compiled, *where)
 
 
 def test_what_memory_depends_on():
@@ -81,6 +81,14 @@ def test_what_memory_depends_on():
     alone = memory(train__tokens_per_step=8192)
     assert plain.total - alone.total == pytest.approx(plain.gradients, rel=1e-6), "a second micro-batch meets gradients"
     assert memory("minimind-3-moe").activations > memory("minimind-3").activations
+
+
+def test_on_a_gpu_answers_to_one_prompt_need_a_mask_and_keys_of_each_head():
+    plain, masked = (memory(where=(False, branches)).activations for branches in (False, True))
+    run, laptop = run_config(Recipe(preset="laptop")), PRESETS["laptop"]
+    tokens, heads = run.train.micro_batch_tokens, laptop.num_attention_heads - laptop.num_key_value_heads
+    keys = laptop.num_hidden_layers * 2 * heads * laptop.head_dim
+    assert masked - plain == 2 * tokens * (run.sequence_length + keys)
 
 
 def test_frozen_weights_need_neither_gradients_nor_moments():
