@@ -15,7 +15,10 @@ import random
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -149,33 +152,75 @@ def random_model(preset: str, folder: Path) -> None:
     from minimind.tokenizer.bpe import Tokenizer
 
     torch.manual_seed(0)
-    model = Transformer(PRESETS[preset])
+    tokenizer = Tokenizer.load("default")
+    model = Transformer(PRESETS[preset].with_(vocab_size=tokenizer.vocab_size))
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.dim() > 1 and "embed" not in name:
                 weight *= 5
     save_model(model, folder, dtype="bfloat16")
-    Tokenizer.load("default").save(folder)
+    tokenizer.save(folder)
 
 
-async def watched(url: str, process: int, clients: int, seconds: float) -> tuple[Outcome, list[float]]:
-    """The load, and the server's resident memory in MB, every second of it."""
+@contextmanager
+def started(preset: str, *flags: str) -> Iterator[tuple[str, int]]:
+    """`minimind serve` on random weights, ready: its address and its process."""
+    with tempfile.TemporaryDirectory() as folder:
+        random_model(preset, Path(folder) / "model")
+        command = [sys.executable, "-m", "minimind", "serve", f"{folder}/model", "--port", "0", *flags]
+        server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert server.stderr
+        url = ""
+        for line in server.stderr:
+            if "chat page" in line:
+                url = line.split()[-1].rstrip("/")
+            if line.startswith("Ready"):
+                break
+        else:
+            raise SystemExit(line)  # what it said last
+        threading.Thread(target=sys.stderr.writelines, args=[server.stderr], daemon=True).start()
+        try:
+            yield url, server.pid
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+@asynccontextmanager
+async def watched(process: int) -> AsyncIterator[list[float]]:
+    """Resident memory of a process and its children in MB, every second."""
     import psutil
+
+    server, memory = psutil.Process(process), []
+
+    def resident() -> Iterator[float]:
+        for one in (server, *server.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                yield one.memory_info().rss / 2**20
+
+    async def watch() -> None:
+        while True:
+            memory.append(sum(resident()))
+            await asyncio.sleep(1)
+
+    watching = asyncio.create_task(watch())
+    yield memory
+    watching.cancel()
+
+
+def tenths(memory: list[float]) -> list[int]:
+    """Ten figures of a course, and its last."""
+    return [round(memory[len(memory) * i // 10]) for i in range(10)] + [round(memory[-1])]
+
+
+async def run(url: str, process: int, clients: int, seconds: float) -> tuple[Outcome, list[float]]:
+    """The load, and the server's memory during it."""
     import torch
 
     from minimind.engine.engine import NEAR_TIE
 
-    server, memory = psutil.Process(process), []
-
-    async def watch() -> None:
-        while True:
-            memory.append(server.memory_info().rss / 2**20)
-            await asyncio.sleep(1)
-
-    watching = asyncio.create_task(watch())
-    outcome = await load(url, clients, seconds, NEAR_TIE[torch.bfloat16])
-    watching.cancel()
-    return outcome, memory
+    async with watched(process) as memory:
+        return await load(url, clients, seconds, NEAR_TIE[torch.bfloat16]), memory
 
 
 def main() -> None:
@@ -185,39 +230,27 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--serve", nargs=argparse.REMAINDER, default=[], help="further flags for `minimind serve`")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        random_model(options.preset, Path(folder))
-        command = [sys.executable, "-m", "minimind", "serve", folder, "--port", "0", *options.serve]
-        server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        assert server.stderr
-        url = ""
-        for line in server.stderr:
-            if "chat page" in line:
-                url = line.split()[-1].rstrip("/")
-            if line.startswith("Ready"):
-                break
-        try:
-            outcome, memory = asyncio.run(watched(url, server.pid, options.clients, options.seconds))
-        finally:
-            server.terminate()
-            server.wait(30)
+    with started(options.preset, *options.serve) as (url, process):
+        outcome, memory = asyncio.run(run(url, process, options.clients, options.seconds))
+    print(json.dumps({"clients": options.clients, **figures(outcome, options.seconds), "memory_mb": tenths(memory)}))
+    sys.exit(bool(outcome.broken))
+
+
+def figures(outcome: Outcome, seconds: float) -> dict[str, object]:
+    """What to print of it."""
     first = sorted(outcome.first)
-    figures = {
-        "clients": options.clients,
+    return {
         "streams": outcome.streams,
         "broken": len(outcome.broken),
         "examples": outcome.broken[:3],
         "near_ties": outcome.near_ties,
         "widest_near_tie_nats": round(outcome.widest, 4),
-        "tokens_per_second": round(outcome.tokens / options.seconds, 1),
+        "tokens_per_second": round(outcome.tokens / seconds, 1),
         "first_token_seconds": {
             "median": round(first[len(first) // 2], 3),
             "p95": round(first[len(first) * 95 // 100], 3),
         },
-        "memory_mb": [round(memory[len(memory) * i // 10]) for i in range(10)] + [round(memory[-1])],
     }
-    print(json.dumps(figures))
-    sys.exit(bool(outcome.broken))
 
 
 if __name__ == "__main__":
