@@ -31,6 +31,9 @@ def jobs(request: ChatRequest, service: Service, form: Compiled | None) -> list[
     settings, tokenizer = service.settings, service.tokenizer
     if (request.n or 1) > settings.max_choices:
         raise ApiError(400, f"n is {request.n}, more than {settings.max_choices}", "too_many_choices", "n")
+    if request.add_generation_prompt is False and not request.continue_final_message:
+        message = "without add_generation_prompt nothing is asked: use continue_final_message"
+        raise ApiError(400, message, "invalid_value", "add_generation_prompt")
     prompt_ids = prompt(request, service)
     check_scored([prompt_ids] * (request.n or 1), request.prompt_logprobs)
     ends = [] if request.ignore_eos else [tokenizer.control_id("<|im_end|>"), tokenizer.eos_id, tokenizer.pad_id]
@@ -58,13 +61,14 @@ def prompt(request: ChatRequest, service: Service) -> list[int]:
     tools = [tool.model_dump(exclude_none=True) for tool in request.tools or [] if request.callable]
     turns = [message.turn() for message in request.messages]
     service.check_length(turn["content"] for turn in turns)
-    last = turns.pop() if request.continue_final_message and request.thinks else {}  # then its thought goes on
-    asks = not request.continue_final_message or bool(last)
+    goes_on = bool(request.continue_final_message)
+    last = turns.pop() if goes_on and request.thinks else {}  # then its thought goes on
+    asks = bool(last) if goes_on else request.add_generation_prompt is not False
     ids, _ = render(turns, service.tokenizer, tools or None, request.thinks, add_generation_prompt=asks, blocks=False)
     if last:
         return ids + service.tokenizer.encode(last["reasoning_content"])
     end = service.tokenizer.control_id("<|im_end|>")
-    return ids if asks else ids[: max(i for i, id in enumerate(ids) if id == end)]
+    return ids[: max(i for i, id in enumerate(ids) if id == end)] if goes_on else ids
 
 
 class Choice:
@@ -302,4 +306,5 @@ async def stream(
                 if not output.finish_reason:
                     answers.stop(index)
     if usage:
-        yield reply.frame("chat.completion.chunk", []) | {"usage": reply.usage()}
+        counted = {"usage": reply.usage(), "timings": reply.timings(reply.choices[0])}
+        yield reply.frame("chat.completion.chunk", []) | counted

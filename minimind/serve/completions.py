@@ -136,6 +136,7 @@ class _Reply:
     def __init__(self, request: CompletionRequest, service: Service, jobs: list[Job]) -> None:
         self.id, self.created = f"cmpl-{uuid.uuid4().hex}", int(time.time())
         self.model = request.model or service.settings.model
+        self.fingerprint = f"minimind-{service.engine.engine.version}"
         n = request.n or 1
         given = [text for text in prompts(request) for _ in range(n)]
         self.texts = [
@@ -151,6 +152,7 @@ class _Reply:
             "object": "text_completion",
             "created": self.created,
             "model": self.model,
+            "system_fingerprint": self.fingerprint,
             "choices": choices,
         }
 

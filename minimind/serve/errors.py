@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 from minimind.engine.background import QueueFull
@@ -64,6 +65,8 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(400, str(error))
         case RecursionError():
             return ApiError(400, "the request is nested too deeply")
+        case ClientDisconnect():
+            return ApiError(400, "the client left before its request was whole")  # nobody reads it
         case HTTPException():
             return ApiError(error.status_code, str(error.detail), headers=error.headers)
     log.error("%s", "".join(traceback.format_exception(error)))
@@ -95,7 +98,7 @@ def install(app: FastAPI) -> None:
     async def handle(request: Request, error: Exception) -> Json:
         return response(error, request.url.path)
 
-    for kind in (ApiError, UserError, RecursionError, HTTPException, Exception):
+    for kind in (ApiError, UserError, RecursionError, HTTPException, ClientDisconnect, Exception):
         app.add_exception_handler(kind, handle)
 
 

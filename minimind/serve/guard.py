@@ -2,10 +2,12 @@
 
 A page of another site that a user happens to visit can make their browser call a server on their own machine. Three
 checks stop it: the `Host` header (DNS rebinding: the attacker's name resolves to 127.0.0.1), the `Origin` header, and
-bodies only as `application/json` (which a browser sends elsewhere only after asking, and we do not consent).
+bodies only as `application/json` (which a browser sends elsewhere only after asking, and we do not consent). A body
+without any type is taken for JSON where there is no `Origin` either: it comes from a program.
 """
 
 import asyncio
+import contextlib
 import hmac
 import ipaddress
 import os
@@ -21,6 +23,8 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 OPEN_PATHS = ("/", "/health", "/docs", "/openapi.json", "/favicon.ico", "/inspect")
 OPEN_FOLDERS = ("/page/", "/inspect/page/")
 """Answered without a key: they say nothing about the model or its users."""
+LINGER_SECONDS, LINGER_BYTES = 5.0, 2**26
+"""How much longer a body is read (and forgotten) whose request is already refused."""
 
 
 class Guard:
@@ -35,12 +39,13 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        body = _Body(receive, send, self.settings)
         try:
             self._check(scope["method"], scope["path"], Headers(scope=scope))
         except ApiError as error:
-            await response(error, scope["path"])(scope, receive, send)
+            await response(error, scope["path"])(scope, receive, body.send)
             return
-        await self.app(scope, self._limited(receive), send)
+        await self.app(scope, body.receive, body.send)
 
     def _check(self, method: str, path: str, headers: Headers) -> None:
         host = headers.get("host", "")
@@ -71,7 +76,8 @@ class Guard:
         if length.isdecimal() and int(length) > self.settings.max_bytes:
             raise _too_large(self.settings.max_bytes)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if has_body and kind != "application/json":
+        silent = not kind and origin is None  # some programs do not say; browsers always say where they come from
+        if has_body and kind != "application/json" and not silent:
             raise ApiError(
                 415, f"send JSON: Content-Type is {kind!r}, not 'application/json'", "unsupported_media_type"
             )
@@ -86,27 +92,53 @@ class Guard:
             return name in self.hosts
         return True
 
-    def _limited(self, receive: Receive) -> Receive:
-        size, complete = 0, False
-        until = asyncio.get_running_loop().time() + self.settings.body_seconds
 
-        async def limited() -> Message:
-            nonlocal size, complete
-            if complete:
-                return await receive()  # from now on it tells of a client that leaves
-            try:
-                async with asyncio.timeout_at(until):  # of all of it: a byte a minute is no progress
-                    message = await receive()
-            except TimeoutError:
-                late = f"the body has not come within {self.settings.body_seconds:g} s"
-                raise HTTPException(408, late, {"Connection": "close"}) from None
-            size += len(message.get("body", b""))
-            complete = not message.get("more_body", False)
-            if size > self.settings.max_bytes:
-                raise HTTPException(413, str(_too_large(self.settings.max_bytes)), {"Connection": "close"})
-            return message
+class _Body:
+    """The body of a request: limited in size and time, and read to its end even where the answer does not need it."""
 
-        return limited
+    def __init__(self, receive: Receive, send: Send, settings: Settings) -> None:
+        self._receive, self._send, self._settings = receive, send, settings
+        self._size, self._complete = 0, False
+        self._until = asyncio.get_running_loop().time() + settings.body_seconds
+
+    async def receive(self) -> Message:
+        """The next part.
+
+        Raises:
+            HTTPException: 408, it is late; 413, it is too large.
+        """
+        if self._complete:
+            return await self._receive()  # from now on it tells of a client that leaves
+        try:
+            async with asyncio.timeout_at(self._until):  # of all of it: a byte a minute is no progress
+                message = await self._next()
+        except TimeoutError:
+            late = f"the body has not come within {self._settings.body_seconds:g} s"
+            raise HTTPException(408, late, {"Connection": "close"}) from None
+        if self._size > self._settings.max_bytes:
+            raise HTTPException(413, str(_too_large(self._settings.max_bytes)), {"Connection": "close"})
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send on; a connection that is closed while its client still sends is reset, and the answer is lost."""
+        if message["type"] == "http.response.body" and not message.get("more_body") and not self._complete:
+            await self._send({**message, "more_body": True})
+            await self._linger()
+            message = {"type": "http.response.body"}
+        await self._send(message)
+
+    async def _linger(self) -> None:
+        most, now = self._size + LINGER_BYTES, asyncio.get_running_loop().time()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(min(now + LINGER_SECONDS, self._until)):
+                while not self._complete and self._size < most:
+                    await self._next()
+
+    async def _next(self) -> Message:
+        message = await self._receive()
+        self._size += len(message.get("body", b""))
+        self._complete = not message.get("more_body", False)
+        return message
 
 
 def _too_large(limit: int) -> ApiError:

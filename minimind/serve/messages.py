@@ -61,8 +61,9 @@ class _Writer:
             return []
         if self.open == "tool_use":
             self.message["content"][-1]["input"] = json.loads(self.written or "{}")
+        signed = self._more({"type": "signature_delta", "signature": ""}) if self.open == "thinking" else []
         self.open = ""
-        return [{"type": "content_block_stop", "index": len(self.message["content"]) - 1}]
+        return [*signed, {"type": "content_block_stop", "index": len(self.message["content"]) - 1}]
 
     def end(self, finish: str, stop: str | None, usage: dict[str, Any]) -> list[Event]:
         """The last events."""

@@ -43,8 +43,8 @@ class _Writer:
         """An event with the response so far."""
         return self.event(type, response=self.response | {"output": [dict(item) for item in self.response["output"]]})
 
-    def take(self, delta: dict[str, Any]) -> list[Event]:
-        """What one delta of a chat adds."""
+    def take(self, delta: dict[str, Any], logprobs: list[Any]) -> list[Event]:
+        """What one delta of a chat adds, with the log-probabilities of its text."""
         events: list[Event] = []
         for call in delta.get("tool_calls", []):
             if "id" in call:
@@ -58,7 +58,11 @@ class _Writer:
             if delta.get(field):
                 if self.open != kind:
                     events += self._close() + self._begin(kind, {})
-                events += self._more(part, "text", delta[field])
+                events += self._more(part, "text", delta[field], logprobs)
+                logprobs = []
+        if logprobs and self.open == "message":  # of text that is held back, or of none
+            part = self.item["content"][0]
+            part["logprobs"] = [*part["logprobs"], *logprobs]
         return events
 
     @property
@@ -85,11 +89,15 @@ class _Writer:
         """Where text is added, and what its events say besides."""
         if self.open == "function_call":
             return self.item, {}
-        return self.item["content"][0], {"content_index": 0} | ({"logprobs": []} if self.open == "message" else {})
+        part = self.item["content"][0]
+        return part, {"content_index": 0} | ({"logprobs": part["logprobs"]} if self.open == "message" else {})
 
-    def _more(self, name: str, key: str, text: str) -> list[Event]:
+    def _more(self, name: str, key: str, text: str, logprobs: Sequence[Any] = ()) -> list[Event]:
         target, extra = self._place()
         target[key] += text
+        if self.open == "message":
+            target["logprobs"] = [*target["logprobs"], *logprobs]
+            extra["logprobs"] = list(logprobs)
         return [self.event(f"{name}.delta", **self._at, **extra, delta=text)] if text else []
 
     def _close(self) -> list[Event]:
@@ -134,7 +142,7 @@ async def stream(
     async with aclosing(chat.stream(request, service, list(jobs), usage=True)) as chunks:
         async for chunk in chunks:
             for choice in chunk["choices"]:
-                for event in writer.take(choice["delta"]):
+                for event in writer.take(choice["delta"], (choice["logprobs"] or {}).get("content", [])):
                     yield event
                 finish = choice["finish_reason"] or finish
             if chunk.get("usage"):

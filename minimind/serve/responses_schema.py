@@ -9,7 +9,8 @@ from minimind.serve.errors import ApiError
 from minimind.serve.sampled import MOST, Body
 from minimind.serve.schema import ChatRequest, Effort
 
-_PARTS = {"input_text", "output_text", "text", "reasoning_text", "summary_text"}
+_PARTS = ("input_text", "output_text", "text", "reasoning_text", "summary_text")
+LOGPROBS = "message.output_text.logprobs"
 
 
 class Reasoning(Body):
@@ -39,6 +40,8 @@ class ResponsesRequest(Body):
     parallel_tool_calls: bool | None = None
     reasoning: Reasoning | None = None
     text: TextOptions | None = None
+    include: Annotated[list[str], *few(64)] | None = None
+    top_logprobs: int | None = None
     metadata: dict[str, Any] | None = None
     prompt_cache_key: str | None = None
     previous_response_id: Literal[None] = None
@@ -70,7 +73,8 @@ class ResponsesRequest(Body):
             **{"model": self.model, "messages": turns, "tools": tools or None, "tool_choice": choice},
             **{"max_completion_tokens": self.max_output_tokens, "temperature": self.temperature, "top_p": self.top_p},
             **{"stream": self.stream, "response_format": form or None},
-            **{"parallel_tool_calls": self.parallel_tool_calls},
+            **{"parallel_tool_calls": self.parallel_tool_calls, "logprobs": LOGPROBS in (self.include or ())},
+            "top_logprobs": self.top_logprobs if LOGPROBS in (self.include or ()) else None,
             "reasoning_effort": self.reasoning.effort if self.reasoning else None,
         }
         return validated(ChatRequest, body)

@@ -114,6 +114,8 @@ def router(service: Service) -> APIRouter:
             {
                 "model": settings.model,
                 "n_ctx": engine.context,
+                "total_slots": engine.max_batch_size,
+                "default_generation_settings": {"n_ctx": engine.context},  # where llama.cpp's clients look for it
                 "vocab_size": engine.model.config.vocab_size,
                 "parameters": engine.model.config.parameters(),
                 "max_tokens": settings.max_tokens,
@@ -178,7 +180,9 @@ def router(service: Service) -> APIRouter:
 
 def _encoded(request: TokenizeRequest, tokenizer: Tokenizer) -> list[int]:
     if request.messages is None:
-        return tokenizer.encode(next(t for t in (request.content, request.prompt, request.text) if t is not None))
+        bos = [tokenizer.bos_id] if request.add_special and tokenizer.bos_id is not None else []
+        text = next(t for t in (request.content, request.prompt, request.text) if t is not None)
+        return bos + tokenizer.encode(text)
     turns = [message.turn() for message in request.messages]
     specs = [tool.model_dump(exclude_none=True) for tool in request.tools or []]
     prompt = request.add_generation_prompt

@@ -5,7 +5,7 @@ Types are strict (`"temperature": "1"` is a mistake, not a number), unknown fiel
 
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from minimind.engine import grammar
 from minimind.engine.sampling import MAX_TOP_LOGPROBS, Sampling
@@ -32,7 +32,21 @@ class Body(BaseModel):
 
 Number = Annotated[float, Field(ge=-2, le=2)]
 Bias = Annotated[float, Field(ge=-BIAS, le=BIAS)]
-Biases = Annotated[dict[Annotated[str, Field(min_length=1, max_length=200)], Bias], Field(max_length=1024), sized(1024)]
+
+
+def _pairs(value: Any) -> Any:
+    """llama.cpp's other form, `[[token, bias], ...]`, as an object."""
+    if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+        return value
+    return {str(key): bias for key, bias in value}
+
+
+Biases = Annotated[
+    dict[Annotated[str, Field(min_length=1, max_length=200)], Bias],
+    Field(max_length=1024),
+    BeforeValidator(_pairs),
+    sized(1024),
+]
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
 Stops = StopString | Annotated[list[StopString], *few(16)]
 Choices = Annotated[list[Annotated[str, Field(min_length=1, max_length=10_000)]], *few(1024, 1)]
@@ -98,7 +112,7 @@ class Sampled(Body):
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     stop_token_ids: Annotated[list[Token], *few(64)] | None = None
     ignore_eos: bool | None = None
-    cache_salt: Annotated[str, Field(max_length=200)] | None = None
+    cache_salt: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     return_token_ids: bool | None = None
     structured_outputs: Form | None = None
@@ -158,7 +172,7 @@ class Sampled(Body):
     @property
     def counts_always(self) -> bool:
         """Whether every chunk of a stream counts tokens."""
-        return bool(self.stream_options and self.stream_options.continuous_usage_stats)
+        return self.include_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
     @property
     def include_usage(self) -> bool:

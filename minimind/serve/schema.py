@@ -178,8 +178,6 @@ class ChatRequest(Sampled):
             raise ValueError("top_logprobs needs logprobs to be true")
         if self.functions is not None or self.function_call is not None:
             raise ValueError("functions and function_call are no longer read: use tools and tool_choice")
-        if self.add_generation_prompt is False and not self.continue_final_message:
-            raise ValueError("without add_generation_prompt nothing is asked: use continue_final_message")
         if self.continue_final_message and (self.messages[-1].role != "assistant" or self.messages[-1].tool_calls):
             raise ValueError("continue_final_message needs a last message of the assistant, without tool calls")
         names = [tool.function.name for tool in self.tools or []]
@@ -286,6 +284,7 @@ class TokenizeRequest(Body):
     messages: Messages | None = None
     tools: Tools | None = None
     add_generation_prompt: bool = True
+    add_special: bool = False
     with_pieces: bool = False
 
     @model_validator(mode="after")

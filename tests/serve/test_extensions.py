@@ -185,3 +185,38 @@ def test_small_endpoints(http):
         head = http.head(path)
         assert (head.status_code, head.content) == (200, b"")
     assert http.head("/v1/chat/completions").status_code == 405
+
+
+def test_a_conversation_without_the_generation_prompt(http):
+    body = {"messages": [{"role": "user", "content": "hi"}], "add_generation_prompt": False}
+    assert "assistant" not in http.post("/apply-template", json=body).json()["prompt"]
+    assert "add_generation_prompt" in refused(http, add_generation_prompt=False)
+
+
+def test_tokens_with_what_stands_before_a_text(http, tokenizer):
+    plain = http.post("/tokenize", json={"content": "a b"}).json()["tokens"]
+    assert http.post("/tokenize", json={"content": "a b", "add_special": True}).json()["tokens"] == [1, *plain]
+    assert tokenizer.bos_id == 1
+
+
+def test_usage_is_counted_always_only_where_it_is_counted(http):
+    options = {"include_usage": False, "continuous_usage_stats": True}
+    for path, asked in (("completions", {"prompt": "a"}), ("chat/completions", {"messages": HI})):
+        body = {**asked, "max_tokens": 2, "stream": True, "stream_options": options}
+        assert '"usage"' not in http.post(f"/v1/{path}", json=body).text
+
+
+def test_timings_come_with_the_usage(http):
+    body = {"messages": HI, "max_tokens": 2, "stream": True, "stream_options": {"include_usage": True}}
+    *_, last, _ = http.post("/v1/chat/completions", json=body).text.strip().split("\n\n")
+    last = json.loads(last.removeprefix("data: "))
+    assert last["choices"] == []
+    assert last["timings"]["predicted_n"] == last["usage"]["completion_tokens"]
+
+
+def test_logit_bias_in_pairs(http, tokenizer):
+    (laugh,) = tokenizer.encode("哈")
+    for biases in ([[laugh, 100]], [["哈", 100]], {str(laugh): 100}):
+        assert told(http, max_tokens=2, logit_bias=biases) == "哈哈"
+    for wrong in ([[laugh]], [laugh, 1], [["a", "b"]], [[laugh, 1]] * 1025):
+        assert "logit_bias" in refused(http, logit_bias=wrong)

@@ -215,6 +215,32 @@ def test_who_sends_a_byte_now_and_then_is_cut_off(model, tokenizer):
                 assert (b"408" in got) == (sent == whole)
 
 
+def test_who_leaves_in_the_middle_of_a_body_is_no_mistake_of_the_server(model, tokenizer, caplog):
+    with serving(model, tokenizer) as (url, service):
+        with connect(url) as client:
+            client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
+            client.sendall(b"Content-Length: 100\r\n\r\n{")
+            time.sleep(0.2)
+        deadline = time.monotonic() + 10
+        while "/v1/completions" not in service.metrics.text().decode() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert 'status="400"' in service.metrics.text().decode()
+    assert not [record for record in caplog.records if record.name == "minimind.serve"]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_who_is_refused_while_sending_reads_why(model, tokenizer, chunked):
+    with serving(model, tokenizer, max_bytes=1000) as (url, _), connect(url) as client:
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        body = b" " * 8_000_000
+        if chunked:
+            client.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n")
+        else:
+            client.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        client.settimeout(20)
+        assert b" 413 " in client.recv(1000)
+
+
 # Tools
 
 

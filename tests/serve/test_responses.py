@@ -30,6 +30,24 @@ def test_text(actor):
     assert whole.usage.input_tokens > 0
 
 
+def test_log_probabilities_if_included(actor):
+    actor.says("Good day.")
+    whole, streamed, events = both(actor, include=["message.output_text.logprobs"], top_logprobs=2)
+    pieces = [entry for e in events if e.type == "response.output_text.delta" for entry in e.logprobs]
+    assert "".join(entry.token for entry in pieces) == "Good day."
+    for response in (whole, streamed):
+        entries = response.output[0].content[0].logprobs
+        assert [entry.token for entry in entries] == [entry.token for entry in pieces]
+        assert all(len(entry.top_logprobs) == 2 and entry.logprob <= 0 for entry in entries)
+    assert ask(actor, top_logprobs=2).output[0].content[0].logprobs == []
+
+
+@pytest.mark.parametrize("kind", [{"a": 1}, [], None, 3])
+def test_parts_of_no_known_type(http, kind):
+    refused = http.post("/v1/responses", json={"input": [{"role": "user", "content": [{"type": kind, "text": "a"}]}]})
+    assert refused.status_code == 400
+
+
 def test_thoughts_are_an_item(actor):
     actor.says("Hm.", "</think>", "\n\nYes.")
     whole, streamed, _ = both(actor, reasoning={"effort": "low"})

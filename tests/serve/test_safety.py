@@ -85,7 +85,11 @@ def test_every_kind_of_error_has_the_same_body(http):
     wrong = http.get("/v1/chat/completions")
     assert_is_error(wrong, 405)
     assert "POST" in wrong.headers["allow"]
-    assert_is_error(http.post("/v1/chat/completions", content="model=x"), 415)
+    assert_is_error(http.post("/v1/chat/completions", content="model=x", headers={"content-type": "text/plain"}), 415)
+    assert http.post("/v1/chat/completions", content=json.dumps(HI)).status_code == 200, "a program that says nothing"
+    assert_is_error(
+        http.post("/v1/chat/completions", content=json.dumps(HI), headers={"origin": str(http.base_url)}), 415
+    )
     form = {"Content-Type": "text/plain"}
     assert_is_error(http.post("/v1/chat/completions", content=json.dumps(HI), headers=form), 415)
     kind = {"Content-Type": "application/json"}
