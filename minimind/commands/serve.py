@@ -23,7 +23,8 @@ def serve(
     lora: tuple[str, ...] = (),
     tools: str = "",
     context: int = 4096,
-    parallel: int = 16,
+    parallel: int = 64,
+    cache_tokens: int = 65536,
     queue: int = 256,
     max_tokens: int = 0,
     max_seconds: float = 600.0,
@@ -54,8 +55,9 @@ def serve(
         name: what clients call the model; the directory's name by default.
         lora: LoRA adapters on the model as NAME=DIR; to clients each is a model of that name.
         tools: what the page may run: all built-in tools, or names and Python files of your own, with commas between.
-        context: longest conversation in tokens; memory is reserved for `parallel` of them.
-        parallel: answers written at once; others wait.
+        context: longest conversation in tokens.
+        parallel: answers written at once, if the cache has room for them; others wait.
+        cache_tokens: tokens of all conversations together that memory is reserved for; at least `context`.
         queue: answers written and waiting together; beyond it clients are told to come back.
         max_tokens: longest answer; 0: as long as the context.
         max_seconds: longest time for one request.
@@ -69,10 +71,12 @@ def serve(
             anything, may replace the weights.
         rollout_root: directory that files of new weights may come from.
         dtype: number format of the weights: auto, float32, bfloat16 or int8 (half the bytes, a little rounder).
-        rope: how far positions may go; --context says how much of that is reserved.
+        rope: how far positions may go; --context says how much of that is used.
         device: auto, cpu, cuda or mps.
     """
     at_least(1, context=context, parallel=parallel, queue=queue, max_seconds=max_seconds)
+    if cache_tokens < context:
+        raise UsageError(f"--cache-tokens {cache_tokens}: one conversation (--context {context}) must fit; give more")
     at_least(0, port=port, max_tokens=max_tokens, max_body_mb=max_body_mb, grace=grace)
     if port > 65535:
         raise UsageError(f"--port {port}: ports end at 65535")
@@ -103,7 +107,7 @@ def serve(
     if not served:
         raise UsageError("--name is empty: clients need a name to call the model by")
     adapters = _adapters(lora, model, served)
-    load = _loader(model, adapters, context, parallel, queue, dtype, device, rope.scaling(model))
+    load = _loader(model, adapters, context, parallel, cache_tokens, queue, dtype, device, rope.scaling(model))
     settings = Settings(
         model=served,
         adapters=tuple(adapters),
@@ -161,6 +165,7 @@ def _loader(
     adapters: dict[str, Path],
     context: int,
     parallel: int,
+    cache_tokens: int,
     queue: int,
     dtype: str,
     device: str,
@@ -191,10 +196,20 @@ def _loader(
             weights.use_rope_scaling(rope_scaling)
         variants = {name: adapted_copy(weights, folder, Path(model)) for name, folder in adapters.items()}
         engine = Engine(
-            weights, tokenizer, max_batch_size=parallel, context=context, int8=dtype == "int8", variants=variants
+            weights,
+            tokenizer,
+            max_batch_size=parallel,
+            context=context,
+            cache_tokens=cache_tokens,
+            int8=dtype == "int8",
+            variants=variants,
         )
         engine.grammars  # noqa: B018  # made now: not while others are answered
-        console.say(f"Ready: {weights.config.parameters() / 1e6:.1f} M parameters, context {engine.context:,} tokens.")
+        tokens, memory = engine.cache_size
+        console.say(
+            f"Ready: {weights.config.parameters() / 1e6:.1f} M parameters, context {engine.context:,} tokens, "
+            f"cache {tokens:,} tokens ({memory / 2**20:,.0f} MiB)."
+        )
         return EngineThread(engine, max_waiting=queue)
 
     return load

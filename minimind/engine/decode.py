@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor
 from minimind import runtime
 from minimind.compiler import what_is_missing
 from minimind.console import dim, say, warn
-from minimind.model.cache import KVCache, Span
+from minimind.model.cache import KVCache, Newest, Span, tables_of
 from minimind.model.qwen3 import Transformer
 
 SOURCES = [Path(__file__).with_name(name) for name in ("decode.cpp", "products.h")]
@@ -47,12 +48,33 @@ class _Shape(ctypes.Structure):
     ]
 
 
+class _Cache(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("keys", "values", "tables")),
+        *((name, ctypes.c_int64) for name in ("pages", "width")),
+    ]
+
+    @classmethod
+    def at(cls, keys: Tensor, values: Tensor, tables_BW: Tensor) -> "_Cache":
+        """Of all layers or one: keys and values `[..., K, P, PAGE, D]`."""
+        return cls(keys.data_ptr(), values.data_ptr(), tables_BW.data_ptr(), keys.shape[-3], tables_BW.shape[1])
+
+
 class _Step(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("tokens", "threads")),
-        *((name, ctypes.c_void_p) for name in ("ids", "rows", "positions", "cos", "sin", "keys", "values")),
-        *((name, ctypes.c_int64) for name in ("cache_rows", "cache_length")),
+        *((name, ctypes.c_int64) for name in ("tokens", "sequences", "threads")),
+        *((name, ctypes.c_void_p) for name in ("ids", "positions", "owners", "last", "cos", "sin")),
+        ("cache", _Cache),
         ("logits", ctypes.c_void_p),
+    ]
+
+
+class _Newest(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("tokens", "heads", "kv_heads", "head_dim", "threads")),
+        *((name, ctypes.c_void_p) for name in ("q", "positions")),
+        ("cache", _Cache),
+        ("out", ctypes.c_void_p),
     ]
 
 
@@ -85,28 +107,28 @@ class DecodeStep:
         self._addresses = (ctypes.c_void_p * len(addresses))(*addresses)
 
     def takes(self, spans: Sequence[Span]) -> bool:
-        """Whether it is faster than the model itself for these newest tokens."""
-        return len(spans) <= self.max_tokens
+        """Whether it is faster than the model itself for these tokens."""
+        return sum(span.end - span.start for span in spans) <= self.max_tokens
 
     def __call__(self, ids: Sequence[int], spans: Sequence[Span]) -> Tensor:
-        """Run the newest token of each span's sequence; return its scores, float32 `[N, vocab]`."""
-        ids_N = torch.tensor(ids)
-        rows_N = torch.tensor([span.row for span in spans])
-        positions_N = torch.tensor([span.start for span in spans])
+        """Run the tokens `ids` of all spans; return the scores of what may follow each, float32 `[spans, vocab]`."""
+        ids_N, tables_BW = torch.tensor(ids), tables_of(spans)
+        positions_N = torch.tensor([position for span in spans for position in span.positions])
+        owners_N = torch.tensor([number for number, span in enumerate(spans) for _ in span.positions])
+        last_B = torch.tensor([end - 1 for end in accumulate(span.end - span.start for span in spans)])
         rotation = self._model.rope(positions_N[None])
         cos, sin = rotation.cos.contiguous(), rotation.sin.contiguous()
-        logits_NV = torch.empty(len(ids), self._shape.vocab)
-        keys, values = self._cache.keys, self._cache.values
+        logits_BV = torch.empty(len(spans), self._shape.vocab)
         step = _Step(
             len(ids),
+            len(spans),
             torch.get_num_threads(),
-            *(tensor.data_ptr() for tensor in (ids_N, rows_N, positions_N, cos, sin, keys, values)),
-            keys.shape[1],
-            keys.shape[3],
-            logits_NV.data_ptr(),
+            *(tensor.data_ptr() for tensor in (ids_N, positions_N, owners_N, last_B, cos, sin)),
+            _Cache.at(self._cache.keys, self._cache.values, tables_BW),
+            logits_BV.data_ptr(),
         )
         self._library.decode(self._kind, ctypes.byref(self._shape), ctypes.byref(step), self._addresses)
-        return logits_NV
+        return logits_BV
 
     def _look_up(self) -> list[Tensor | None]:
         """The weights in the order of `Model` and `Layer` in `decode.cpp`."""
@@ -149,6 +171,32 @@ def make(model: Transformer, cache: KVCache, quantised: Quantised | None = None)
         return None
     library = _library()
     return DecodeStep(library, model, cache, quantised) if library else None
+
+
+def attention(cache: KVCache) -> Newest | None:
+    """The compiled attention over the pages of a cache, or None where there is none, as with `make`.
+
+    For passes through the model, which would copy those pages together before they attend.
+    """
+    kind = KINDS.get((cache.keys.dtype, False))
+    library = _library() if cache.keys.device.type == "cpu" and cache.keys.shape[-1] % LANES == 0 else None
+    if library is None or kind is None:
+        return None
+
+    def attend(q_NHD: Tensor, keys: Tensor, values: Tensor, tables_NW: Tensor, positions_N: Tensor) -> Tensor:
+        q_NHD, tables_NW = q_NHD.to(keys.dtype).contiguous(), tables_NW.contiguous()
+        out_NHD = torch.empty_like(q_NHD)
+        newest = _Newest(
+            *q_NHD.shape[:2],
+            *(keys.shape[0], keys.shape[-1], torch.get_num_threads()),
+            *(q_NHD.data_ptr(), positions_N.data_ptr()),
+            _Cache.at(keys, values, tables_NW),
+            out_NHD.data_ptr(),
+        )
+        library.attend_newest(kind, ctypes.byref(newest))
+        return out_NHD
+
+    return attend
 
 
 def quantise(model: Transformer) -> Quantised:
@@ -224,5 +272,7 @@ def _library() -> ctypes.CDLL | None:
         return None
     library.decode.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 3]
     library.decode.restype = None
+    library.attend_newest.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    library.attend_newest.restype = None
     library.max_tokens.restype = ctypes.c_int64
     return library

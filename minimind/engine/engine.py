@@ -14,16 +14,18 @@ import torch
 from torch import Tensor
 
 from minimind import runtime
+from minimind.engine import decode
 from minimind.engine.grammar import Grammars
 from minimind.engine.grammar_compile import complaint
 from minimind.engine.model_runner import ModelRunner
+from minimind.engine.pages import Pages
 from minimind.engine.request import FinishReason, Output, PromptTooLong, Request, Token
 from minimind.engine.sampling import SampledTokens, Sampling, sample, score, stream_of, uniforms
 from minimind.engine.scheduler import Scheduler
 from minimind.engine.text import Detokenizer
 from minimind.errors import UsageError, did_you_mean
 from minimind.model import lora
-from minimind.model.cache import KVCache, Span
+from minimind.model.cache import PAGE, KVCache, Span, pages_of
 from minimind.model.qwen3 import Transformer
 from minimind.model.rope import context_length
 from minimind.tokenizer.bpe import Tokenizer
@@ -44,15 +46,17 @@ class Engine:
         model: its weights are shared, unless `dtype`, `int8` or an adapter that is merged make a copy necessary.
         tokenizer: for text, stop strings, grammars and the end-of-text token; token ids alone need none.
         max_batch_size: how many requests run at once; others wait.
-        context: most tokens of a prompt with its answer; the model's own context by default. The cache is
-            allocated for `max_batch_size` times `context` tokens.
+        context: most tokens of a prompt with its answer; the model's own context by default.
+        cache_tokens: tokens that the cache has room for, of all requests together; by default so many that none ever
+            waits for another's, `max_batch_size` times `context`.
         dtype: number format of weights and cache; the model's by default.
         int8: round the matrices to int8 with a scale for each row; on a CPU, decoding reads a half or a quarter of the
             bytes. Everything else is in the format that the device is fast at.
         chunk: most prompt tokens of a step.
         batch_invariant: reference mode. The same request and seed give the same bits whatever else runs: matrix
             products have a fixed number of rows (their last bits depend on it), prompts are computed alone in fixed
-            chunks, attention sequence by sequence, and no prefix is reused.
+            chunks, attention sequence by sequence, no prefix is reused, and a request waits until there is room in the
+            cache for its longest answer.
         seed: of requests that bring none.
         variants: other models of the same shape, by name, that share the cache: a base with adapters merged into it. A
             request names one; each that is in a step makes a pass of its own.
@@ -65,6 +69,7 @@ class Engine:
         *,
         max_batch_size: int = 16,
         context: int | None = None,
+        cache_tokens: int | None = None,
         dtype: torch.dtype | None = None,
         chunk: int = 512,
         batch_invariant: bool = False,
@@ -81,13 +86,20 @@ class Engine:
         self.version = 0
         """How often the weights have been replaced."""
         self.batch_invariant = batch_invariant
-        self._cache = KVCache(model.config, max_batch_size, self.context, self.dtype, self.device)
+        if cache_tokens is not None and cache_tokens < self.context:
+            raise UsageError(f"a cache of {cache_tokens} tokens has no room for a context of {self.context}")
+        tokens = cache_tokens or max_batch_size * pages_of(self.context) * PAGE
+        self._cache = KVCache(model.config, tokens, self.dtype, self.device)
+        if not batch_invariant:
+            self._cache.newest = decode.attention(self._cache)
         models: dict[str | None, Transformer] = {None: model}
         models.update(variants or {})
         self._model_runners = {
-            name: ModelRunner(one, self._cache, int8, chunk, batch_invariant) for name, one in models.items()
+            name: ModelRunner(one, self._cache, max_batch_size, int8, chunk, batch_invariant)
+            for name, one in models.items()
         }
-        self._scheduler = Scheduler(max_batch_size, self.context, chunk, self._cache.copy, exclusive=batch_invariant)
+        self._pages = Pages(len(self._cache.all_pages))
+        self._scheduler = Scheduler(self._pages, max_batch_size, chunk, exclusive=batch_invariant)
         self._random = random.Random(seed)
         self._detokenizers: dict[Request, Detokenizer] = {}
         self._matchers: dict[Request, Any] = {}
@@ -161,7 +173,7 @@ class Engine:
             self.grammars.matcher(sampling.grammar)
 
     def cancel(self, request: Request) -> None:
-        """End a request now; its cache row is free at once."""
+        """End a request now; its pages of the cache are free at once."""
         if request.finish_reason is None:
             self._finish(request, "abort")
 
@@ -174,12 +186,17 @@ class Engine:
     @property
     def max_batch_size(self) -> int:
         """How many requests run at once."""
-        return self._cache.keys.shape[1]
+        return self._scheduler.max_batch_size
 
     @property
-    def running(self) -> set[int]:
-        """The places of these at which a request runs now."""
-        return set(self._scheduler.running)
+    def running(self) -> int:
+        """How many run now."""
+        return len(self._scheduler.running)
+
+    @property
+    def cache_size(self) -> tuple[int, int]:
+        """Tokens that the cache has room for, and the bytes of memory that it takes."""
+        return len(self._cache.all_pages) * PAGE, self._cache.bytes
 
     @property
     def has_work(self) -> bool:
@@ -267,37 +284,34 @@ class Engine:
     def step(self) -> list[Output]:
         """Run one pass of the model and return what each request got from it."""
         outputs = self.take_ended()
-        spans = [] if self._released else self._scheduler.plan()
-        if not spans:
+        plan = {} if self._released else self._scheduler.plan()
+        if not plan:
             return outputs
-        scores_BV = self._scores(spans)
-        advanced = [self._scheduler.advance(span) for span in spans]
-        ready = [i for i, request in enumerate(advanced) if request and len(request) < request.limit]
-        requests = [request for i in ready if (request := advanced[i])]
-        if requests:
-            draws = self._draw(scores_BV if len(ready) == len(spans) else scores_BV[ready], requests)
-            for i, request, token in zip(ready, requests, self._tokens(draws, requests), strict=True):
-                outputs.append(self._append(request, spans[i].row, token))
-        for request in advanced:
-            if request and not request.finish_reason and len(request) >= request.limit:
-                self._finish(request, "length")  # its prompt was all that was asked for
+        scores_BV = self._scores(plan)
+        numbered = enumerate(plan.items())
+        ready = {request: n for n, (request, span) in numbered if self._scheduler.advance(request, span)}
+        for request in [request for request in ready if len(request) >= request.limit]:
+            self._finish(request, "length")  # its prompt was all that was asked for
+            del ready[request]
+        if ready:
+            requests, places = list(ready), list(ready.values())
+            draws = self._draw(scores_BV if len(places) == len(plan) else scores_BV[places], requests)
+            outputs += map(self._append, requests, self._tokens(draws, requests))
         return outputs + self.take_ended()
 
-    def _scores(self, spans: list[Span]) -> Tensor:
+    def _scores(self, plan: dict[Request, Span]) -> Tensor:
         """Scores `[spans, vocab]` of what may follow the last token of each span: a pass of each variant among them."""
-        places: dict[str | None, list[int]] = {}
-        for i, span in enumerate(spans):
-            places.setdefault(self._scheduler.running[span.row].variant, []).append(i)
-        ids = [self._scheduler.ids(*span) for span in spans]
+        pairs, places = list(plan.items()), dict[str | None, list[int]]()
+        for i, request in enumerate(plan):
+            places.setdefault(request.variant, []).append(i)
         parts = []
         for variant, where in places.items():
-            runner, some = self._model_runners[variant], [spans[i] for i in where]
-            requests = [self._scheduler.running[span.row] for span in some]
-            pairs = list(zip(some, requests, strict=True))
-            keep = any(request.reads_prompt and span.start < len(request.prompt_ids) for span, request in pairs)
-            scores, states = runner.scores(some, [ids[i] for i in where], keep)
+            runner, some = self._model_runners[variant], [pairs[i] for i in where]
+            ids = [request.ids_at(span.start, span.end) for request, span in some]
+            keep = any(request.reads_prompt and span.start < len(request.prompt_ids) for request, span in some)
+            scores, states = runner.scores([span for _, span in some], ids, keep)
             parts.append(scores)
-            for (span, request), states_NC in zip(pairs, states, strict=False):
+            for (request, span), states_NC in zip(some, states, strict=False):
                 self._read(request, span, states_NC, runner.model)
         if len(parts) == 1:
             return parts[0]
@@ -344,9 +358,8 @@ class Engine:
         columns = (draws.ids.tolist(), draws.logprobs.tolist(), draws.policy_logprobs.tolist(), tops)
         return [Token(*values, self.version) for values in zip(*columns, strict=True)]
 
-    def _append(self, request: Request, row: int, token: Token) -> Output:
+    def _append(self, request: Request, token: Token) -> Output:
         request.tokens.append(token)
-        self._scheduler.append(request, row)
         detokenizer = self._detokenizers.get(request)
         text = detokenizer.feed(token.id) if detokenizer else ""
         eos = self.tokenizer.eos_id if self.tokenizer and not request.sampling.ignore_eos else None

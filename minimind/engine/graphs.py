@@ -2,10 +2,10 @@
 
 A small model's step is a few hundred kernels of some microseconds, and starting one from Python takes longer than that.
 A CUDA graph starts all of them at once. It repeats the same kernels on the same memory, so whatever changes from step
-to step lies in one fixed tensor: of each token its id, its cache row and its slot. Shapes are fixed too: there is a
-graph for every power of two of tokens and of visible slots that has been needed.
+to step lies in one fixed tensor: of each token its id, its position, its cell of the cache and the table of its pages.
+Shapes are fixed too: there is a graph for every power of two of tokens and of visible slots that has been needed.
 
-Letters: N tokens (padded with copies of the last one), S visible slots, V vocabulary.
+Letters: N tokens (padded with copies of the last one), S visible slots, W pages that hold them, V vocabulary.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from minimind import runtime
-from minimind.model.cache import CachePass, FixedCache, KVCache, Span
+from minimind.model.cache import PAGE, CachePass, FixedCache, KVCache, Span, tables_of
 from minimind.model.qwen3 import Transformer
 
 LEAST_SLOTS = 256
-"""A graph sees at least so many slots of each row: more graphs would gain nothing."""
+"""A graph sees at least so many slots of each sequence: more graphs would gain nothing."""
 MAX_SLOTS = 64 * 2048
-"""Of all rows together. Each step copies the keys and values that it sees, which takes over from here on."""
+"""Of all sequences together. Each step copies the keys and values that it sees, which takes over from here on."""
 WARM_UP = 3
 """Runs before a graph is recorded: libraries choose their kernels and allocate in the first ones."""
 
@@ -30,7 +30,7 @@ class Graph(NamedTuple):
     """A recorded step."""
 
     inputs: Tensor
-    """int64 `[3, N]`: ids, cache rows, slots. To be filled before a replay."""
+    """int64 `[N, 3 + W]`: id, position, cell, and the pages of each. To be filled before a replay."""
     replay: Callable[[], Tensor]
     """Returns the scores `[N, V]`, in memory that the next replay writes to."""
 
@@ -47,19 +47,20 @@ class GraphStep:
     def takes(self, spans: Sequence[Span]) -> bool:
         """Whether it is faster than the model itself for these newest tokens."""
         size, extent = self._shape(spans)
-        return size * extent <= MAX_SLOTS
+        return size * extent <= MAX_SLOTS and all(span.end - span.start == 1 for span in spans)
 
     def __call__(self, ids: Sequence[int], spans: Sequence[Span]) -> Tensor:
         """Run the newest token of each span's sequence; return its scores `[N, V]`, good until the next call."""
-        tokens = [(id, span.row, span.start) for id, span in zip(ids, spans, strict=True)]
         size, extent = self._shape(spans)
-        padded = torch.tensor(tokens + tokens[-1:] * (size - len(tokens))).T
-        inputs = runtime.sent(padded.contiguous(), self._cache.keys.device)
+        padding = size - len(ids)
+        ids, spans = [*ids, *[ids[-1]] * padding], [*spans, *[spans[-1]] * padding]
+        own = torch.tensor([[id, span.start, *span.cells] for id, span in zip(ids, spans, strict=True)])
+        inputs = runtime.sent(torch.cat([own, tables_of(spans, extent // PAGE)], 1), self._cache.keys.device)
         if graph := self._graphs.get((size, extent)):
             graph.inputs.copy_(inputs)
         else:
             graph = self._graphs[size, extent] = self._record(inputs, extent)
-        return graph.replay()[: len(tokens)]
+        return graph.replay()[: size - padding]
 
     def refresh(self) -> None:
         """Look at the weights anew: where one lies elsewhere, nothing that was recorded is of use."""
@@ -76,7 +77,8 @@ class GraphStep:
     def _shape(self, spans: Sequence[Span]) -> tuple[int, int]:
         """Tokens and slots of the graph for these spans."""
         end = max(span.end for span in spans)
-        return power_of_two(len(spans)), min(self._cache.keys.shape[3], power_of_two(max(LEAST_SLOTS, end)))
+        slots = min(len(self._cache.all_pages) * PAGE, power_of_two(max(LEAST_SLOTS, end)))
+        return power_of_two(len(spans)), slots
 
     def _record(self, inputs: Tensor, extent: int) -> Graph:
         def step() -> Tensor:
@@ -84,12 +86,13 @@ class GraphStep:
 
         return Graph(inputs, self._recorder.record(step) if self._recorder else step)
 
-    def _step(self, inputs_3N: Tensor, extent: int) -> Tensor:
-        ids_N, rows_N, slots_N = inputs_3N
-        visible_NS = torch.arange(extent, device=inputs_3N.device) <= slots_N[:, None]
+    def _step(self, inputs: Tensor, extent: int) -> Tensor:
+        ids_N, positions_N, cells_N = inputs[:, :3].unbind(1)
+        visible_NS = torch.arange(extent, device=inputs.device) <= positions_N[:, None]
+        rest = cells_N, inputs[:, 3:], visible_NS[:, None, None]
         layers = zip(self._cache.keys, self._cache.values, strict=True)
-        caches = [FixedCache(keys, values, rows_N, slots_N, visible_NS[:, None, None]) for keys, values in layers]
-        tokens = CachePass(slots_N[None], torch.zeros_like(ids_N, dtype=torch.bool)[None], caches)
+        caches = [FixedCache(keys, values, *rest) for keys, values in layers]
+        tokens = CachePass(positions_N[None], torch.zeros_like(ids_N, dtype=torch.bool)[None], caches)
         return self._model.logits(self._model(ids_N[None], tokens).states[0])
 
 

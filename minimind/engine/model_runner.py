@@ -25,17 +25,20 @@ class ModelRunner:
     Args:
         model: its weights are shared, unless they are in another format or have an adapter.
         cache: of the engine; its format is that of the weights.
+        max_batch_size: most spans of a pass.
         int8: round the matrices to int8.
         chunk: most prompt tokens of a pass.
         batch_invariant: reference mode.
     """
 
-    def __init__(self, model: Transformer, cache: KVCache, int8: bool, chunk: int, batch_invariant: bool) -> None:
+    def __init__(
+        self, model: Transformer, cache: KVCache, max_batch_size: int, int8: bool, chunk: int, batch_invariant: bool
+    ) -> None:
         model = lora.merged(model) if model.adaptation else model
         shared = not int8 and all(parameter.dtype == cache.keys.dtype for parameter in model.parameters())
         self.model = model if shared else copy.deepcopy(model).to(cache.keys.dtype).eval()
         self._cache, self._int8, self._chunk, self._batch_invariant = cache, int8, chunk, batch_invariant
-        self._width = math.ceil(cache.keys.shape[1] / PADDING) * PADDING
+        self._width = math.ceil(max_batch_size / PADDING) * PADDING
         self._device = self.model.output_weight.device
         self.decode_step: decode.DecodeStep | GraphStep | None = None
         self.prepare()
@@ -66,8 +69,8 @@ class ModelRunner:
         With `keep`, also the states `[n, hidden]` of each span's tokens.
         """
         lengths = [len(some) for some in ids]
-        if not keep and self.decode_step and max(lengths) == 1 and self.decode_step.takes(spans):
-            return self.decode_step([id for (id,) in ids], spans), []
+        if not keep and self.decode_step and self.decode_step.takes(spans):
+            return self.decode_step([id for some in ids for id in some], spans), []
         if self._batch_invariant and self.model.config.num_experts:
             # How many tokens an expert gets depends on the others of the pass, and the bits of its product on that.
             parts = zip(spans, ids, strict=True)

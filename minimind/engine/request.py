@@ -64,6 +64,13 @@ class Request:
     state_sum: Tensor | None = None
     """With `Sampling.embed`, the sum of the states of the prompt's tokens, float32 `[hidden]`."""
 
+    pages: list[int] = field(default_factory=list)
+    """Its block table: the pages of the cache that hold its tokens, in their order."""
+    computed: int = 0
+    """How many of its tokens are in the cache."""
+    page_names: list[bytes] = field(default_factory=list)
+    """What is in its full pages (`engine/pages.py`)."""
+
     @property
     def reads_prompt(self) -> bool:
         """Whether every token of the prompt is of interest, so that none may come from the cache."""
@@ -73,6 +80,12 @@ class Request:
     def ids(self) -> list[int]:
         """The answer's token ids, a stop token included."""
         return [token.id for token in self.tokens]
+
+    def ids_at(self, start: int, end: int) -> list[int]:
+        """Token ids at positions `start` to `end - 1` of prompt and answer."""
+        prompt = len(self.prompt_ids)
+        said = self.tokens[max(0, start - prompt) : max(0, end - prompt)]
+        return self.prompt_ids[start:end] + [token.id for token in said]
 
     def __len__(self) -> int:
         """Tokens of prompt and answer."""

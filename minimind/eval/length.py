@@ -93,7 +93,7 @@ def long_nll(model: Transformer, ids: np.ndarray, labels: np.ndarray, cache: KVC
     for first in range(0, len(ids), CHUNK):
         chunk = slice(first, first + CHUNK)
         ids_1T = torch.from_numpy(ids[None, chunk]).to(device)
-        span = Span(0, start + first, start + first + ids_1T.shape[1])
+        span = Span(cache.all_pages, start + first, start + first + ids_1T.shape[1])
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             states = model(ids_1T, cache.read([span])).states
             found.append(token_nll(states, model.output_weight, torch.from_numpy(labels[chunk]).to(device)).cpu())
@@ -151,7 +151,7 @@ def measure(
     by_length: list[dict[str, Any]] = [{"length": length} for length in lengths]
     by_position: dict[int, dict[str, Any]] = {}
     model.eval()
-    cache = KVCache(model.config, 1, longest, dtype, model.output_weight.device)
+    cache = KVCache(model.config, longest, dtype, model.output_weight.device)
     with progress("reading", len(scalings) * len(lengths) * len(text.ids)) as bar:
         for name, scaling in scalings.items():
             model.use_rope_scaling(scaling)

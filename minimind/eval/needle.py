@@ -122,7 +122,7 @@ def retrieval(
     model.eval()
     rows: list[dict[str, Any]] = []
     buried = {length: [haystack(tokenizer, length, depths, seed) for seed in range(texts)] for length in lengths}
-    cache = KVCache(model.config, 1, max(lengths) + LONGEST_QUESTION, dtype, model.output_weight.device)
+    cache = KVCache(model.config, max(lengths) + LONGEST_QUESTION, dtype, model.output_weight.device)
     with progress("looking for needles", len(scalings) * texts * sum(lengths)) as bar:
         for length in lengths:
             shares = {}

@@ -1,13 +1,20 @@
 """The key/value cache of generation: what attention would otherwise recompute for every new token.
 
+It is cut into pages of `PAGE` tokens, and every sequence has a table of its pages, which may lie anywhere
+(PagedAttention, Kwon et al. 2023): position p is in slot p % PAGE of page table[p // PAGE]. So a sequence takes the
+memory of the tokens that it has, not of those that it may get, and two that begin alike name the same pages
+(`engine/pages.py`).
+
 One pass through the model takes a flat list of tokens that may belong to many sequences: the newest token of some, a
 stretch of the prompt of others. Nothing is padded. Letters: N tokens of a pass, H query heads, K key/value heads, D
-head_dim, B sequences that attend together, S slots of the cache that they look at.
+head_dim, B sequences that attend together, W pages of the longest of them, S = W · PAGE slots, P pages of the cache.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,46 +23,97 @@ from minimind import runtime
 from minimind.config import ModelConfig
 from minimind.model.attend import masked_attention
 
+PAGE = 16
+"""Tokens of a page: few, as a sequence leaves half of its last one empty and shares only what fills a page."""
+
 
 class Span(NamedTuple):
-    """The tokens at positions `start` to `end - 1` of the sequence that lives in cache row `row`."""
+    """The tokens at positions `start` to `end - 1` of the sequence that lives in `pages`, in this order."""
 
-    row: int
+    pages: Sequence[int]
     start: int
     end: int
 
+    @property
+    def positions(self) -> range:
+        """Of its tokens in their sequence."""
+        return range(self.start, self.end)
+
+    @property
+    def cells(self) -> list[int]:
+        """The slot of the whole cache that each token has: page · PAGE + slot in it."""
+        return [self.pages[position // PAGE] * PAGE + position % PAGE for position in self.positions]
+
+
+def pages_of(tokens: int) -> int:
+    """How many pages so many tokens fill."""
+    return -(-tokens // PAGE)
+
+
+def tables_of(spans: Sequence[Span], width: int = 0) -> Tensor:
+    """The tables of sequences up to the ends of `spans`, int64 `[B, W]`, W at least `width`; behind short ones, 0."""
+    used = [pages_of(span.end) for span in spans]
+    tables_BW = np.zeros((len(spans), max(width, *used)), np.int64)
+    for table_W, span, count in zip(tables_BW, spans, used, strict=True):
+        table_W[:count] = span.pages[:count]
+    return torch.from_numpy(tables_BW)
+
+
+Newest = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Attention of the newest tokens of sequences, on the pages where they lie: queries `[N, H, D]`, one layer's keys and
+values, tables `[N, W]` and positions `[N]` to `[N, H, D]`."""
+
 
 class Group(NamedTuple):
-    """Tokens of a pass that attend together: `tokens` of the N, to the first `extent` slots of `rows`."""
+    """Tokens of a pass that attend together: `tokens` of the N, to the first `extent` positions of their sequences."""
 
     tokens: slice
-    rows: slice
+    tables: Tensor
+    """Int64 `[B, W]`."""
     extent: int
     mask: Tensor | None
-    """True = may see: `[rows, 1, 1, extent]` for one token a row, `[tokens, extent]` for a stretch of one row; None
+    """True = may see: `[B, 1, 1, extent]` for one token a sequence, `[tokens, extent]` for a stretch of one; None
     where everything (one token) or everything up to itself (a stretch from position 0) is seen."""
 
 
+def write(store_KPSD: Tensor, cells_N: Tensor, new_NKD: Tensor) -> None:
+    """Put the keys or values of tokens into their cells."""
+    store_KPSD.flatten(1, 2)[:, cells_N] = new_NKD.transpose(0, 1).to(store_KPSD.dtype)
+
+
+def gather(store_KPSD: Tensor, tables_BW: Tensor, extent: int) -> Tensor:
+    """Copy the pages of each sequence one behind the other: `[B, K, extent, D]`."""
+    heads, _, _, head_dim = store_KPSD.shape
+    pages = store_KPSD.index_select(1, tables_BW.flatten())
+    return pages.view(heads, len(tables_BW), -1, head_dim)[:, :, :extent].transpose(0, 1)
+
+
 class LayerCache(NamedTuple):
-    """One layer's share in a pass: `keys` and `values` `[rows, K, length, D]`."""
+    """One layer's share in a pass: `keys` and `values` `[K, P, PAGE, D]`."""
 
     keys: Tensor
     values: Tensor
-    cells: tuple[Tensor, Tensor]
-    """Row and slot of each token that is not padding."""
+    cells: Tensor
+    """Where each token that is not padding goes."""
+    positions: Tensor
     groups: list[Group]
+    newest: Newest | None
 
     def attend(self, q_1NHD: Tensor, k_1NKD: Tensor, v_1NKD: Tensor) -> Tensor:
         """Write keys and values of the pass, then attend to all of each sequence: `[1, N, H, D]`, 0 for padding."""
-        q_NHD, k_NKD, v_NKD = q_1NHD[0], k_1NKD[0], v_1NKD[0]
-        rows, slots = self.cells
-        self.keys[rows, :, slots] = k_NKD[: len(rows)].to(self.keys.dtype)
-        self.values[rows, :, slots] = v_NKD[: len(rows)].to(self.values.dtype)
+        q_NHD = q_1NHD[0]
+        write(self.keys, self.cells, k_1NKD[0, : len(self.cells)])
+        write(self.values, self.cells, v_1NKD[0, : len(self.cells)])
         out_NHD = torch.zeros_like(q_NHD)
         for group in self.groups:
             q = q_NHD[group.tokens]
-            k_BKSD, v_BKSD = (x[group.rows, :, : group.extent].to(q.dtype) for x in (self.keys, self.values))
-            if len(q) == len(k_BKSD):
+            one_each = len(q) == len(group.tables)
+            if one_each and self.newest:
+                positions = self.positions[group.tokens]
+                out_NHD[group.tokens] = self.newest(q, self.keys, self.values, group.tables, positions)
+                continue
+            k_BKSD, v_BKSD = (gather(x, group.tables, group.extent).to(q.dtype) for x in (self.keys, self.values))
+            if one_each:
                 # One new token a sequence: the query heads that share a key head become the rows of one product with
                 # its keys, which reads each key once instead of once a head.
                 q_BKGD = q.unflatten(1, (k_BKSD.shape[1], -1))
@@ -76,21 +134,20 @@ class FixedCache(NamedTuple):
 
     keys: Tensor
     values: Tensor
-    """`[rows, K, length, D]`."""
-    rows_N: Tensor
-    slots_N: Tensor
+    """`[K, P, PAGE, D]`."""
+    cells_N: Tensor
     """Where each token goes. Copies of a token may follow it, as padding: they write the same."""
+    tables_NW: Tensor
     visible_N11S: Tensor
-    """True = the token may see the slot."""
+    """True = the token may see the position."""
 
     def attend(self, q_1NHD: Tensor, k_1NKD: Tensor, v_1NKD: Tensor) -> Tensor:
         """Write keys and values of the tokens, then attend to what each may see: `[1, N, H, D]`."""
-        q_NHD, k_NKD, v_NKD = q_1NHD[0], k_1NKD[0], v_1NKD[0]
-        self.keys[self.rows_N, :, self.slots_N] = k_NKD.to(self.keys.dtype)
-        self.values[self.rows_N, :, self.slots_N] = v_NKD.to(self.values.dtype)
+        write(self.keys, self.cells_N, k_1NKD[0])
+        write(self.values, self.cells_N, v_1NKD[0])
         extent = self.visible_N11S.shape[-1]
-        k_NKSD, v_NKSD = (x[:, :, :extent].index_select(0, self.rows_N) for x in (self.keys, self.values))
-        q_NKGD = q_NHD.unflatten(1, (k_NKSD.shape[1], -1))
+        k_NKSD, v_NKSD = (gather(x, self.tables_NW, extent) for x in (self.keys, self.values))
+        q_NKGD = q_1NHD[0].unflatten(1, (k_NKSD.shape[1], -1))
         out_NKGD = F.scaled_dot_product_attention(q_NKGD, k_NKSD, v_NKSD, attn_mask=self.visible_N11S)
         return out_NKGD.flatten(1, 2)[None]
 
@@ -111,12 +168,21 @@ class CachePass(NamedTuple):
 
 
 class KVCache:
-    """Preallocated `[layers, rows, K, length, D]`; slot s of a row holds position s of a sequence."""
+    """Preallocated keys and values of so many tokens, each `[layers, K, P, PAGE, D]`."""
 
-    def __init__(self, config: ModelConfig, rows: int, length: int, dtype: torch.dtype, device: torch.device | str):
-        shape = (config.num_hidden_layers, rows, config.num_key_value_heads, length, config.head_dim)
+    def __init__(self, config: ModelConfig, tokens: int, dtype: torch.dtype, device: torch.device | str):
+        self.all_pages = range(pages_of(tokens))
+        """Also the table of a sequence that has the cache for itself."""
+        shape = (config.num_hidden_layers, config.num_key_value_heads, len(self.all_pages), PAGE, config.head_dim)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.newest: Newest | None = None
+        """A kernel for newest tokens; without one, the pages that they look at are copied together."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory of keys and values."""
+        return self.keys.nbytes + self.values.nbytes
 
     def release(self) -> None:
         """Give its memory back until `resume`."""
@@ -129,46 +195,39 @@ class KVCache:
             store.untyped_storage().resize_(store.numel() * store.itemsize)
             store.zero_()
 
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` positions of row `source` to row `target`."""
-        for store in (self.keys, self.values):
-            store[:, target, :, :length] = store[:, source, :, :length]
-
     def read(self, spans: Sequence[Span], padding: int = 0, alone: bool = False) -> CachePass:
         """A pass over the tokens of `spans`, in this order, and `padding` behind them.
 
-        Newest tokens of sequences in consecutive rows attend together, unless each shall be computed `alone` (so that
-        its bits do not depend on its neighbours).
+        Newest tokens that follow each other attend together, unless each shall be computed `alone` (so that its bits do
+        not depend on its neighbours), by torch's own attention.
         """
-        device = self.keys.device
-        cells = [(span.row, position) for span in spans for position in range(span.start, span.end)]
-        rows_N, slots_N = runtime.sent(torch.tensor(cells), device).unbind(1)
-        groups, pairs = self._groups(spans, alone), zip(self.keys, self.values, strict=True)
-        layers = [LayerCache(keys, values, (rows_N, slots_N), groups) for keys, values in pairs]
-        none_1N = torch.arange(len(cells) + padding, device=device)[None] >= len(cells)
-        return CachePass(F.pad(slots_N, (0, padding))[None], none_1N, layers)
+        device, tables_BW = self.keys.device, runtime.sent(tables_of(spans), self.keys.device)
+        cells = [cell for span in spans for cell in span.cells]
+        positions = [position for span in spans for position in span.positions]
+        positions_N, cells_N = runtime.sent(torch.tensor([positions, cells]), device).unbind()
+        groups, newest = self._groups(spans, tables_BW, alone), None if alone else self.newest
+        layers = [
+            LayerCache(keys, values, cells_N, positions_N, groups, newest)
+            for keys, values in zip(self.keys, self.values, strict=True)
+        ]
+        none_1N = torch.arange(len(cells_N) + padding, device=device)[None] >= len(cells_N)
+        return CachePass(F.pad(positions_N, (0, padding))[None], none_1N, layers)
 
-    def _groups(self, spans: Sequence[Span], alone: bool) -> list[Group]:
-        groups, token, i = [], 0, 0
-        while i < len(spans):
-            first = last = spans[i]
-            i += 1
-            together = [first]
-            if first.end - first.start == 1 and not alone:
-                while i < len(spans) and spans[i].row == last.row + 1 and spans[i].end - spans[i].start == 1:
-                    together.append(last := spans[i])
-                    i += 1
+    def _groups(self, spans: Sequence[Span], tables_BW: Tensor, alone: bool) -> list[Group]:
+        groups: list[Group] = []
+        token = 0
+        kinds = groupby(range(len(spans)), lambda i: i if alone or spans[i].end - spans[i].start > 1 else -1)
+        for _, members in kinds:
+            first, *others = members
+            together = spans[first : first + 1 + len(others)]
             tokens = sum(span.end - span.start for span in together)
             extent = max(span.end for span in together)
-            groups.append(
-                Group(
-                    slice(token, token + tokens), slice(first.row, last.row + 1), extent, self._mask(together, extent)
-                )
-            )
+            tables = tables_BW[first : first + len(together), : pages_of(extent)]
+            groups.append(Group(slice(token, token + tokens), tables, extent, self._mask(together, extent)))
             token += tokens
         return groups
 
-    def _mask(self, spans: list[Span], extent: int) -> Tensor | None:
+    def _mask(self, spans: Sequence[Span], extent: int) -> Tensor | None:
         device = self.keys.device
         slots = torch.arange(extent, device=device)
         if len(spans) > 1:

@@ -135,7 +135,7 @@ def router(service: Service) -> APIRouter:
         engine = service.engine.engine
         busy = engine.running
         return Json(
-            [{"id": i, "n_ctx": engine.context, "is_processing": i in busy} for i in range(engine.max_batch_size)]
+            [{"id": i, "n_ctx": engine.context, "is_processing": i < busy} for i in range(engine.max_batch_size)]
         )
 
     @routes.post("/apply-template", tags=["server"], **described(TemplateRequest))

@@ -318,8 +318,8 @@ def router(weights: Weights) -> APIRouter:
         engine, name = service.engine.engine, service.settings.model
         size = {"tp_size": 1, "pp_size": 1, "dp_size": 1, "ep_size": 1, "num_gpus": 1}
         room = {"max_running_requests": engine.max_batch_size, "context_length": engine.context}
-        room["max_total_num_tokens"] = engine.max_batch_size * engine.context
-        states = [{"weight_version": weights.version, "running": len(engine.running)}]
+        room["max_total_num_tokens"] = engine.cache_size[0]
+        states = [{"weight_version": weights.version, "running": engine.running}]
         about = {"model_path": name, "served_model_name": name, "version": minimind.__version__}
         return Json({**about, **size, **room, "dtype": str(engine.dtype).rpartition(".")[2], "internal_states": states})
 

@@ -9,7 +9,7 @@ from minimind.engine import decode
 from minimind.engine.engine import Engine
 from minimind.engine.sampling import Sampling
 from minimind.model.attend import Segments
-from minimind.model.cache import KVCache, Span
+from minimind.model.cache import PAGE, KVCache, Span, pages_of
 from minimind.model.qwen3 import Transformer
 
 SMALL = {"num_hidden_layers": 2, "vocab_size": 512, "initializer_range": 0.05}
@@ -37,14 +37,15 @@ def build(shape):
 
 
 def decoded(model, ids_BT, dtype, quantised=None):
-    """Scores `[B, T, V]`, token by token, in scattered cache rows; row b starts at step b."""
+    """Scores `[B, T, V]`, token by token, in scattered pages; row b starts at step b."""
     rows, time = ids_BT.shape
-    cache = KVCache(model.config, 2 * rows, time, dtype, "cpu")
+    cache = KVCache(model.config, 3 * rows * time, dtype, "cpu")
+    tables = torch.randperm(len(cache.all_pages))[: rows * pages_of(time)].view(rows, -1).tolist()
     step = decode.make(model, cache, quantised)
     out = torch.zeros(rows, time, model.config.vocab_size)
     for t in range(time + rows - 1):
         running = [(b, t - b) for b in range(rows) if 0 <= t - b < time]
-        spans = [Span(2 * b + 1, at, at + 1) for b, at in running]
+        spans = [Span(tables[b], at, at + 1) for b, at in running]
         scores = step([int(ids_BT[b, at]) for b, at in running], spans)
         for (b, at), score in zip(running, scores, strict=True):
             out[b, at] = score
@@ -68,6 +69,44 @@ def test_it_computes_what_the_model_computes(shape):
     assert distance(decoded(model, ids_BT, torch.float32), exact) < 1e-5
     if "experts" not in shape:  # there, a rounded score may choose another expert
         assert distance(decoded(model.bfloat16(), ids_BT, torch.bfloat16), exact) < 0.01
+
+
+@pytest.mark.parametrize("shape", ["dense", "two experts a token", "seven heads a key"])
+@torch.inference_mode()
+def test_stretches_of_prompts_may_come_beside_newest_tokens(shape):
+    model = build(shape)
+    ids_BT = torch.randint(0, 512, (3, 40))
+    exact, tables = expected(model, ids_BT), [[4, 0, 3], [8, 7, 6], [1, 2, 5]]
+    cache = KVCache(model.config, 9 * PAGE, torch.float32, "cpu")
+    step = decode.make(model, cache)
+    for parts in (
+        [(0, 0, 17), (1, 0, 3)],
+        [(0, 17, 18), (2, 0, 1), (1, 3, 35)],
+        [(1, 35, 40), (0, 18, 19), (2, 1, 40)],
+    ):
+        ids = [id for row, start, end in parts for id in ids_BT[row, start:end].tolist()]
+        scores = step(ids, [Span(tables[row], start, end) for row, start, end in parts])
+        assert distance(scores, torch.stack([exact[row, end - 1] for row, _, end in parts])) < 1e-5
+
+
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-5), (torch.bfloat16, 0.01)])
+@pytest.mark.parametrize("shape", ["dense", "untied, one head a key", "seven heads a key"])
+@torch.inference_mode()
+def test_attention_on_the_pages_is_that_of_pages_copied_together(shape, dtype, near):
+    model = build(shape).to(dtype)
+    ids_BT, tables = torch.randint(0, 512, (3, 40)), [[4, 0, 3], [8, 7, 6], [1, 2, 5]]
+    prompts, newest = [(0, 0, 39), (1, 0, 16), (2, 0, 1)], [(0, 39, 40), (1, 16, 17), (2, 1, 2)]
+    found = []
+    for compiled in (False, True):
+        cache = KVCache(model.config, 9 * PAGE, dtype, "cpu")
+        for parts in (prompts, newest):
+            ids = [id for row, start, end in parts for id in ids_BT[row, start:end].tolist()]
+            cache.newest = decode.attention(cache) if compiled else None
+            spans = [Span(tables[row], start, end) for row, start, end in parts]
+            states = model(torch.tensor([ids]), cache.read(spans)).states[0]
+        found.append(states.float())
+    assert distance(*found) < near
+    assert not found[0].equal(found[1]), "both ways were taken"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

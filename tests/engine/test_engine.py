@@ -32,6 +32,9 @@ CONFIGS = {
     "yarn": PRESETS["tiny"].with_(**SMALL, rope_scaling=YARN),
 }
 
+CROWDED = {"cache_tokens": 256}
+"""As many tokens as one request may have, for all of them."""
+
 
 def build(kind="dense", seed=3):
     torch.manual_seed(seed)
@@ -77,7 +80,7 @@ def test_greedy_equals_transformers_whoever_comes_and_goes(kind, tmp_path):
         out = theirs.generate(ids, do_sample=False, max_new_tokens=12, eos_token_id=None, pad_token_id=0)
         expected.append(out[0, len(prompt) :].tolist())
     rules = replace(GREEDY, max_new_tokens=12, ignore_eos=True)
-    for seed, (size, options) in enumerate([(5, {}), (2, {"chunk": 16}), (3, {"batch_invariant": True})]):
+    for seed, (size, options) in enumerate([(5, {}), (2, {"chunk": 16}), (3, {"batch_invariant": True}), (8, CROWDED)]):
         engine = Engine(model, TOKENIZER, max_batch_size=size, **options)
         requests = joining_at_random(engine, [(prompt, rules) for prompt in prompts()], seed)
         assert [request.ids for request in requests] == expected
@@ -114,6 +117,64 @@ def test_in_fast_mode_company_changes_an_answer_only_where_two_tokens_tie(model,
             for one in next((pair for pair in pairs if pair[0].id != pair[1].id), ()):
                 (_, first), (_, second) = one.top
                 assert first - second < NEAR_TIE[dtype]
+
+
+def passes(engine, monkeypatch):
+    """A list that every pass of the engine is added to: the spans of its requests."""
+    plan, found = engine._scheduler.plan, []
+    monkeypatch.setattr(engine._scheduler, "plan", lambda: found.append(plan()) or found[-1])
+    return found
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_who_had_to_give_way_goes_on_as_if_nothing_had_been(model, reference, monkeypatch):
+    rules = [replace(GREEDY, max_new_tokens=70, ignore_eos=True), Sampling(seed=4, max_new_tokens=70, ignore_eos=True)]
+    jobs = [(prompt, rules[reference], i) for i, prompt in enumerate(prompts())]
+    free = Engine(model, TOKENIZER, max_batch_size=8, batch_invariant=reference)
+    expected = [free.submit(*job) for job in jobs]
+    list(free.run())
+    crowded = Engine(model, TOKENIZER, max_batch_size=8, batch_invariant=reference, **CROWDED)
+    preempt, gave_way = crowded._scheduler._preempt, []
+    monkeypatch.setattr(crowded._scheduler, "_preempt", lambda: gave_way.append(preempt()) or gave_way[-1])
+    requests = [crowded.submit(*job) for job in jobs]
+    list(crowded.run())
+    assert bool(gave_way) != reference, "who has room for its longest answer never has to"
+    if reference:
+        assert [request.tokens for request in requests] == [request.tokens for request in expected]
+    else:
+        assert [request.ids for request in requests] == [request.ids for request in expected]
+
+
+def test_four_times_as_many_chats_run_in_the_memory_of_whole_contexts(model):
+    engine = Engine(model, TOKENIZER, max_batch_size=100, cache_tokens=2 * 256)
+    rules = replace(GREEDY, max_new_tokens=14, ignore_eos=True)
+    requests = [engine.submit([n] * 50, rules) for n in range(36, 56)]
+    most = 0
+    while engine.has_work:
+        engine.step()
+        most = max(most, engine.running)
+    assert most == 8, "of 63 tokens each, where two of 256 found room"
+    assert {len(request.ids) for request in requests} == {14}
+    tokens, memory = engine.cache_size
+    assert (tokens, memory) == (512, 512 * 2 * 2 * 2 * 48 * 4)  # keys and values, layers, heads, head_dim, float32
+
+
+def test_what_another_has_computed_is_used_where_it_lies(model, monkeypatch):
+    engine = Engine(model, TOKENIZER, max_batch_size=3)
+    found, rules = passes(engine, monkeypatch), replace(GREEDY, max_new_tokens=9, ignore_eos=True)
+    beginning = prompts(2, shared=40)[1][:40]
+    first = engine.submit([*beginning, 1, 2, 3], rules)
+    engine.step()
+    before = engine._cache.keys.clone()
+    second = engine.submit([*beginning, 4, 5], rules)
+    engine.step()
+    assert second.pages[:2] == first.pages[:2]
+    assert engine._cache.keys[:, :, first.pages[:2]].equal(before[:, :, first.pages[:2]])
+    list(engine.run())
+    assert sum(spans[second].end - spans[second].start for spans in found if second in spans) == 42 - 32 + 8
+    third = engine.submit(second.prompt_ids + second.ids, rules)
+    list(engine.run())
+    assert (second.cached_tokens, third.cached_tokens) == (32, 48), "also when it has ended"
 
 
 def test_logprobs_are_those_of_the_model_and_of_the_policy(model):
@@ -270,6 +331,8 @@ def test_what_cannot_work_is_refused_before_anything_runs(model):
     ]:
         with pytest.raises(UsageError, match=word):
             engine.submit(prompt, Sampling(**rules))
+    with pytest.raises(UsageError, match="a cache of 19 tokens has no room for a context of 20"):
+        Engine(model, context=20, cache_tokens=19)
     with pytest.raises(UsageError, match="tokenizer"):
         Engine(model).submit([1], Sampling(stop=["x"]))
     assert not engine.has_work

@@ -37,7 +37,7 @@ def test_windows_equal_one_pass_over_each(model_dir, monkeypatch, bos):
     lm = package.load(model_dir, "cpu")
     text = lengthy.read_text([BOOK], lm.tokenizer, 90)
     assert len(text.ids) == 90
-    cache = KVCache(lm.model.config, 1, 30, torch.float32, "cpu")
+    cache = KVCache(lm.model.config, 30, torch.float32, "cpu")
     seen = []
     bits, sizes = lengthy.window_bits(lm.model, text, 30, bos, cache, seen.append)
     assert seen == [30, 30, 30]

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 from minimind.config import PRESETS
 from minimind.losses.lm import linear_cross_entropy
 from minimind.model.attend import Segments
-from minimind.model.cache import KVCache, Span
+from minimind.model.cache import PAGE, KVCache, Span
 from minimind.model.qwen3 import Transformer
 from minimind.model.store import load_model, save_model
 
@@ -82,23 +82,23 @@ def test_packed_documents_equal_one_by_one(preset):
 def test_the_cache_continues_what_a_whole_pass_computes(preset):
     config = PRESETS[preset].with_(**SMALL)
     model = build(config)
-    ids = torch.randint(0, 100, (3, 12))
+    ids = torch.randint(0, 100, (3, 24))
     whole = model(ids, Segments.whole(ids)).states
-    cache = KVCache(config, 4, 12, torch.float32, "cpu")
-    passes = [  # (cache row, sequence, positions): whole prompts, then the newest of two and a stretch, then padding
-        [(0, 0, 0, 4), (3, 1, 0, 2)],
-        [(0, 0, 4, 5), (1, 2, 0, 1), (3, 1, 2, 9)],
-        [(0, 0, 5, 6), (1, 2, 1, 2), (3, 1, 9, 10)],
+    cache = KVCache(config, 8 * PAGE, torch.float32, "cpu")
+    tables = [[5, 2], [7, 0], [1, 6]]
+    passes = [  # (sequence, positions): whole prompts, then the newest of two and a stretch, then padding
+        [(0, 0, 4), (1, 0, 14)],
+        [(0, 4, 5), (2, 0, 1), (1, 14, 21)],
+        [(0, 5, 6), (2, 1, 2), (1, 21, 22)],
     ]
-    for spans in passes:
-        tokens = [(sequence, t) for _, sequence, start, end in spans for t in range(start, end)]
+    for parts in passes:
+        tokens = [(sequence, t) for sequence, start, end in parts for t in range(start, end)]
         sequences, positions = torch.tensor([*tokens, (0, 0)]).unbind(1)
-        reading = cache.read([Span(row, start, end) for row, _, start, end in spans], padding=1)
-        states = model(ids[sequences, positions][None], reading).states[0]
+        spans = [Span(tables[sequence], start, end) for sequence, start, end in parts]
+        states = model(ids[sequences, positions][None], cache.read(spans, padding=1)).states[0]
         assert relative(states[:-1], whole[sequences, positions][:-1]) < 1e-5
-    cache.copy(3, 2, 8)
-    again = model(ids[1:2, 8:10], cache.read([Span(2, 8, 10)])).states
-    assert relative(again[0], whole[1, 8:10]) < 1e-5
+    again = model(ids[1:2, 16:18], cache.read([Span([7, 3], 16, 18)])).states  # another with the same beginning
+    assert relative(again[0], whole[1, 16:18]) < 1e-5
 
 
 @pytest.mark.parametrize("preset", ["tiny", "tiny-moe"])

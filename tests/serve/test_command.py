@@ -24,6 +24,7 @@ import pytest
         (["--rollout", "--rollout-root", "nowhere"], "nowhere"),
         (["--tools", "calculator"], "calculator"),
         (["--parallel", "0"], "--parallel 0"),
+        (["--cache-tokens", "4095"], "--cache-tokens 4095: one conversation (--context 4096) must fit"),
         (["--dtype", "float8"], "bfloat16"),
         (["--device", "gpu"], "--device gpu"),
         (["--port", "-1"], "--port"),

@@ -109,10 +109,10 @@ def test_no_mask_meets_grouped_heads():
     """Together they leave CUDA the kernel that holds all scores. Here: a prompt whose beginning is cached."""
     with fake_cuda(), torch.inference_mode():
         model = build(dtype=torch.bfloat16)
-        cache = KVCache(model.config, 1, 32, torch.bfloat16, DEVICE)
+        cache = KVCache(model.config, 32, torch.bfloat16, DEVICE)
         ids = torch.zeros(1, 8, dtype=torch.int64, device=DEVICE)
         with patch.object(F, "scaled_dot_product_attention", wraps=F.scaled_dot_product_attention) as kernel:
-            model(ids, cache.read([Span(0, 8, 16)]))
+            model(ids, cache.read([Span(cache.all_pages, 8, 16)]))
     assert kernel.call_count == 2
     for call in kernel.call_args_list:
         q, k, _ = call.args
