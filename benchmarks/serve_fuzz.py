@@ -146,7 +146,8 @@ def spoil(body: Any, dice: random.Random) -> None:
             other, its = dice.choice(found)
             where[key] = copy.deepcopy(other[its]) if its in range(len(other)) or its in other else None
         case _:
-            where[key] = where[key] * 50 if isinstance(where[key], str | list) else {"a": where[key], "b": where[key]}
+            one = where[key]
+            where[key] = one[:20_000] * 50 if isinstance(one, str | list) else {"a": one, "b": one}
 
 
 def mutated(dice: random.Random) -> tuple[str, bytes]:

@@ -7,9 +7,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from conftest import Scripted, script, serving
 
+ROOT = Path(__file__).parents[2]
 KIND = {"Content-Type": "application/json", "Authorization": "Bearer sk-anything"}
 
 
@@ -158,7 +161,7 @@ def test_lm_eval_generation(http):
 
 
 def test_the_example(url):
-    example = Path(__file__).parents[2] / "examples" / "openai_client.py"
+    example = ROOT / "examples" / "openai_client.py"
     command = [sys.executable, str(example), "--base-url", f"{url}/v1"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", env=os.environ | {"PYTHONUTF8": "1"})
     assert done.returncode == 0, done.stderr
@@ -167,3 +170,43 @@ def test_the_example(url):
     assert list(parts) == ["chat", "stream", "think", "use_tools", "look_inside", "answer_in_json"]
     assert all(part.strip() for part in parts.values())
     assert set(ast.literal_eval(parts["answer_in_json"].strip())) == {"city", "sunny"}
+
+
+# The examples of docs/en/programs.md, where their library is installed.
+
+EXAMPLES = re.findall(r"```py\n(.*?)```", (ROOT / "docs/en/programs.md").read_text(encoding="utf-8"), re.DOTALL)
+SUM = '\n{"name": "%s", "arguments": {%s}}\n'
+CALL = ("<tool_call>", SUM % ("add", '"a": 12, "b": 34'), "</tool_call>")
+TOLD = {
+    "litellm": ([("It is 46.",)], "It is 46."),
+    "langchain_openai": ([CALL], "{'a': 12, 'b': 34}"),
+    "agents": ([CALL, ("It is 46.",)], "It is 46."),
+    "pydantic_ai": ([CALL, ("It is 46.",)], "It is 46."),
+    "llama_index.core": ([CALL], "46"),
+    "instructor": ([('{"a": 12, "b": 34}',)], "a=12 b=34"),
+    "smolagents": ([CALL, ("<tool_call>", SUM % ("final_answer", '"answer": "46"'), "</tool_call>")], "46"),
+}
+
+
+def library(example):
+    return re.match(r"(?:from|import) (\w+(?:\.core)?)", example)[1]
+
+
+def test_every_example_is_known():
+    assert set(map(library, EXAMPLES)) == set(TOLD)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=library)
+def test_the_examples_of_the_page(model, tokenizer, example, tmp_path):
+    pytest.importorskip(library(example))
+    answers, printed = TOLD[library(example)]
+
+    class Actor(Scripted):
+        scripts: ClassVar[list[list[int]]] = [script(tokenizer, *answer) for answer in answers]
+
+    with serving(model, tokenizer, Actor, context=4096) as (url, _):
+        (tmp_path / "example.py").write_text(example.replace("http://127.0.0.1:8000", url), encoding="utf-8")
+        command = [sys.executable, str(tmp_path / "example.py")]
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", env=os.environ | {"PYTHONUTF8": "1"})
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip().splitlines()[-1] == printed
