@@ -104,9 +104,10 @@ def test_inside_transformers(run, tuned):
 
 def test_the_list_names_every_example():
     text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
-    for path in EXAMPLES.iterdir():
-        if path.name != "README.md":
-            assert text.count(f"]({path.name})") == 2, f"{path.name}, in both languages"
+    for path in EXAMPLES.rglob("*.*"):
+        name = path.relative_to(EXAMPLES).as_posix()
+        if name != "README.md" and "__pycache__" not in name:
+            assert text.count(f"]({name})") == 2, f"{name}, in both languages"
 
 
 def test_the_page_for_browsers_loads_nothing_from_elsewhere_and_looks_where_the_export_writes():
