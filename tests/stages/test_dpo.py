@@ -21,6 +21,7 @@ from minimind.data.shards import ensure
 from minimind.losses.settings import DpoConfig
 from minimind.model.attend import Segments
 from minimind.model.qwen3 import Transformer
+from minimind.model.rope import yarn
 from minimind.model.store import load_model, load_scorer, save_model
 from minimind.optim.settings import OptimConfig
 from minimind.recipe import Recipe, run_config
@@ -124,6 +125,10 @@ def test_the_reference_is_what_each_conversation_gets_by_itself_and_is_asked_onc
 
     monkeypatch.setattr(dpo, "score", refuse)
     assert np.array_equal(dpo.reference_log_probs(recipe, model, stream), stream.reference)
+    stretched = Transformer(SHAPE.with_(rope_scaling=yarn(SHAPE, 4.0)))
+    stretched.load_state_dict(model.state_dict())
+    with pytest.raises(AssertionError, match="asked again"):  # the same weights read otherwise
+        dpo.reference_log_probs(recipe, stretched, stream)
     save_model(Transformer(SHAPE), tmp_path / "model", "float32")
     with pytest.raises(AssertionError, match="asked again"):
         dpo.reference_log_probs(recipe, model, stream)
