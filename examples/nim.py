@@ -44,7 +44,7 @@ class Nim:
 
 def game(seed: int) -> list[dict[str, str]]:
     """One game of two random players, as a conversation."""
-    nim, dice = Nim(), random.Random(seed)
+    nim, dice = Nim(), random.Random(f"moves {seed}")
     said, _ = nim.reset(seed=seed)
     turns, over = [{"role": "user", "content": f"{RULES}\n{said}"}], False
     while not over:
@@ -71,7 +71,7 @@ def main(model: str, steps: int = 60, games: int = 600, out: Path = Path("runs/n
     changes = {"init": str(knows_the_rules), "data.files": [str(out / "table.jsonl")], "train.max_steps": steps}
     changes |= {"agent.environment": f"{__file__}:Nim", "agent.max_turns": 8, "scoring.weights": {"returned": 1.0}}
     changes |= {"rl.filter_groups": "keep", "rl.filter_metric": "returned", "rl.max_new_tokens": 256}
-    changes |= {"optim.lr": 2e-4, "rl.kl_coef": 0.0, "data.sequence_length": 512}
+    changes |= {"optim.lr": 2e-4, "rl.kl_coef": 0.0, "rl.entropy_coef": 0.01, "data.sequence_length": 512}
     changes |= {"train.log_every": 1, "train.valid_every": 0}
     agent.run(load(Recipe, find("tiny/agent", "agent"), changes), out / "agent")
     for line in read(out / "agent" / "metrics.jsonl"):
