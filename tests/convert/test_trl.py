@@ -1,4 +1,6 @@
-"""What people train with elsewhere takes our directory as it is: TRL's SFTTrainer and GRPOTrainer, peft's LoRA."""
+"""What people train with elsewhere takes our directory as it is: TRL's SFT, DPO and GRPO trainers, peft's LoRA."""
+
+import math
 
 import pytest
 import torch
@@ -84,6 +86,30 @@ def test_assistant_only_loss(model_of, tmp_path):
     )
     trainer.train()
     assert losses(trainer) == [pytest.approx(our_loss(model_of("dense"), newline=False), rel=1e-4)]
+
+
+def test_dpo_trainer(model_of, tmp_path):
+    """What it finds of both answers before the first step is what our model says of their tokens."""
+    answers = {
+        side: {"role": "assistant", "content": text} for side, text in (("chosen", "你好！"), ("rejected", "再见。"))
+    }
+    row = {"prompt": GREETED, **{side: [answer] for side, answer in answers.items()}}
+    options = OPTIONS | {"per_device_train_batch_size": 1, "max_steps": 2}
+    trainer = trl.DPOTrainer(
+        str(model_of("dense")),
+        args=trl.DPOConfig(str(tmp_path), **options),
+        train_dataset=datasets.Dataset.from_list([row]),
+    )
+    trainer.train()
+    first, second = losses(trainer)
+    assert first == pytest.approx(math.log(2), abs=1e-4)
+    assert second < first
+    lm = minimind.load(model_of("dense"), "cpu")
+    for side, answer in answers.items():
+        ids, mask = render([*GREETED, answer], TOKENIZER)
+        learned = torch.tensor([*mask[1:-1], True])
+        chosen = lm.logits(ids)[:-1].log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+        assert trainer.state.log_history[0][f"logps/{side}"] == pytest.approx(chosen[learned].sum().item(), rel=1e-4)
 
 
 def get_current_weather(city: str) -> str:
