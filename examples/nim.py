@@ -23,9 +23,9 @@ class Nim:
     """In the form of gymnasium's environments; the policy moves first."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        """Lay out 6 to 15 sticks."""
+        """Lay out 4 to 9 sticks."""
         self.dice = random.Random(seed)
-        self.left = self.dice.randint(6, 15)
+        self.left = self.dice.randint(4, 9)
         return f"{self.left} sticks.", {}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
@@ -71,7 +71,13 @@ def main(model: str, steps: int = 60, games: int = 600, out: Path = Path("runs/n
     changes = {"init": str(knows_the_rules), "data.files": [str(out / "table.jsonl")], "train.max_steps": steps}
     changes |= {"agent.environment": f"{__file__}:Nim", "agent.max_turns": 8, "scoring.weights": {"returned": 1.0}}
     changes |= {"rl.filter_groups": "keep", "rl.filter_metric": "returned", "rl.max_new_tokens": 256}
-    changes |= {"optim.lr": 2e-4, "rl.kl_coef": 0.0, "rl.entropy_coef": 0.01, "data.sequence_length": 512}
+    changes |= {
+        "optim.matrices": "muon",
+        "optim.lr": 1e-3,
+        "rl.kl_coef": 0.0,
+        "rl.entropy_coef": 0.01,
+        "data.sequence_length": 512,
+    }
     changes |= {"train.log_every": 1, "train.valid_every": 0}
     agent.run(load(Recipe, find("tiny/agent", "agent"), changes), out / "agent")
     for line in read(out / "agent" / "metrics.jsonl"):

@@ -92,7 +92,12 @@ LEARNING = {
     "reference": ("grpo", ["--set.rl.kl_coef", "0.01", "--set.rl.epochs", "1"]),
     "adapter": (
         "grpo",
-        [*("--set.lora.rank", "4", "--set.rl.kl_coef", "0.01", "--set.optim.lr", "1e-2"), *MANY, "--seed", "1"],
+        [
+            *("--set.lora.rank", "16", "--set.lora.alpha", "64", "--set.rl.kl_coef", "0.01", "--set.optim.lr", "5e-3"),
+            *MANY,
+            "--seed",
+            "1",
+        ],
     ),
     "ppo": ("ppo", ["--set.ppo.critic_lr", "1e-2", "--set.ppo.warmup_rollouts", "1", *MANY]),
 }
