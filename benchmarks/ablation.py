@@ -16,9 +16,11 @@ or fewer tokens. Each run is one JSON file in --out; what is there is not run ag
 was stopped, takes more seeds, or another arm. The last line is the result as JSON.
 """
 
+import json
 import math
 import statistics
 from collections.abc import Sequence
+from hashlib import sha256
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,8 +117,10 @@ def main(
     looks = max(1, seeds - FIRST_LOOK + 1)
 
     def run(arm: Arm, seed: int, amount: float = tokens) -> dict[str, Any] | None:
-        name = "-".join([*arm.name.split(), preset, f"{amount:.0f}", f"seed{seed}"])
         given = step | arm.seeded(seed)
+        # An arm of the same name may be another one later: the file is named after what it does, too.
+        what = sha256(json.dumps([preset, amount, given]).encode()).hexdigest()[:8]
+        name = "-".join([*arm.name.split(), f"seed{seed}", what])
         return log.run(arm.name, name, amount, lambda: train_ours(preset, corpus, amount, given, name))
 
     def paired(arm: Arm) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -139,7 +143,7 @@ def main(
             continue
         longer = statistics.median(one["seconds"] for one in its) / statistics.median(one["seconds"] for one in mine)
         rows.append(row(arm.name, "tokens", mine, its, longer, alpha / looks, smallest))
-        if abs(share := round(longer, 1)) and share != 1:
+        if (share := round(longer, 1)) != 1:
             same_time = [run(first, seed, tokens * share) for seed in range(len(its))]
             timed = [(one, other) for one, other in zip(same_time, its, strict=True) if one]
             if timed:

@@ -160,8 +160,7 @@ def answer_heads(view: View, asked: Fields) -> Answer:
         id for id in range(tokenizer.vocab_size) if tokenizer.token_bytes(id) and not words.is_control(tokenizer, id)
     ]
     scores = heads.head_scores(view.shelf.model(view.place(asked)), ordinary, tokenizer.bos_id)
-    figures = {name: [all_rounded(layer) for layer in score.tolist()] for name, score in scores._asdict().items()}
-    return figures
+    return {name: [all_rounded(layer) for layer in score.tolist()] for name, score in scores._asdict().items()}
 
 
 def answer_without(view: View, asked: Fields) -> Answer:

@@ -83,21 +83,8 @@ def sample(row: dict[str, Any]) -> Sample:
     info: dict[str, Any] = {name: row[name] for name in ("turns", "return") if name in row}
     if "calls" in row:
         info["calls"] = [Call(**call) for call in row["calls"]]
-    return Sample(
-        prompt,
-        row["prompt_ids"],
-        row["group"],
-        row["thinking"],
-        row["ids"],
-        row["mask"],
-        row["log_probs"],
-        row["versions"],
-        row["status"],
-        row["message"],
-        info,
-        row["rewards"],
-        row["reward"],
-    )
+    same = ("prompt_ids", "group", "thinking", "ids", "log_probs", "versions", "status", "message", "rewards", "reward")
+    return Sample(prompt, trainable=row["mask"], info=info, **{name: row[name] for name in same})
 
 
 def _some(kept: list[int]) -> str:

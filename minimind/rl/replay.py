@@ -61,7 +61,7 @@ class Replay:
                 vars(one).update(vars(other), prompt=one.prompt)
 
     def __call__(self, samples: Sequence[Sample]) -> None:
-        """Add up the rewards that samples were given then.
+        """Add up the rewards that samples were given then; others that they were given are as if they had not been.
 
         Raises:
             UserError: one of them was not given.
@@ -70,6 +70,8 @@ class Replay:
         for name in self.names:
             if any(name not in sample.rewards for sample in whole):
                 raise UserError(f"{self.folder}: no answer was judged by {name!r}; scoring.weights may name what was")
+        for sample in whole:
+            sample.rewards = {name: sample.rewards[name] for name in self.names}
         add_up(whole, self.weights)
 
     def _group(self, number: int) -> list[Sample]:

@@ -139,6 +139,32 @@ def test_killed_between_two_acts_and_repeated_from_what_was_kept(caller, rows, t
     assert kept(tmp_path / "again") == kept(tmp_path / "straight")
 
 
+ENVIRONMENT = """
+class Deal:
+    def reset(self, *, seed=None, options=None):
+        return f"deal {seed}", {}
+
+    def step(self, action):
+        return "", float(len(action)), True, False, {}
+"""
+
+
+def test_the_episodes_of_a_group_begin_alike(minimind, caller, rows, tmp_path):
+    (tmp_path / "deal.py").write_text(ENVIRONMENT, encoding="utf-8")
+    more = ["--set.agent.environment", f"{tmp_path / 'deal.py'}:Deal", "--set.scoring.weights", "{ returned = 1.0 }"]
+    more += ["--set.rl.filter_metric", "returned", "--set.rl.filter_groups", "keep", "--max-steps", "1"]
+    flags = ["train", "agent", "tiny", "--data", rows, "--init", caller, *FLAGS, *more, "--out", tmp_path / "run"]
+    ended = minimind(*flags, "--set.rl.dump", tmp_path / "kept")
+    assert ended.code == 0, ended.err
+    begun = {}
+    for line in (tmp_path / "kept" / "rollout-000000.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        begun.setdefault(row["group"], set()).add(tuple(row["prompt_ids"]))
+        assert row["reward"] == row["return"]
+    assert [len(one) for one in begun.values()] == [1, 1]
+    assert len(set.union(*begun.values())) == 2
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
