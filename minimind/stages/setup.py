@@ -263,17 +263,20 @@ def make_collector(
         raise UsageError(f"recipe: rl.groups = {rl.groups} cannot be shared evenly by {world} processes")
     prompts = read_prompts(recipe.data.files, recipe.data.on_bad_line)
     prompts = fitting(prompts, tokenizer, recipe.data.sequence_length, rl.max_new_tokens)
-    weights = recipe.scoring.weights
+    weights, device, dtype = recipe.scoring.weights, model.output_weight.device, precision(recipe).dtype
+    judge: Replay | Rewards
+    if rl.replay:
+        judge = Replay(Path(rl.replay), weights)
+    else:
+        judge = Rewards(RewardContext(recipe.scoring, tokenizer, rl.max_new_tokens, device))
     if rl.filter_metric and rl.filter_metric not in weights:
         raise UsageError(
             f"recipe: rl.filter_metric = {rl.filter_metric!r} is none of the rewards in scoring.weights"
             f"{did_you_mean(rl.filter_metric, weights)}; name one of {', '.join(weights)}, or leave it empty for "
             f"the first"
         )
-    if rl.replay:
-        replay = Replay(Path(rl.replay), weights)
-        return Collector(rl, prompts, tokenizer, replay, replay.fill, replay, recipe.train.seed)
-    device, dtype = model.output_weight.device, precision(recipe).dtype
+    if isinstance(judge, Replay):
+        return Collector(rl, prompts, tokenizer, judge, judge.fill, judge, recipe.train.seed)
     rollout: Rollout
     if rl.server:
         rollout = HttpRollout(rl, tokenizer, "float32" if dtype == torch.float32 else "bfloat16")
@@ -281,8 +284,7 @@ def make_collector(
         rollout = LocalRollout(
             model, min(rl.max_batch_size, rl.groups * rl.samples), recipe.data.sequence_length, dtype
         )
-    rewards = Rewards(RewardContext(recipe.scoring, tokenizer, rl.max_new_tokens, device))
-    return Collector(rl, prompts, tokenizer, rollout, partial(generate, rollout), rewards, recipe.train.seed)
+    return Collector(rl, prompts, tokenizer, rollout, partial(generate, rollout), judge, recipe.train.seed)
 
 
 def valid_prompts(recipe: Recipe, tokenizer: Tokenizer) -> list[Prompt]:
