@@ -33,8 +33,8 @@ def parity(
 
     Args:
         model: model directory.
-        with_: programs to ask: server, transformers, llamacpp, vllm, mlx, ctranslate2, openvino, onnxruntime, ortgenai;
-            by default all.
+        with_: programs to ask: server, transformers, llamacpp, vllm, mlx, ctranslate2, openvino, onnxruntime, ortgenai,
+            mnn; by default all.
         gguf: GGUF files of the same model, quantised or not, that llama.cpp reads too.
         new: most tokens of a greedy answer.
         json: print one line of JSON instead of a table.

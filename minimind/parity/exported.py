@@ -1,7 +1,7 @@
 """Programs that read a model in a format of their own, which `minimind export` writes; classes as in `programs`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from minimind.convert import onnx, openvino
+from minimind.errors import UserError
 from minimind.model.store import load_config
 from minimind.parity.prompts import Prompt
 
@@ -80,10 +81,7 @@ class OnnxRuntime:
 
     def greedy(self, ids: Sequence[int], length: int) -> list[int]:
         """Token by token, each from the whole text before it."""
-        answer: list[int] = []
-        while len(answer) < length and not self._ends.intersection(answer):
-            answer.append(int(self.log_probs([*ids, *answer]).argmax()))
-        return answer
+        return _greedily(self, ids, length, self._ends)
 
     def log_probs(self, ids: Sequence[int]) -> torch.Tensor:
         """From the logits."""
@@ -136,3 +134,54 @@ class OrtGenAi:
         generator = self._genai.Generator(self._model, rules)
         generator.append_tokens(list(ids))
         return generator
+
+
+class NotExportedError(UserError):
+    """A program's own format of the model is not there, and no package holds what writes it."""
+
+
+class Mnn:
+    """MNN, from the folder MODEL-mnn beside the model."""
+
+    package, install = "MNN", "pip install MNN"
+
+    def __init__(self, model: Path, scratch: Path) -> None:
+        import MNN.llm
+
+        model = model.resolve()
+        folder = model.with_name(f"{model.name}-mnn")
+        if not (folder / "config.json").is_file():
+            raise NotExportedError(
+                f"no {folder}; its exporter lies in its repository: python MNN/transformers/llm/export/llmexport.py "
+                f"--path {model} --export mnn --quant_bit 16 --dst_path {folder}"
+            )
+        self._ends = {load_config(model).eos_token_id, load_config(model).pad_token_id}
+        self._llm: Any = MNN.llm.create(str(folder / "config.json"))
+        self._llm.set_config({"precision": "high", "memory": "high"})
+        self._llm.load()
+
+    def ids(self, prompt: Prompt) -> list[int] | None:
+        """From the Jinja template, which it renders in C++ from messages alone: neither tools nor thinking."""
+        if prompt.tools or prompt.thinking:
+            return None
+        text = prompt.text or self._llm.apply_chat_template(list(prompt.messages))
+        ids: list[int] = list(self._llm.tokenizer_encode(text))
+        return ids
+
+    def greedy(self, ids: Sequence[int], length: int) -> list[int]:
+        """Token by token, each from the whole text before it."""
+        return _greedily(self, ids, length, self._ends)
+
+    def log_probs(self, ids: Sequence[int]) -> torch.Tensor:
+        """From the logits."""
+        self._llm.reset()
+        logits = self._llm.forward(list(ids)).read()
+        return torch.from_numpy(np.array(logits).ravel()).float().log_softmax(-1)
+
+
+def _greedily(program: OnnxRuntime | Mnn, ids: Sequence[int], length: int, ends: Collection[int | None]) -> list[int]:
+    """At most `length` tokens, each the likeliest after the whole text before it."""
+    answer: list[int] = []
+    while len(answer) < length and not (answer and answer[-1] in ends):
+        answer.append(int(program.log_probs([*ids, *answer]).argmax()))
+    return answer

@@ -17,6 +17,7 @@ from minimind.console import hushed, say, warn
 from minimind.engine.generate import complete
 from minimind.engine.sampling import GREEDY
 from minimind.errors import UsageError, UserError, did_you_mean
+from minimind.parity.exported import NotExportedError
 from minimind.parity.programs import CONTEXT, PROGRAMS, Program
 from minimind.parity.prompts import PROMPTS
 
@@ -89,6 +90,8 @@ def _row(kind: type[Program], model: Path, ours: _Ours, length: int) -> dict[str
     try:
         with tempfile.TemporaryDirectory() as scratch, hushed(), redirect_stdout(sys.stderr):
             return {"version": version} | _compare(kind(model, Path(scratch)), ours, length)
+    except NotExportedError as error:
+        return {"version": version, "note": str(error)}
     except Exception as error:  # of any program, and what it raises is its own; the others go on
         warn(f"{kind.package}: {type(error).__name__}: {error}")
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -19,7 +19,7 @@ from minimind.engine.background import EngineThread
 from minimind.engine.engine import Engine
 from minimind.engine.sampling import MAX_TOP_LOGPROBS
 from minimind.model.store import load_model
-from minimind.parity.exported import OnnxRuntime, OpenVino, OrtGenAi
+from minimind.parity.exported import Mnn, OnnxRuntime, OpenVino, OrtGenAi
 from minimind.parity.prompts import Prompt
 from minimind.tokenizer.bpe import Tokenizer
 
@@ -275,6 +275,7 @@ PROGRAMS: dict[str, type[Program]] = {
     "openvino": OpenVino,
     "onnxruntime": OnnxRuntime,
     "ortgenai": OrtGenAi,
+    "mnn": Mnn,
 }
 
 
