@@ -1,5 +1,6 @@
 """Which optimizer updates which parameter."""
 
+from collections import defaultdict
 from typing import Any
 
 import torch
@@ -9,6 +10,11 @@ from minimind.optim.muon import Muon
 from minimind.optim.settings import OptimConfig
 
 
+def is_embedding(name: str) -> bool:
+    """True for the embedding and the output head, whose rows are single tokens'."""
+    return name.endswith(("embed_tokens.weight", "lm_head.weight"))
+
+
 def is_matrix(name: str, parameter: nn.Parameter) -> bool:
     """True for weights that map hidden states to hidden states.
 
@@ -16,19 +22,22 @@ def is_matrix(name: str, parameter: nn.Parameter) -> bool:
     rare token's row should not move as far as a frequent one's. The router's rows are likewise single experts', and so
     are the lengths that DoRA trains.
     """
-    single_rows = ("embed_tokens.weight", "lm_head.weight", "mlp.gate.weight", ".magnitude")
-    return parameter.ndim >= 2 and not name.endswith(single_rows)
+    return parameter.ndim >= 2 and not is_embedding(name) and not name.endswith(("mlp.gate.weight", ".magnitude"))
 
 
 def make_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]:
     """Muon (or AdamW) for the matrices, AdamW without weight decay for embeddings, router and norms."""
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     matrices = [p for name, p in trainable if is_matrix(name, p)]
-    others = [p for name, p in trainable if not is_matrix(name, p)]
+    others: dict[float, list[nn.Parameter]] = defaultdict(list)  # by their multiple of the rate
+    for name, p in trainable:
+        if not is_matrix(name, p):
+            others[config.embedding_lr if is_embedding(name) else 1.0].append(p)
     adamw: dict[str, Any] = {"lr": config.lr, "betas": (config.beta1, config.beta2), "fused": True}
     optimizers: list[torch.optim.Optimizer] = []
     if others:
-        optimizers.append(torch.optim.AdamW(others, weight_decay=0.0, **adamw))
+        groups = [{"params": some} | ({} if scale == 1 else {"lr_scale": scale}) for scale, some in others.items()]
+        optimizers.append(torch.optim.AdamW(groups, weight_decay=0.0, **adamw))
     if matrices and config.matrices == "muon":
         optimizers.append(Muon(matrices, config.lr, config.momentum, config.weight_decay))
     elif matrices:

@@ -14,6 +14,9 @@ class OptimConfig:
     """Optimizer of the weight matrices; embeddings and norms are always updated by AdamW."""
     lr: float = 3e-3
     """Learning rate at the peak, of both optimizers (Muon's update is scaled to AdamW's size)."""
+    embedding_lr: float = 1.0
+    """Learning rate of the embedding and the output head, as a multiple of `lr`. A token's row is learned from that
+    token alone, so short runs need more than 1."""
     weight_decay: float = 0.01
     """Decoupled weight decay of the matrices, in units of the learning rate."""
     beta1: float = 0.9
@@ -36,7 +39,7 @@ class OptimConfig:
 
     def check(self) -> None:
         """Raise a `UsageError` that names the field if a value cannot work."""
-        check("optim", self, POSITIVE, "lr")
+        check("optim", self, POSITIVE, "lr", "embedding_lr")
         check("optim", self, at_least(0), "clip", "weight_decay")
         check("optim", self, SHARE, "warmup", "beta1", "beta2", "momentum")
         check("optim", self, FRACTION, "decay", "final_lr")

@@ -16,7 +16,16 @@ from minimind.train.settings import RunConfig
 
 FIXED = (
     *("stage", "preset", "model", "data.sequence_length", "data.too_long", "data.random_system_prompt"),
-    *("data.drop_empty_think", "optim.matrices", "train.tokens_per_step", "train.seed", "distill", "dpo", "lora"),
+    *(
+        "data.drop_empty_think",
+        "optim.matrices",
+        "optim.embedding_lr",
+        "train.tokens_per_step",
+        "train.seed",
+        "distill",
+        "dpo",
+        "lora",
+    ),
     *("rl.epochs", "rl.minibatches"),
 )
 """What makes a run this run. Its data and its `init` are fixed too, but known by content: files may be moved."""

@@ -1,9 +1,11 @@
+import pytest
 import torch
 from torch import nn
 
 from minimind.optim.groups import make_optimizers
 from minimind.optim.muon import Muon
 from minimind.optim.settings import OptimConfig
+from minimind.train.loop import _update
 
 
 class Toy(nn.Module):
@@ -30,3 +32,19 @@ def test_embeddings_and_norms_never_decay():
             for group in optimizer.param_groups:
                 small = any(p.ndim == 1 or p.shape == (8, 4) for p in group["params"])
                 assert (group["weight_decay"] == 0) == small
+
+
+@pytest.mark.parametrize("matrices", ["muon", "adamw"])
+def test_embeddings_have_a_rate_of_their_own(matrices):
+    model = Toy()
+    optimizers = make_optimizers(model, OptimConfig(matrices=matrices, embedding_lr=4))
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    scales = {id(p): group.get("lr_scale", 1) for group in groups for p in group["params"]}
+    assert {name: scales[id(p)] for name, p in model.named_parameters()} == {
+        "embed_tokens.weight": 4,
+        "norm.weight": 1,
+        "q_proj.weight": 1,
+        "experts": 1,
+    }
+    _update(optimizers, 0.5)
+    assert {group["lr"] for group in groups} == {0.5, 2.0}
