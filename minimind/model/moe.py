@@ -33,13 +33,14 @@ class RouterStatistics(NamedTuple):
     """Weight of the load-balancing loss beside the stage's own (`router_aux_loss_coef`)."""
 
     def load_balancing_loss(self) -> Tensor:
-        """E · Σ_e (share of choices of e) · (mean probability of e), over the tokens of all layers together.
+        """Mean over the layers of E · Σ_e (share of choices of e) · (mean probability of e); k when the load is even.
 
-        Equations 4-6 of Switch, and equal to Qwen3-MoE's `load_balancing_loss_func`: k when the load is even.
+        Equations 4-6 of Switch. Qwen3-MoE's `load_balancing_loss_func` adds up the layers before it multiplies, and so
+        does not see two layers that neglect opposite experts.
         """
-        layers, experts = self.counts.shape
-        total = (self.tokens * layers).clamp(min=1)
-        return experts * ((self.counts.sum(0) / total) * (self.probabilities.sum(0) / total)).sum()
+        tokens = self.tokens.clamp(min=1)
+        per_layer = (self.counts / tokens * (self.probabilities / tokens)).sum(1)  # [sparse layers]
+        return self.counts.shape[1] * per_layer.mean()
 
     def load(self) -> Tensor:
         """Share of each layer's choices that fell on each expert, `[sparse layers, E]`."""

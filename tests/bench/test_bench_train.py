@@ -30,7 +30,7 @@ def test_both_are_measured_on_the_same_text(minimind, world):
     assert found["tokens_per_second"] > 0
     assert found["reference"]["tokens_per_second"] > 0
     assert found["ratio"] == pytest.approx(
-        found["tokens_per_second"] / found["reference"]["tokens_per_second"], rel=1e-3
+        found["tokens_per_second"] / found["reference"]["tokens_per_second"], rel=1e-2
     )
     assert found["mfu"] == pytest.approx(found["model_gflops"] / found["gemm_gflops"], rel=1e-2)
     assert 0 <= found["padding"] < 0.05 < 0.5 < found["reference"]["padding"] < 1, "the small world's texts are short"

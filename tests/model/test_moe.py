@@ -1,4 +1,4 @@
-"""Routing: the kernel and its fallback agree, the loss is Qwen3-MoE's, padding counts for nothing."""
+"""Routing: the kernel and its fallback agree, the loss is Qwen3-MoE's of each layer, padding counts for nothing."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_the_grouped_kernel_equals_the_plain_loop(dtype, ends, monkeypatch):
 
 
 @pytest.mark.parametrize("top_k", [1, 2])
-def test_the_balancing_loss_is_qwens_with_padding_left_out(top_k):
+def test_the_balancing_loss_is_qwens_of_each_layer_with_padding_left_out(top_k):
     torch.manual_seed(0)
     model = Transformer(CONFIG.with_(num_experts_per_tok=top_k))
     logits = []
@@ -40,10 +40,18 @@ def test_the_balancing_loss_is_qwens_with_padding_left_out(top_k):
     ids, lengths = torch.randint(0, 100, (3, 20)), torch.tensor([20, 7, 13])
     router = model(ids, Segments.right_padded(lengths, 20, ids.device)).router
     mask = (torch.arange(20) < lengths[:, None]).int()
-    theirs = load_balancing_loss_func(tuple(logits), CONFIG.num_experts, top_k, mask)
-    torch.testing.assert_close(router.load_balancing_loss(), theirs)
+    layers = [load_balancing_loss_func((one,), CONFIG.num_experts, top_k, mask) for one in logits]
+    assert layers[0] != layers[1]
+    torch.testing.assert_close(router.load_balancing_loss(), torch.stack(layers).mean())
     assert router.counts.sum(1).tolist() == [40 * top_k] * 2
     torch.testing.assert_close(router.load().sum(1), torch.ones(2))
+
+
+def test_layers_that_neglect_opposite_experts_are_not_balanced():
+    opposite = torch.tensor([[8.0, 0.0], [0.0, 8.0]])
+    assert moe.RouterStatistics(opposite, opposite, torch.tensor(8.0)).load_balancing_loss() == 2
+    even = torch.full((2, 2), 4.0)
+    assert moe.RouterStatistics(even, even, torch.tensor(8.0)).load_balancing_loss() == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
