@@ -16,7 +16,6 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -29,10 +28,11 @@ from minimind.console import say, table
 from minimind.data.smallworld import arithmetic, questions, tooltasks
 from minimind.data.smallworld.arithmetic import Sums
 from minimind.data.smallworld.preferences import verifiable
+from minimind.engine.sampling import Sampling
 from minimind.eval.abilities import score
 from minimind.recipe import Recipe
 from minimind.rl import environment
-from minimind.rl.rollout import Rollout, Sample
+from minimind.rl.rollout import Episode, Sample
 from minimind.stages import agent, grpo, ppo
 from minimind.train import metrics
 
@@ -112,16 +112,15 @@ def tools(folder: Path) -> tuple[Path, Path]:
     return files[0], files[1]
 
 
-def play_with_masked_calls(rollout: Rollout, samples: Sequence[Sample], *args: Any, **options: Any) -> None:
-    """Episodes in which nothing but the final answer is trained on."""
-    environment.multi_turn(rollout, samples, *args, **options)
-    for sample in samples:
-        after = len(sample.trainable) - sample.trainable[::-1].index(False) if False in sample.trainable else 0
-        if sample.message.get("tool_calls"):
-            after = len(sample.ids)  # it ends with a call
-        sample.trainable[:after] = [False] * after
-        sample.log_probs[:after] = [0.0] * after
-        sample.versions[:after] = [-1] * after
+def play_with_masked_calls(sample: Sample, sampling: Sampling, **options: Any) -> Episode:
+    """An episode in which nothing but the final answer is trained on."""
+    yield from environment.multi_turn(sample, sampling, **options)
+    after = len(sample.trainable) - sample.trainable[::-1].index(False) if False in sample.trainable else 0
+    if sample.message.get("tool_calls"):
+        after = len(sample.ids)  # it ends with a call
+    sample.trainable[:after] = [False] * after
+    sample.log_probs[:after] = [0.0] * after
+    sample.versions[:after] = [-1] * after
 
 
 def run(method: str, seed: int, init: str, steps: int, files: tuple[Path, Path], folder: Path, task: str) -> dict:

@@ -23,7 +23,7 @@ from minimind.engine.sampling import Sampling
 from minimind.errors import UserError
 from minimind.model.qwen3 import Transformer
 from minimind.rl.metrics import Meter
-from minimind.rl.rollout import Rollout, Sample, Weights
+from minimind.rl.rollout import Episode, Sample, Weights
 from minimind.rl.settings import RlConfig
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
@@ -31,10 +31,8 @@ from minimind.tokenizer.parse import parse
 
 TRANSCRIPTS = 3
 """How many of the newest samples are shown in the log."""
-Generate = Callable[[Rollout, Sequence[Sample], Sequence[Sampling]], None]
-"""Fills samples with what the policy (and in episodes its tools) said, each by its own rules."""
 Fill = Callable[[Sequence[Sample], Sequence[Sampling]], None]
-"""The same, where it is settled who answers."""
+"""Fills samples with what the policy (and in episodes its tools) said, each by its own rules."""
 
 
 class Judge(Protocol):
@@ -46,12 +44,9 @@ class Judge(Protocol):
         """Fill in `rewards` and `reward` of samples that have ended."""
 
 
-def single_turn(rollout: Rollout, samples: Sequence[Sample], samplings: Sequence[Sampling]) -> None:
-    """Let the policy answer each sample's prompt once."""
-    for number, (sample, sampling) in enumerate(zip(samples, samplings, strict=True)):
-        rollout.submit(number, sample.prompt_ids, sampling)
-    for number, completion in rollout.finished():
-        samples[number].add(completion)
+def single_turn(sample: Sample, sampling: Sampling) -> Episode:
+    """The policy answers the sample's prompt once."""
+    sample.add((yield sample.prompt_ids, sampling))
 
 
 class Collector:

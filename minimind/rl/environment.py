@@ -16,10 +16,9 @@ from typing import Any, NamedTuple, Protocol
 from minimind import tools
 from minimind.data.prompts import Prompt
 from minimind.engine.dialogue import Call, Dialogue
-from minimind.engine.generate import Ask, Completion, generate
 from minimind.engine.sampling import Sampling
 from minimind.rl.rewards import reward
-from minimind.rl.rollout import Rollout, Sample
+from minimind.rl.rollout import Episode, Sample
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tools.answers import hits
 
@@ -83,40 +82,31 @@ Make = Callable[[Sample, Sampling], Environment]
 """The environment of one sample; its chances come from the sampling's seed, so that a run can be repeated."""
 
 
-def multi_turn(
-    rollout: Rollout, samples: Sequence[Sample], samplings: Sequence[Sampling], make: Make, max_tokens: int
-) -> None:
-    """Let the policy act until every episode is over, all at once: none waits for another's turn.
+def multi_turn(sample: Sample, sampling: Sampling, make: Make, max_tokens: int) -> Episode:
+    """The policy acts until its episode is over.
 
     `max_tokens` bounds everything after a prompt, what tools say included. An episode that has no room left, or does
     not come to an answer, is truncated.
     """
-    environments = [make(sample, sampling) for sample, sampling in zip(samples, samplings, strict=True)]
-    first: list[tuple[int, Ask]] = []
-    for number, (sample, sampling) in enumerate(zip(samples, samplings, strict=True)):
-        sample.prompt_ids = environments[number].reset(sample.prompt)
-        sample.info = {"calls": [], "turns": 0, "return": 0.0}
-        first.append((number, (sample.prompt_ids, replace(sampling, max_new_tokens=max_tokens))))
-
-    def follow(number: int, completion: Completion) -> Ask | None:
-        sample, sampling = samples[number], samplings[number]
+    environment = make(sample, sampling)
+    sample.prompt_ids = environment.reset(sample.prompt)
+    sample.info = {"calls": [], "turns": 0, "return": 0.0}
+    room = max_tokens
+    while True:
+        seed = None if sampling.seed is None else sampling.seed + sample.info["turns"]
+        completion = yield sample.prompt_ids + sample.ids, replace(sampling, seed=seed, max_new_tokens=room)
         sample.add(completion)
         if completion.status in ("aborted", "failed"):
-            return None
-        observed, done, info = environments[number].step(completion.ids)
+            return
+        observed, done, info = environment.step(completion.ids)
         sample.info["calls"] += info["calls"]
         sample.info["turns"] += 1
         sample.info["return"] += info.get("reward", 0.0)
         room = max_tokens - len(sample.ids) - len(observed)
         if done or room <= 0:
             sample.status = "completed" if done and info["finished"] else "truncated"
-            return None
+            return
         sample.append(observed)
-        seed = None if sampling.seed is None else sampling.seed + sample.info["turns"]
-        return sample.prompt_ids + sample.ids, replace(sampling, seed=seed, max_new_tokens=room)
-
-    for _ in generate(rollout, first, follow):
-        pass
 
 
 def repeatable(seed: int | None) -> tools.Context:

@@ -3,7 +3,7 @@
 The ids that were sampled are the ids that are trained on; nothing is decoded and encoded again on the way.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,7 +11,8 @@ import torch
 
 from minimind.data.prompts import Prompt
 from minimind.engine.engine import Engine
-from minimind.engine.generate import Completion, EnginePool, Pool, Status
+from minimind.engine.generate import Ask, Completion, EnginePool, Pool, Status, generate
+from minimind.engine.sampling import Sampling
 from minimind.model import lora
 from minimind.model.qwen3 import Transformer
 from minimind.train import parallel
@@ -91,6 +92,28 @@ class Sample:
     def sampled_ids(self) -> list[int]:
         """The ids that the policy chose."""
         return [id for id, chosen in zip(self.ids, self.trainable, strict=True) if chosen]
+
+
+Episode = Generator[Ask, Completion, None]
+"""Fills one sample: yields what the policy is asked, is sent what it said, and ends when nothing more is asked."""
+Generate = Callable[[Sample, Sampling], Episode]
+"""How a sample is filled by its rules: with one answer, or in turns with tools."""
+
+
+def play(pool: Pool, episode: Generate, samples: Sequence[Sample], samplings: Sequence[Sampling]) -> None:
+    """Fill all samples at once: none waits for another's turn."""
+    episodes = [episode(sample, sampling) for sample, sampling in zip(samples, samplings, strict=True)]
+    first = [(number, next(one)) for number, one in enumerate(episodes)]
+    for _ in generate(pool, first, lambda number, completion: following(episodes[number], completion)):
+        pass
+
+
+def following(episode: Episode, completion: Completion) -> Ask | None:
+    """What an episode asks after the policy has said something; None: it is over."""
+    try:
+        return episode.send(completion)
+    except StopIteration:
+        return None
 
 
 class Weights(Protocol):

@@ -29,10 +29,10 @@ from minimind.optim.groups import make_optimizers
 from minimind.recipe import Recipe
 from minimind.rl.advantages import group_advantages
 from minimind.rl.batch import Packed, PolicyBatch, minibatches, pack
-from minimind.rl.collector import Generate, single_turn
+from minimind.rl.collector import single_turn
 from minimind.rl.log_probs import compute_log_probs
 from minimind.rl.metrics import PolicyDrift, measure_policy
-from minimind.rl.rollout import Sample
+from minimind.rl.rollout import Generate, Sample
 from minimind.rl.stream import RolloutStream
 from minimind.stages import setup
 from minimind.tokenizer.bpe import Tokenizer
@@ -44,7 +44,7 @@ from minimind.train.job import Job, Loss
 def run(recipe: Recipe, out: Path, resume: bool = True, generate: Generate = single_turn) -> Path:
     """Train `recipe.init` on answers to the prompts in `recipe.data.files`; return `out`/model.
 
-    `generate` fills the samples: with one answer to a prompt, or with an episode.
+    `generate` fills a sample: with one answer to its prompt, or with an episode.
 
     Raises:
         UserError: bad data, recipe, rewards, server or checkpoint; no model to start from; nothing to learn.

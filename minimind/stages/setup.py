@@ -32,12 +32,12 @@ from minimind.model.qwen3 import Transformer
 from minimind.model.rope import context_length
 from minimind.model.store import load_model, save_model
 from minimind.recipe import Recipe
-from minimind.rl.collector import Collector, Generate, fitting, single_turn
+from minimind.rl.collector import Collector, fitting, single_turn
 from minimind.rl.judge import Rewards
 from minimind.rl.log_probs import LogProbRunner
 from minimind.rl.replay import Replay
 from minimind.rl.rewards import RewardContext
-from minimind.rl.rollout import LocalRollout, Rollout
+from minimind.rl.rollout import Generate, LocalRollout, Rollout, play
 from minimind.rl.rollout_http import HttpRollout
 from minimind.rl.settings import RlConfig
 from minimind.tokenizer.bpe import Tokenizer
@@ -284,7 +284,7 @@ def make_collector(
         rollout = LocalRollout(
             model, min(rl.max_batch_size, rl.groups * rl.samples), recipe.data.sequence_length, dtype
         )
-    return Collector(rl, prompts, tokenizer, rollout, partial(generate, rollout), judge, recipe.train.seed)
+    return Collector(rl, prompts, tokenizer, rollout, partial(play, rollout, generate), judge, recipe.train.seed)
 
 
 def valid_prompts(recipe: Recipe, tokenizer: Tokenizer) -> list[Prompt]:

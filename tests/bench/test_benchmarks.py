@@ -245,7 +245,7 @@ def test_rl_is_asked_sums_that_it_did_not_practise(tuned, tmp_path, monkeypatch)
 def test_rl_with_masked_calls_is_taught_the_answer_alone(tuned, tmp_path, monkeypatch):
     import rl_learns
 
-    from minimind.rl.rollout import Sample
+    from minimind.rl.rollout import Sample, following
 
     files = rl_learns.tools(tmp_path)
     for file in files:
@@ -256,16 +256,17 @@ def test_rl_with_masked_calls_is_taught_the_answer_alone(tuned, tmp_path, monkey
     found = rl_learns.run("masked calls", 0, str(tuned / "model"), 1, files, tmp_path, "tools")
     assert 0 <= found["called"] <= 1
 
-    def play(rollout, samples):
-        for sample in samples:
-            sample.append([1, 2], [-1.0, -1.0])
-            sample.append([3])
-            sample.append([4], [-1.0])
-        samples[1].message = {"tool_calls": [{}]}
+    def episode(sample, sampling):
+        sample.append([1, 2], [-1.0, -1.0])
+        sample.append([3])
+        sample.append((yield sample.ids, sampling), [-1.0])
 
-    monkeypatch.setattr(rl_learns.environment, "multi_turn", play)
-    answered, called = samples = [Sample(None, [0]) for _ in range(2)]
-    rl_learns.play_with_masked_calls(None, samples)
+    monkeypatch.setattr(rl_learns.environment, "multi_turn", episode)
+    answered, called = Sample(None, [0]), Sample(None, [0], message={"tool_calls": [{}]})
+    for sample in (answered, called):
+        masked = rl_learns.play_with_masked_calls(sample, None)
+        next(masked)
+        assert following(masked, [4]) is None
     assert answered.trainable == [False, False, False, True]
     assert answered.log_probs == [0, 0, 0, -1.0]
     assert called.trainable == [False] * 4

@@ -1,6 +1,7 @@
 """Episodes: what is said and what is read each in its place, rewards, and rows of data that can be run."""
 
 import json
+from functools import partial
 
 import pytest
 
@@ -8,7 +9,7 @@ from minimind import tools
 from minimind.data.prompts import Prompt, read_prompt
 from minimind.engine.sampling import Sampling
 from minimind.rl.environment import ToolUse, legality, multi_turn, outcome, repeatable
-from minimind.rl.rollout import Completion, Sample
+from minimind.rl.rollout import Completion, Sample, play
 from minimind.tokenizer.chat import render
 
 SCHEMAS = tools.schemas(["calculate_math", "random_number"])
@@ -55,7 +56,11 @@ def episodes(tokenizer, scripts, prompt=PROMPT, max_tokens=400):
     samples = [Sample(prompt, []) for _ in scripts]
     rollout = Scripted([[line if isinstance(line, str) else said(tokenizer, line) for line in s] for s in scripts])
     rules = [Sampling(seed=n * 100) for n in range(len(scripts))]
-    multi_turn(rollout, samples, rules, lambda s, rule: ToolUse(tokenizer, 3, False, repeatable(rule.seed)), max_tokens)
+
+    def tool_use(sample, sampling):
+        return ToolUse(tokenizer, 3, False, repeatable(sampling.seed))
+
+    play(rollout, partial(multi_turn, make=tool_use, max_tokens=max_tokens), samples, rules)
     for sample, script in zip(samples, scripts, strict=True):
         sample.message = [line for line in script if not isinstance(line, str)][-1]
     return samples, rollout

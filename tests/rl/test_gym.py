@@ -1,5 +1,6 @@
 """Environments in gymnasium's form: what they say is read, what the policy says is an action, their rewards add up."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from minimind.engine.sampling import Sampling
 from minimind.errors import UserError
 from minimind.rl import gym
 from minimind.rl.environment import multi_turn, returned
-from minimind.rl.rollout import Sample
+from minimind.rl.rollout import Sample, play
 from minimind.tokenizer.chat import render
 
 ECHO = """
@@ -59,7 +60,7 @@ def played(make, tokenizer, turns, thinking=False, max_turns=4):
     def environment(sample, sampling):
         return gym.GymEnvironment(make(), tokenizer, max_turns, sample.thinking, sampling.seed)
 
-    multi_turn(Policy(), [sample], [Sampling(seed=3)], environment, 500)
+    play(Policy(), partial(multi_turn, make=environment, max_tokens=500), [sample], [Sampling(seed=3)])
     return sample
 
 

@@ -9,7 +9,7 @@ from minimind.data.prompts import Prompt
 from minimind.engine.sampling import Sampling
 from minimind.model.qwen3 import Transformer
 from minimind.rl.collector import prompt_ids, sampling_of, single_turn
-from minimind.rl.rollout import Completion, LocalRollout, Rollout, Sample
+from minimind.rl.rollout import Completion, LocalRollout, Rollout, Sample, play
 from minimind.tokenizer.parse import parse
 
 
@@ -38,7 +38,7 @@ def sampled(model, tokenizer, recipe, questions=("3 + 4?", "你好吗？"), each
         for _ in range(each)
     ]
     rules = sampling_of(recipe.rl, tokenizer)
-    single_turn(LocalRollout(model, 8, 128), samples, [replace(rules, seed=n) for n in range(len(samples))])
+    play(LocalRollout(model, 8, 128), single_turn, samples, [replace(rules, seed=n) for n in range(len(samples))])
     for n, sample in enumerate(samples):
         sample.message = parse(sample.ids, tokenizer)
         sample.rewards = {"exact": float(n % 2)}
