@@ -90,9 +90,11 @@ class PromptStream:
 
     def take(self, number: int) -> list[int]:
         """Indices of the next `number` prompts."""
-        taken = []
-        for place in range(self.position, self.position + number):
-            epoch, nth = divmod(place, self.count)
-            taken.append(int(np.random.default_rng([self.seed, epoch]).permutation(self.count)[nth]))
+        taken = [self.index(place) for place in range(self.position, self.position + number)]
         self.position += number
         return taken
+
+    def index(self, place: int) -> int:
+        """Index of the prompt at a place."""
+        epoch, nth = divmod(place, self.count)
+        return int(np.random.default_rng([self.seed, epoch]).permutation(self.count)[nth])

@@ -1,11 +1,11 @@
-"""The engine for servers: it runs in a thread of its own, requests come from an asyncio event loop."""
+"""The engine in a thread of its own: for servers, whose requests come from an event loop, and beside a trainer."""
 
 import asyncio
 import queue
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from minimind.engine.engine import Engine
 from minimind.engine.request import Output, Request
@@ -13,6 +13,8 @@ from minimind.engine.sampling import Sampling
 from minimind.errors import UserError
 
 T = TypeVar("T")
+Sink = Callable[[Output | BaseException], None]
+"""Takes the outputs of a request as they come; an exception is the last."""
 
 
 class QueueFull(UserError):
@@ -28,7 +30,7 @@ class EngineThread:
         self.open_requests = 0
         """Requests that have not ended: running and waiting."""
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._sinks: dict[Request, Callable[[Output | BaseException], None]] = {}
+        self._sinks: dict[Request, Sink] = {}
         self._resumed = threading.Event()
         self._resumed.set()
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
@@ -50,8 +52,7 @@ class EngineThread:
             QueueFull: too many requests are open.
             UsageError: as `Engine.submit`, before anything is queued.
         """
-        sampling = sampling or Sampling()
-        self.engine.check(prompt_ids, sampling)
+        self.engine.check(prompt_ids, sampling or Sampling())
         if self.open_requests >= self.max_waiting:
             raise QueueFull("too many requests are waiting: try again later")
         self.open_requests += 1
@@ -62,12 +63,7 @@ class EngineThread:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(outputs.put_nowait, output)
 
-        def submit(engine: Engine) -> Request:
-            request = engine.submit(prompt_ids, sampling, index, variant, salt)
-            self._sinks[request] = sink
-            return request
-
-        request: Future[Request] = self._post(submit)
+        request = self.submit(sink, prompt_ids, sampling, index, variant, salt)
         ended = False
         try:
             while not ended:
@@ -80,11 +76,34 @@ class EngineThread:
         finally:
             self.open_requests -= 1
             if not ended:
-                self._post(lambda engine: self._drop(engine, request))
+                self.post(lambda engine: self._drop(engine, request))
+
+    def submit(self, sink: Sink, *request: Any) -> "Future[Request]":
+        """Queue a request, given as to `Engine.submit`; `sink` is called with its outputs, in the engine's thread."""
+
+        def submit(engine: Engine) -> Request:
+            queued = engine.submit(*request)
+            self._sinks[queued] = sink
+            return queued
+
+        return self.post(submit)
 
     async def call(self, function: Callable[[Engine], T]) -> T:
         """Run `function(engine)` between two steps and return its result: new weights, a flush."""
-        return await asyncio.wrap_future(self._post(function))
+        return await asyncio.wrap_future(self.post(function))
+
+    def post(self, function: Callable[[Engine], T]) -> "Future[T]":
+        """The same for who is no coroutine."""
+        future: Future[T] = Future()
+
+        def job() -> None:
+            try:
+                future.set_result(function(self.engine))
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._jobs.put(job)
+        return future
 
     def pause(self) -> None:
         """Stop stepping; requests stay as they are."""
@@ -104,18 +123,6 @@ class EngineThread:
         """Abort what runs and end the thread."""
         self._jobs.put(None)
         self._thread.join()
-
-    def _post(self, function: Callable[[Engine], T]) -> "Future[T]":
-        future: Future[T] = Future()
-
-        def job() -> None:
-            try:
-                future.set_result(function(self.engine))
-            except BaseException as error:
-                future.set_exception(error)
-
-        self._jobs.put(job)
-        return future
 
     def _drop(self, engine: Engine, request: "Future[Request]") -> None:
         self._sinks.pop(request.result(), None)

@@ -29,6 +29,13 @@ class Completion(NamedTuple):
     """The weights that each id was drawn with."""
     status: Status
 
+    @classmethod
+    def of(cls, request: Request) -> "Completion":
+        """What an engine has written for a request that has ended."""
+        tokens = request.tokens
+        log_probs, versions = [token.policy_logprob for token in tokens], [token.version for token in tokens]
+        return cls(request.ids, log_probs, versions, ENDED[request.finish_reason])
+
 
 class Pool(Protocol):
     """Where prompts are completed: an engine in this process, or a server."""
@@ -44,8 +51,17 @@ class EnginePool:
     """An engine in this process."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine, self.version = engine, 0
+        self.engine = engine
         self._running: dict[Request, Any] = {}
+
+    @property
+    def version(self) -> int:
+        """How often the engine's weights were changed."""
+        return self.engine.version
+
+    @version.setter
+    def version(self, version: int) -> None:
+        self.engine.version = version
 
     def submit(self, key: Any, prompt_ids: Sequence[int], sampling: Sampling) -> None:
         """Ask for a completion; `key` comes back with it."""
@@ -56,10 +72,7 @@ class EnginePool:
         while self._running:
             for output in self.engine.step():
                 if output.finish_reason and output.request in self._running:
-                    tokens = output.request.tokens
-                    log_probs, versions = [token.policy_logprob for token in tokens], [self.version] * len(tokens)
-                    key, status = self._running.pop(output.request), ENDED[output.finish_reason]
-                    yield key, Completion(output.request.ids, log_probs, versions, status)
+                    yield self._running.pop(output.request), Completion.of(output.request)
 
 
 Ask = tuple[Sequence[int], Sampling]

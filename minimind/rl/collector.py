@@ -90,7 +90,7 @@ class Collector:
         useful: list[list[Sample]] = []
         judged, self.last_rollout = False, []
         for _ in range(config.attempts):
-            groups = self._rollout(rank, share, world)
+            groups = self.next_groups(rank, share, world)
             judged |= any(sample.reward is not None for group in groups for sample in group)
             good = [group for group in groups if rewards_differ(group, config.filter_metric)]
             self.meter.add("zero_std_groups", len(groups) - len(good), len(groups))
@@ -110,6 +110,18 @@ class Collector:
                 f"reward"
             )
         return [sample for group in useful[:share] for sample in group if sample.reward is not None]
+
+    def next_groups(self, rank: int, share: int, world: int) -> list[list[Sample]]:
+        """This rank's groups of the next prompts, answered and judged."""
+        first = self.prompt_stream.position + rank * share
+        indices = self.prompt_stream.take(share * world)[rank * share : (rank + 1) * share]
+        filled = [self.group(first + nth, index) for nth, index in enumerate(indices)]
+        samples = [sample for group, _ in filled for sample in group]
+        self.last_rollout += samples
+        seconds = self._answer_and_judge(samples, [rule for _, rules in filled for rule in rules])
+        self.meter.add("rollout_tokens_per_second", sum(len(sample.ids) for sample in samples), seconds)
+        self._measure(samples)
+        return [group for group, _ in filled]
 
     def validate(self, policy: Transformer, prompts: Sequence[Prompt]) -> dict[str, float]:
         """Mean rewards on held-out prompts, answered by chance as in training, and by the likeliest tokens."""
@@ -133,6 +145,15 @@ class Collector:
         seeds = [_hash(self.seed, place, nth) % 2**31 for nth in range(self.config.samples)]
         return samples, [replace(self.sampling, seed=seed) for seed in seeds]
 
+    def judge(self, samples: Sequence[Sample]) -> None:
+        """Give samples that have ended their messages and rewards."""
+        for sample in samples:
+            sample.message = parse(sample.last_turn, self.tokenizer, sample.thinking)
+        self.rewards(samples)
+
+    def close(self) -> None:
+        """End what goes on beside the trainer; here nothing does."""
+
     def transcripts(self) -> list[str]:
         """Some of the newest samples, to be read: what was asked, said, and what it was worth."""
         return [transcript(sample) for sample in self.last_rollout[: TRANSCRIPTS * 4 : 4]]
@@ -141,26 +162,12 @@ class Collector:
         thinking = begins_with_thinking(prompt, self.config.thinking_ratio, self.seed, place)
         return Sample(prompt, prompt_ids(prompt, self.tokenizer, thinking), group=group, thinking=thinking)
 
-    def _rollout(self, rank: int, share: int, world: int) -> list[list[Sample]]:
-        """One rollout: this rank's groups of judged samples."""
-        first = self.prompt_stream.position + rank * share
-        indices = self.prompt_stream.take(share * world)[rank * share : (rank + 1) * share]
-        filled = [self.group(first + nth, index) for nth, index in enumerate(indices)]
-        samples = [sample for group, _ in filled for sample in group]
-        self.last_rollout += samples
-        seconds = self._answer_and_judge(samples, [rule for _, rules in filled for rule in rules])
-        self.meter.add("rollout_tokens_per_second", sum(len(sample.ids) for sample in samples), seconds)
-        self._measure(samples)
-        return [group for group, _ in filled]
-
     def _answer_and_judge(self, samples: Sequence[Sample], rules: Sequence[Sampling]) -> float:
         """Fill samples with answers, messages and rewards; return the seconds that answering took."""
         began = time.monotonic()
         ranks.on_all_ranks(lambda: self.fill(samples, rules))
         seconds = time.monotonic() - began
-        for sample in samples:
-            sample.message = parse(sample.last_turn, self.tokenizer, sample.thinking)
-        self.rewards(samples)
+        self.judge(samples)
         return seconds
 
     def _measure(self, samples: Sequence[Sample]) -> None:

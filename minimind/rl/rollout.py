@@ -5,13 +5,16 @@ The ids that were sampled are the ids that are trained on; nothing is decoded an
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 import torch
 
 from minimind.data.prompts import Prompt
+from minimind.engine.background import EngineThread
 from minimind.engine.engine import Engine
 from minimind.engine.generate import Ask, Completion, EnginePool, Pool, Status, generate
+from minimind.engine.request import Output
 from minimind.engine.sampling import Sampling
 from minimind.model import lora
 from minimind.model.qwen3 import Transformer
@@ -134,6 +137,22 @@ class Rollout(Pool, Weights, Protocol):
     """What answers prompts with the policy: an engine in this process, or a server."""
 
 
+class Background(Weights, Protocol):
+    """What answers prompts while somebody else does something else; all of it may be called from any thread.
+
+    New weights take effect between two tokens: answers that are being written go on with them.
+    """
+
+    ended: SimpleQueue[tuple[Any, Any]]
+    """Key and `Completion` of each answer that was asked for, as it ends, or the exception that came of it."""
+
+    def submit(self, key: Any, prompt_ids: Sequence[int], sampling: Sampling) -> None:
+        """Ask for a completion; it is put into `ended` with its key."""
+
+    def close(self) -> None:
+        """Answer nothing more."""
+
+
 class LocalRollout(EnginePool):
     """The engine in this process. It shares the trainer's weights where number format and layout allow, else copies.
 
@@ -168,6 +187,52 @@ class LocalRollout(EnginePool):
         """Answer with the weights of `model`; shared ones are there already, but all that was computed is forgotten."""
         if self._shared:
             self.engine.flush_cache()
+            self.version += 1
         else:
             self.engine.update_weights(parallel.plain_weights(model))
-        self.version += 1
+
+
+class BackgroundRollout:
+    """The engine in a thread of this process, with weights of its own: those of the trainer change while it answers.
+
+    Args:
+        model: the policy.
+        max_batch_size: how many answers are written at once.
+        context: most tokens of a prompt with its answer.
+        dtype: of the engine.
+    """
+
+    def __init__(self, model: Transformer, max_batch_size: int, context: int, dtype: torch.dtype) -> None:
+        engine = Engine(parallel.plain_copy(model, dtype), max_batch_size=max_batch_size, context=context)
+        self._thread = EngineThread(engine)
+        self.ended: SimpleQueue[tuple[Any, Any]] = SimpleQueue()
+
+    @property
+    def version(self) -> int:
+        """How often the weights were changed."""
+        return self._thread.engine.version
+
+    @version.setter
+    def version(self, version: int) -> None:
+        self._thread.engine.version = version
+
+    def submit(self, key: Any, prompt_ids: Sequence[int], sampling: Sampling) -> None:
+        """Ask for a completion; it is put into `ended` with its key."""
+        self._thread.engine.check(prompt_ids, sampling)
+
+        def hear(output: Output | BaseException) -> None:
+            if isinstance(output, BaseException):
+                self.ended.put((key, output))
+            elif output.finish_reason:
+                self.ended.put((key, Completion.of(output.request)))
+
+        self._thread.submit(hear, prompt_ids, sampling)
+
+    def update_weights(self, model: Transformer) -> None:
+        """Answer with the weights of `model` from the next token on."""
+        weights = parallel.plain_weights(model)
+        self._thread.post(lambda engine: engine.update_weights(weights)).result()
+
+    def close(self) -> None:
+        """End the thread, and with it every answer."""
+        self._thread.close()

@@ -3,18 +3,19 @@
     POST /generate                    token ids in, ids with log-probabilities out
     POST /pause_generation, /flush_cache, /update_weights_from_disk, /continue_generation     new weights, by a folder
 
-A server may die, hang, answer NaN or go on with old weights. Each of that is tried again after 1, 2, 4 ... seconds, and
-then said in one sentence; the run saves what it has and ends.
+A server may die, hang, answer NaN or go on with old weights. Each of that is tried again after 1, 2, 4 ... seconds, for
+about a minute, and then said in one sentence; the run saves what it has and ends. One that was started again has the
+weights that it was started with: it is given the newest, and asked again for what it had not finished.
 """
 
 import json
 import math
 import shutil
-import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from http.client import HTTPException
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Event, Lock, Thread
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -22,7 +23,7 @@ from urllib.request import Request, urlopen
 import torch
 
 from minimind import ranks, runtime
-from minimind.console import warn
+from minimind.console import say, warn
 from minimind.engine.generate import ENDED, Completion
 from minimind.engine.sampling import Sampling
 from minimind.errors import UserError
@@ -32,7 +33,7 @@ from minimind.rl.settings import RlConfig
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import parallel
 
-TRIES, KEPT = 5, 2
+TRIES, KEPT = 7, 2
 SEEDS = 2**31
 """Seeds are sent modulo this: some versions of SGLang keep 32 bits, with a sign."""
 
@@ -53,21 +54,40 @@ class HttpRollout:
         tokenizer: saved beside the weights.
         dtype: in which weights are handed over.
         pause: seconds before the second try; twice as long before each further one.
+        in_flight: answers that are being written go on with new weights; else there are none when weights change.
     """
 
-    def __init__(self, rl: RlConfig, tokenizer: Tokenizer, dtype: str = "bfloat16", pause: float = 1.0) -> None:
+    def __init__(
+        self,
+        rl: RlConfig,
+        tokenizer: Tokenizer,
+        dtype: str = "bfloat16",
+        pause: float = 1.0,
+        in_flight: bool = False,
+    ) -> None:
         self.url, self.timeout, self.pause, self.dtype = rl.server.rstrip("/"), rl.server_timeout, pause, dtype
-        self.folder, self.tokenizer = Path(rl.server_folder).absolute(), tokenizer
+        self.folder, self.tokenizer, self.in_flight = Path(rl.server_folder).absolute(), tokenizer, in_flight
         self.version = 0
-        self._reported: str | None = None
-        """What the server calls the weights that it should have."""
-        self._pool = ThreadPoolExecutor(rl.max_batch_size, thread_name_prefix="rollout")
-        self._running: dict[Future[Completion], Any] = {}
-        self._refused = False
+        self.ended: SimpleQueue[tuple[Any, Any]] = SimpleQueue()
+        """Key and `Completion` of each answer, as it ends, or the exception that came of it."""
+        self._labels: dict[str, int] = {}
+        """Of what the server calls its weights, which they are."""
+        self._label = ""
+        """What it calls the newest."""
+        self._restarts, self._handing_over = 0, Lock()
+        self._asked: SimpleQueue[tuple[Any, list[int], Sampling, SimpleQueue[tuple[Any, Any]]] | None] = SimpleQueue()
+        self._workers, self._max_workers, self._open = 0, rl.max_batch_size, 0
+        self._closed = Event()
+        self._refused = self._trouble = False
 
     def submit(self, key: Any, prompt_ids: Sequence[int], sampling: Sampling) -> None:
         """Ask for an answer."""
-        self._running[self._pool.submit(self._generate, list(prompt_ids), sampling)] = key
+        self._asked.put((key, list(prompt_ids), sampling, self.ended))
+        self._open += 1
+        if self._workers < min(self._open, self._max_workers):
+            self._workers += 1
+            # A daemon: whoever ends does not wait for a server that hangs.
+            Thread(target=self._work, name="rollout", daemon=True).start()
 
     def finished(self) -> Iterator[tuple[Any, Completion]]:
         """Every answer that was asked for, as each ends.
@@ -75,17 +95,37 @@ class HttpRollout:
         Raises:
             UserError: the server gave no usable answer in several tries.
         """
-        while self._running:
-            some = list(self._running)
-            for future in as_completed(some):
-                key = self._running.pop(future)
-                try:
-                    yield key, future.result()
-                except BaseException:
-                    for other in self._running:
-                        other.cancel()
-                    self._running.clear()
-                    raise
+        while self._open:
+            key, found = self.ended.get()
+            self._open -= 1
+            if isinstance(found, BaseException):
+                self._forget()
+                raise found
+            yield key, found
+
+    def close(self) -> None:
+        """Answer nothing more."""
+        self._closed.set()
+        self._forget()
+        for _ in range(self._workers):
+            self._asked.put(None)
+
+    def _forget(self) -> None:
+        """Drop what was asked for; what is being answered already is put where nobody looks."""
+        self.ended, self._open = SimpleQueue(), 0
+        try:
+            while True:
+                self._asked.get_nowait()
+        except Empty:
+            pass
+
+    def _work(self) -> None:
+        while asked := self._asked.get():
+            key, prompt_ids, sampling, ended = asked
+            try:
+                ended.put((key, self._generate(prompt_ids, sampling)))
+            except BaseException as error:
+                ended.put((key, error))
 
     def update_weights(self, model: Transformer) -> None:
         """Write the weights to the folder and have the server read them; rank 0 does, for all.
@@ -93,41 +133,60 @@ class HttpRollout:
         Raises:
             UserError: the folder cannot be written, or the server did not take them.
         """
-        self.version += 1
+        version = self.version + 1
         weights = parallel.plain_weights(model)
         reason = None
         if runtime.is_main():
             try:
-                self._hand_over(model, weights)
+                self._write(model, weights, version)
+                with self._handing_over:
+                    self._hand_over(version, self._label)
             except UserError as error:
                 reason = str(error)
-        reason, self._reported = ranks.broadcast((reason, self._reported))
+        reason, self._label = ranks.broadcast((reason, self._label))
         if reason:
             raise UserError(reason)
+        self._labels[self._label] = self.version = version
 
-    def _hand_over(self, model: Transformer, weights: dict[str, torch.Tensor]) -> None:
+    def _write(self, model: Transformer, weights: dict[str, torch.Tensor], version: int) -> None:
         with torch.device("meta"):
             whole = Transformer(model.config)
         whole.load_state_dict(weights, assign=True)
-        folder = self.folder / f"weights-{self.version}"
+        folder = self._folder(version)
         save_model(whole, folder, self.dtype)
         try:
             self.tokenizer.save(folder)
             for old in self.folder.glob("weights-*"):
-                if int(old.name.removeprefix("weights-")) <= self.version - KEPT:
+                if int(old.name.removeprefix("weights-")) <= version - KEPT:
                     shutil.rmtree(old)
         except OSError as error:
             raise UserError(f"rl.server_folder {self.folder}: cannot be written ({error.strerror})") from None
-        before = self._reported
-        self._retried(lambda: self._post("/pause_generation", {"mode": "abort"}))
+
+    def _folder(self, version: int) -> Path:
+        return self.folder / f"weights-{version}"
+
+    def _hand_over(self, version: int, before: str) -> None:
+        """Have the server read the weights of a version instead of those that it calls `before`."""
+        # "retract": what is being answered waits, and goes on with the new weights
+        self._retried(lambda: self._post("/pause_generation", {"mode": "retract" if self.in_flight else "abort"}))
         self._retried(lambda: self._post("/flush_cache", {}))
-        update = {"model_path": str(folder), "weight_version": str(self.version), "flush_cache": True}
+        folder, name = str(self._folder(version)), str(version)
+        update = {"model_path": folder, "weight_version": name, "flush_cache": True}
+        self._labels[name] = version
         self._retried(lambda: self._update(update))
         self._retried(lambda: self._post("/continue_generation", {}))
-        # It says which weights it has with every answer; one token tells what it calls the new ones.
-        self._reported = None
-        probe = Sampling(max_new_tokens=1)
-        self._reported = self._retried(lambda: self._version_after(before, self._ask([0], probe)))
+        if not self.in_flight:  # else it would wait for answers to end
+            # Some servers count weights themselves: one token tells what this one calls the new ones.
+            probe = Sampling(max_new_tokens=1)
+            name = self._retried(lambda: self._version_after(before, name, self._ask([0], probe)))
+        self._label, self._labels[name] = name, version
+
+    def _hand_over_again(self, label: str) -> None:
+        """Give the newest weights to a server that has others, unless another thread has done so meanwhile."""
+        with self._handing_over:
+            if label not in self._labels:
+                self._restarts += 1
+                self._hand_over(self.version, label)
 
     def _update(self, body: dict[str, Any]) -> None:
         done = self._post("/update_weights_from_disk", body)
@@ -135,20 +194,31 @@ class HttpRollout:
             message = done.get("message") if isinstance(done, dict) else done
             raise Unusable(f"it did not take the weights in {body['model_path']} ({message})")
 
-    def _version_after(self, before: str | None, reply: dict[str, Any]) -> str:
+    def _version_after(self, before: str, given: str, reply: dict[str, Any]) -> str:
         now = str(reply["meta_info"].get("weight_version"))
-        if now == before and now != str(self.version):
+        if now == before != given:
             raise Unusable(f"it still answers with weights {now}, though it was given new ones")
         return now
 
     def _generate(self, prompt_ids: list[int], sampling: Sampling) -> Completion:
         try:
-            return self._retried(lambda: self._completion(self._ask(prompt_ids, sampling), sampling))
+            return self._retried(lambda: self._answer(prompt_ids, sampling))
         except Refused as error:  # of this prompt: it is too long for the server, say
             if not self._refused:
                 warn(f"{error}; such answers are left out (said once)")
             self._refused = True
             return Completion([], [], [], "failed")
+
+    def _answer(self, prompt_ids: list[int], sampling: Sampling) -> Completion:
+        oldest, restarts = self.version, self._restarts
+        reply = self._ask(prompt_ids, sampling)
+        label = str(reply["meta_info"].get("weight_version"))
+        if oldest and self._labels.get(label, -1) < oldest:
+            self._hand_over_again(label)
+            raise Unusable(f"it answers with weights {label}, not with {self._label}, which it was given")
+        if self._restarts > restarts:
+            raise Unusable("it was started again while it answered")
+        return self._completion(reply, sampling, oldest)
 
     def _ask(self, prompt_ids: list[int], sampling: Sampling) -> dict[str, Any]:
         params = {
@@ -168,8 +238,12 @@ class HttpRollout:
             raise Unusable("it answers /generate with something else than SGLang's reply")
         return reply
 
-    def _completion(self, reply: dict[str, Any], sampling: Sampling) -> Completion:
-        """Ids and log-probabilities from one list, so that they cannot disagree."""
+    def _completion(self, reply: dict[str, Any], sampling: Sampling, oldest: int) -> Completion:
+        """Ids and log-probabilities from one list, so that they cannot disagree.
+
+        Ours says of each token which weights drew it; SGLang only of the last, so that for all of them the oldest
+        weights that it can have been are given.
+        """
         meta = reply["meta_info"]
         tokens = meta.get("output_token_logprobs")
         if not isinstance(tokens, list) or not isinstance(meta.get("finish_reason"), dict):
@@ -191,11 +265,9 @@ class HttpRollout:
             raise Unusable(f"its reply has {len(ids)} ids, but {len(log_probs)} log-probabilities")
         if not all(math.isfinite(p) and p <= 1e-4 for p in log_probs):
             raise Unusable("it answers with log-probabilities that are none (NaN, infinite or above 0)")
-        version = str(meta.get("weight_version"))
-        if self._reported is not None and version != self._reported:
-            raise Unusable(f"it answers with weights {version}, not with {self._reported}, which it was given")
+        versions = [self._labels.get(str(label), oldest) for label in meta.get("output_weight_versions") or ids]
         status = ENDED.get(str(meta["finish_reason"].get("type")), "failed")
-        return Completion(ids, [min(p, 0.0) for p in log_probs], [self.version] * len(ids), status)
+        return Completion(ids, [min(p, 0.0) for p in log_probs], versions, status)
 
     def _post(self, path: str, body: dict[str, Any]) -> Any:
         data = json.dumps(body).encode("utf-8")
@@ -220,10 +292,18 @@ class HttpRollout:
 
     def _retried(self, act: Any) -> Any:
         for attempt in range(TRIES):
-            if attempt:
-                time.sleep(self.pause * 2 ** (attempt - 1))
+            if attempt and self._closed.wait(self.pause * 2 ** (attempt - 1)):
+                break
             try:
-                return act()
+                found = act()
             except Unusable as error:
                 reason = error
+                if attempt == 2 and not self._trouble:  # not for what passes in a moment
+                    self._trouble = True
+                    warn(f"rl.server {self.url}: {reason}; it is asked again for about a minute")
+                continue
+            if self._trouble:
+                self._trouble = False
+                say(f"rl.server {self.url}: it answers again.")
+            return found
         raise UserError(f"rl.server {self.url} could not be used in {TRIES} tries: {reason}; is it running?")

@@ -73,6 +73,9 @@ class RlConfig:
     prompts are longer than answers, as with tools; on a GPU it does without the flash kernel."""
     max_batch_size: int = 64
     """Answers that are generated at once."""
+    staleness: int = 0
+    """Versions of the policy, one a rollout, that an answer may be old when it is learned from; 0: sampling and
+    learning take turns. Above 0 answers are written while the trainer learns, and groups that are older are dropped."""
     server: str = ""
     """Address of a server that speaks SGLang's rollout protocol; empty: the engine in this process."""
     server_folder: str = ""
@@ -90,13 +93,20 @@ class RlConfig:
         counts = ("groups", "samples", "epochs", "minibatches", "max_new_tokens", "attempts", "max_batch_size")
         check("rl", self, at_least(1), *counts)
         check("rl", self, at_least(0), "clip_low", "clip_high", "ratio_max", "kl_coef", "entropy_coef")
-        check("rl", self, at_least(0), "importance_limit", "top_k", "min_p")
+        check("rl", self, at_least(0), "importance_limit", "top_k", "min_p", "staleness")
         if not self.temperature > 0:
             raise UsageError(
                 f"recipe: rl.temperature = {self.temperature} must be above 0: without chance all answers are the same"
             )
         check("rl", self, Limit(lambda x: 0 < x <= 1, "above 0 and at most 1"), "top_p")
         check("rl", self, FRACTION, "thinking_ratio")
+        if self.staleness and not self.importance_limit:
+            raise UsageError(
+                "recipe: rl.staleness needs rl.importance_limit above 0: answers of an older policy would count as if "
+                "this one had given them"
+            )
+        if self.staleness and self.replay:
+            raise UsageError("recipe: rl.replay has no engine that could be ahead; set rl.staleness = 0")
         if self.replay and self.replay == self.dump:
             raise UsageError("recipe: rl.dump and rl.replay are the same folder: keep the replay's rollouts elsewhere")
         if self.stop_kl and self.epochs * self.minibatches == 1:

@@ -69,7 +69,7 @@ class _Reply:
             meta["output_token_logprobs"] = [[token.logprob, token.id, None] for token in tokens]
             # Not SGLang's: under the distribution that was drawn from, and the weights that each token was drawn with.
             meta["output_policy_logprobs"] = [token.policy_logprob for token in tokens]
-            meta["output_weight_versions"] = [token.version for token in tokens]
+            meta["output_weight_versions"] = [self.weights.label(token.version) for token in tokens]
             if self.request.top_logprobs_num:
                 meta["output_top_logprobs"] = [[[lp, id, None] for id, lp in token.top] for token in tokens]
         text = request.text if request else ""

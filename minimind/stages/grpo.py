@@ -113,4 +113,5 @@ def make_job(recipe: Recipe, model: Transformer, tokenizer: Tokenizer, generate:
         compile=model.compile_blocks,
         figures=collector.meter.take,
         data=setup.rl_data(recipe, collector.prompts),
+        close=collector.close,
     )

@@ -158,6 +158,7 @@ def make_job(recipe: Recipe, actor: Transformer, critic: Scorer, tokenizer: Toke
         compile=model.compile_blocks,
         figures=collector.meter.take,
         data=setup.rl_data(recipe, collector.prompts),
+        close=collector.close,
     )
 
 

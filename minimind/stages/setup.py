@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,12 +33,13 @@ from minimind.model.qwen3 import Transformer
 from minimind.model.rope import context_length
 from minimind.model.store import load_model, save_model
 from minimind.recipe import Recipe
+from minimind.rl.ahead import Ahead
 from minimind.rl.collector import Collector, fitting, single_turn
 from minimind.rl.judge import Rewards
 from minimind.rl.log_probs import LogProbRunner
 from minimind.rl.replay import Replay
 from minimind.rl.rewards import RewardContext
-from minimind.rl.rollout import Generate, LocalRollout, Rollout, play
+from minimind.rl.rollout import Background, BackgroundRollout, Generate, LocalRollout, Rollout, play
 from minimind.rl.rollout_http import HttpRollout
 from minimind.rl.settings import RlConfig
 from minimind.tokenizer.bpe import Tokenizer
@@ -176,7 +178,7 @@ def train(job: Job, recipe: Recipe, out: Path, resume: bool) -> Path:
         f"{recipe.stage}: {parameters:.2f} M parameters on {runtime.device(recipe.train.device).type}, {job.data}; "
         f"{job.steps:,} steps"
     )
-    with locked(out):
+    with locked(out), closing(job):
         at = loop.run(job, recipes.run_config(recipe), out, resume)
         if at.step < job.steps and not recipe.train.max_minutes:
             raise UserError(f"{out}: stopped before the end; run the same command again to continue")
@@ -259,6 +261,8 @@ def make_collector(
         UserError: bad data, rewards or server.
     """
     rl, world = recipe.rl, runtime.world_size()
+    if rl.staleness:
+        _check_ahead(recipe)
     if rl.groups % world:
         raise UsageError(f"recipe: rl.groups = {rl.groups} cannot be shared evenly by {world} processes")
     prompts = read_prompts(recipe.data.files, recipe.data.on_bad_line)
@@ -277,14 +281,28 @@ def make_collector(
         )
     if isinstance(judge, Replay):
         return Collector(rl, prompts, tokenizer, judge, judge.fill, judge, recipe.train.seed)
-    rollout: Rollout
-    if rl.server:
-        rollout = HttpRollout(rl, tokenizer, "float32" if dtype == torch.float32 else "bfloat16")
-    else:
-        rollout = LocalRollout(
-            model, min(rl.max_batch_size, rl.groups * rl.samples), recipe.data.sequence_length, dtype
-        )
+    by_http = partial(HttpRollout, rl, tokenizer, "float32" if dtype == torch.float32 else "bfloat16")
+    size = min(rl.max_batch_size, max(1, rl.staleness) * rl.groups * rl.samples), recipe.data.sequence_length
+    if rl.staleness:
+        engine: Background = by_http(in_flight=True) if rl.server else BackgroundRollout(model, *size, dtype)
+        return Ahead(rl, prompts, tokenizer, engine, generate, judge, recipe.train.seed)
+    rollout: Rollout = by_http() if rl.server else LocalRollout(model, *size, dtype)
     return Collector(rl, prompts, tokenizer, rollout, partial(play, rollout, generate), judge, recipe.train.seed)
+
+
+def _check_ahead(recipe: Recipe) -> None:
+    """Refuse what rollouts ahead of the trainer cannot be combined with."""
+    if runtime.world_size() > 1:
+        raise UsageError(
+            f"recipe: rl.staleness = {recipe.rl.staleness} is for one process; leave torchrun out, or set it to 0"
+        )
+    if recipe.train.deterministic:
+        raise UsageError(
+            "recipe: train.deterministic = true promises the same bits again, and with rl.staleness above 0 they "
+            "depend on the clock; set one of them back"
+        )
+    if recipe.stage == "distill":
+        raise UsageError("recipe: distill.on_policy corrects what the student says now, so that rl.staleness must be 0")
 
 
 def valid_prompts(recipe: Recipe, tokenizer: Tokenizer) -> list[Prompt]:

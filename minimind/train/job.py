@@ -89,6 +89,8 @@ class Job:
     """What else there is to log since it was last asked; all ranks ask."""
     data: str = ""
     """In words, what is learned from."""
+    close: Callable[[], None] = lambda: None
+    """Ends what goes on beside the loop."""
 
 
 @dataclass

@@ -1,0 +1,245 @@
+"""Rollouts that go on while the trainer learns: `rl.staleness` = N above 0.
+
+    engine     writes answers with the newest weights that it was given; they may change between two tokens
+    producer   a thread: begins a group wherever fewer than N · groups are on their way, and judges those that ended
+    trainer    takes a rollout's groups in the order in which they ended, learns, and hands over new weights
+
+A version of the policy is what it is when a rollout is taken. Fewer than N rollouts can come before a group that has
+just been begun, so it is at most N versions old when it is learned from, unless its answers are so long that others
+overtake it: such a group is dropped, and counted. Each token comes with the version and the log-probability of the
+weights that drew it; what the policy has become since is made up for, token by token, by the importance weights of
+`losses.policy.truncated_importance`.
+
+The threads share two queues and little else: `ended` of the engine, by which the producer is told what to do as well,
+and `ready`. What becomes of a group depends on the clock, so that such a run cannot be repeated to the bit.
+"""
+
+import time
+from bisect import bisect_right
+from collections.abc import Sequence
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
+
+from minimind.data.prompts import Prompt
+from minimind.engine.generate import Completion
+from minimind.engine.sampling import Sampling
+from minimind.rl.collector import Collector, Judge
+from minimind.rl.rollout import Background, Episode, Generate, Sample, following
+from minimind.rl.settings import RlConfig
+from minimind.tokenizer.bpe import Tokenizer
+
+TAKEN, PLAY, STOP = "taken", "play", "stop"
+"""What the producer can be told, in the place of an answer's key: a group was taken; fill this one; end."""
+PATIENCE = 5.0
+"""Seconds that the end of the thread is waited for: it may be in the middle of a reward."""
+
+
+class Group:
+    """Samples that are filled together, by an episode each; then the group is put into `out`, or what went wrong."""
+
+    def __init__(self, samples: Sequence[Sample], place: int | None, out: "Out") -> None:
+        self.samples, self.place, self.out = samples, place, out
+        self.episodes: list[Episode] = []
+        self.open = len(samples)
+
+
+Out = SimpleQueue[Group | BaseException]
+
+
+class Producer(Thread):
+    """Begins groups and carries them to their end.
+
+    Args:
+        collector: says what is asked, and judges.
+        engine: answers.
+        generate: how a sample is filled.
+        ready: takes groups that are judged.
+    """
+
+    def __init__(self, collector: Collector, engine: Background, generate: Generate, ready: Out) -> None:
+        super().__init__(name="producer", daemon=True)
+        self.collector, self.engine, self.generate, self.ready = collector, engine, generate, ready
+        self.place = collector.prompt_stream.position
+        """Of the next group in the run."""
+        self.room = collector.config.staleness * collector.config.groups
+        """How many groups may be begun."""
+        self.open: set[Group] = set()
+        """Those that are being answered."""
+        self.idle_since: float | None = None
+        """When the engine was left without work, if it is."""
+
+    def run(self) -> None:
+        """Produce until told to stop. After something went wrong, whoever waits for a group is told what."""
+        try:
+            self.begin_groups()
+            while self.advance(*self.engine.ended.get()):
+                pass
+        except BaseException as error:
+            for out in {self.ready, *(group.out for group in self.open)}:
+                out.put(error)
+            while (told := self.engine.ended.get())[0] != STOP:
+                if told[0] == PLAY:
+                    told[1].out.put(error)
+
+    def begin_groups(self) -> None:
+        """Begin as many groups as there is room for."""
+        for _ in range(self.room):
+            index = self.collector.prompt_stream.index(self.place)
+            samples, samplings = self.collector.group(self.place, index)
+            self._begin(Group(samples, self.place, self.ready), samplings)
+            self.place += 1
+        self.room = 0
+
+    def advance(self, key: Any, found: Any) -> bool:
+        """Go on with what `ended` has held: an answer, or something to do; whether to go on after that."""
+        if isinstance(found, BaseException):
+            raise found
+        if key == STOP:
+            return False
+        if key == TAKEN:
+            self.room += 1
+        elif key == PLAY:
+            self._begin(*found)
+        else:
+            group, number = key
+            self._follow(group, number, found)
+        self.begin_groups()
+        if self.open:
+            self.idle_since = None
+        elif self.idle_since is None:
+            self.idle_since = time.monotonic()
+        return True
+
+    def _begin(self, group: Group, samplings: Sequence[Sampling]) -> None:
+        self.open.add(group)
+        for number, (sample, sampling) in enumerate(zip(group.samples, samplings, strict=True)):
+            group.episodes.append(self.generate(sample, sampling))
+            self.engine.submit((group, number), *next(group.episodes[number]))
+
+    def _follow(self, group: Group, number: int, completion: Completion) -> None:
+        ask = following(group.episodes[number], completion)
+        if ask is not None:
+            self.engine.submit((group, number), *ask)
+            return
+        group.open -= 1
+        if not group.open:
+            if group.place is not None:
+                self.collector.judge(group.samples)
+            self.open.remove(group)
+            group.out.put(group)
+
+
+class Ahead(Collector):
+    """Collects judged samples that a thread has had answered ahead.
+
+    Args:
+        config: the recipe's section.
+        prompts: what is asked.
+        tokenizer: the policy's.
+        engine: answers; it has weights of its own.
+        generate: how a sample is filled.
+        rewards: the judge.
+        seed: the run's.
+    """
+
+    def __init__(
+        self,
+        config: RlConfig,
+        prompts: Sequence[Prompt],
+        tokenizer: Tokenizer,
+        engine: Background,
+        generate: Generate,
+        rewards: Judge,
+        seed: int,
+    ) -> None:
+        super().__init__(config, prompts, tokenizer, engine, self._play, rewards, seed)
+        self.engine, self.generate = engine, generate
+        self.producer: Producer | None = None
+        self._ready: Out = SimpleQueue()
+        self._versions: list[int] = []
+        """What the engine called the weights at the beginning of each rollout: a validation brings it some, too."""
+        self._taken: set[int] = set()
+        """Places of groups that were taken before an earlier one."""
+        self._taken_at = time.monotonic()
+
+    def collect(self, rank: int, world: int) -> list[Sample]:
+        """Samples of as many groups as asked for, or of those that teach something, none older than allowed.
+
+        Raises:
+            UserError: as `Collector.collect`; the engine, or the thread, is gone.
+        """
+        self._versions.append(self.weights.version)
+        return super().collect(rank, world)
+
+    def next_groups(self, rank: int, share: int, world: int) -> list[list[Sample]]:
+        """Groups in the order in which they ended; waits until there are so many that are not stale."""
+        producer, since = self._running(), time.monotonic()
+        idle = since - max(producer.idle_since or since, self._taken_at)
+        groups: list[list[Sample]] = []
+        stale = 0
+        while len(groups) < share:
+            group = self._next(self._ready)
+            self.engine.ended.put((TAKEN, None))
+            self._note(group)
+            if max(self._ages(group.samples), default=0) > self.config.staleness:
+                stale += 1
+            else:
+                groups.append(list(group.samples))
+        now = time.monotonic()
+        samples = [sample for group in groups for sample in group]
+        ages = self._ages(samples)
+        self.meter.add("staleness", sum(ages), len(ages))
+        self.meter.add("stale_groups", stale, stale + len(groups))
+        self.meter.add("trainer_wait_seconds", now - since, 1)
+        self.meter.add("engine_wait_seconds", idle, 1)
+        self.meter.add("rollout_tokens_per_second", len(ages), now - self._taken_at - idle)
+        self._taken_at = now
+        self.last_rollout += samples
+        self._measure(samples)
+        return groups
+
+    def close(self) -> None:
+        """End the thread and the engine."""
+        if self.producer:
+            self.engine.ended.put((STOP, None))
+            self.producer.join(PATIENCE)
+        self.engine.close()
+
+    def _running(self) -> Producer:
+        """The thread; it begins when it is first needed, where the prompts are then."""
+        if self.producer is None:
+            self.producer = Producer(self, self.engine, self.generate, self._ready)
+            self.producer.start()
+        return self.producer
+
+    def _play(self, samples: Sequence[Sample], samplings: Sequence[Sampling]) -> None:
+        """Have samples of a validation filled beside the others."""
+        self._running()
+        group = Group(samples, None, SimpleQueue())
+        self.engine.ended.put((PLAY, (group, samplings)))
+        self._next(group.out)
+
+    def _next(self, out: Out) -> Group:
+        found = out.get()
+        if isinstance(found, BaseException):
+            out.put(found)  # for whoever asks again
+            raise found
+        return found
+
+    def _note(self, group: Group) -> None:
+        """Move on to the first place of which no group was taken: a run that is continued begins there."""
+        assert group.place is not None
+        self._taken.add(group.place)
+        while self.prompt_stream.position in self._taken:
+            self._taken.remove(self.prompt_stream.position)
+            self.prompt_stream.position += 1
+
+    def _ages(self, samples: Sequence[Sample]) -> list[int]:
+        """How many versions older than the policy each token is that it chose."""
+        age = {version: len(self._versions) - bisect_right(self._versions, version) for version in _versions(samples)}
+        return [age[version] for sample in samples for version in sample.versions if version >= 0]
+
+
+def _versions(samples: Sequence[Sample]) -> set[int]:
+    return {version for sample in samples for version in sample.versions if version >= 0}
