@@ -80,7 +80,7 @@ class Producer(Thread):
                 out.put(error)
             while (told := self.engine.ended.get())[0] != STOP:
                 if told[0] == PLAY:
-                    told[1].out.put(error)
+                    told[1][0].out.put(error)
 
     def begin_groups(self) -> None:
         """Begin as many groups as there is room for."""

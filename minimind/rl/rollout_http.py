@@ -181,10 +181,10 @@ class HttpRollout:
             name = self._retried(lambda: self._version_after(before, name, self._ask([0], probe)))
         self._label, self._labels[name] = name, version
 
-    def _hand_over_again(self, label: str) -> None:
-        """Give the newest weights to a server that has others, unless another thread has done so meanwhile."""
+    def _hand_over_again(self, label: str, restarts: int) -> None:
+        """Give the newest weights to a server that has others, unless another thread has done so since `restarts`."""
         with self._handing_over:
-            if label not in self._labels:
+            if self._restarts == restarts:
                 self._restarts += 1
                 self._hand_over(self.version, label)
 
@@ -210,11 +210,12 @@ class HttpRollout:
             return Completion([], [], [], "failed")
 
     def _answer(self, prompt_ids: list[int], sampling: Sampling) -> Completion:
-        oldest, restarts = self.version, self._restarts
+        with self._handing_over:  # or it would be answered with weights that are about to go
+            oldest, restarts = self.version, self._restarts
         reply = self._ask(prompt_ids, sampling)
         label = str(reply["meta_info"].get("weight_version"))
         if oldest and self._labels.get(label, -1) < oldest:
-            self._hand_over_again(label)
+            self._hand_over_again(label, restarts)
             raise Unusable(f"it answers with weights {label}, not with {self._label}, which it was given")
         if self._restarts > restarts:
             raise Unusable("it was started again while it answered")
@@ -261,11 +262,12 @@ class HttpRollout:
             float("nan") if p is None else float(p)
             for p in meta.get("output_policy_logprobs") or [t[0] for t in tokens]
         ]
-        if len(ids) != len(log_probs) or len(ids) != meta.get("completion_tokens", len(ids)):
+        labels = meta.get("output_weight_versions") or [""] * len(ids)
+        if not len(ids) == len(log_probs) == len(labels) == meta.get("completion_tokens", len(ids)):
             raise Unusable(f"its reply has {len(ids)} ids, but {len(log_probs)} log-probabilities")
         if not all(math.isfinite(p) and p <= 1e-4 for p in log_probs):
             raise Unusable("it answers with log-probabilities that are none (NaN, infinite or above 0)")
-        versions = [self._labels.get(str(label), oldest) for label in meta.get("output_weight_versions") or ids]
+        versions = [self._labels.get(str(label), oldest) for label in labels]
         status = ENDED.get(str(meta["finish_reason"].get("type")), "failed")
         return Completion(ids, [min(p, 0.0) for p in log_probs], versions, status)
 

@@ -68,9 +68,9 @@ def server(tmp_path):
     server.server_close()
 
 
-def client(server, tokenizer, folder, timeout=5.0, pause=0.01):
+def client(server, tokenizer, folder, timeout=5.0, pause=0.01, in_flight=False):
     rl = RlConfig(server=server.url, server_folder=str(folder), server_timeout=timeout, max_batch_size=4)
-    return HttpRollout(rl, tokenizer, "float32", pause)
+    return HttpRollout(rl, tokenizer, "float32", pause, in_flight)
 
 
 def test_requests_and_replies_are_sglangs(server, tokenizer, folder):
@@ -219,6 +219,110 @@ def test_a_flush_is_tried_again_while_requests_are_ending(server, model, tokeniz
     server.say = lambda path, body: (400, {"error": "pending"}) if busy(path) else well(path, body)
     client(server, tokenizer, folder).update_weights(model)
     assert [path for path, _ in server.seen].count("/flush_cache") == 3
+
+
+class Restartable:
+    """A server that has the weights that it was given, and after a restart those that it was started with."""
+
+    def __init__(self, server):
+        self.has, self.server = "default", server
+        server.say = self.say
+
+    def say(self, path, body):
+        if path == "/update_weights_from_disk":
+            self.has = body["weight_version"]
+        return (200, reply(version=self.has)) if path == "/generate" else well(path, body)
+
+    def posts(self, path):
+        return [body for seen, body in self.server.seen if seen == path]
+
+
+@pytest.mark.parametrize("in_flight", [False, True])
+def test_a_server_that_was_started_again_is_given_the_newest_weights(server, model, tokenizer, folder, in_flight):
+    restartable = Restartable(server)
+    rollout = client(server, tokenizer, folder, in_flight=in_flight)
+    rollout.update_weights(model)
+    rollout.update_weights(model)
+    restartable.has = "default"
+    found = generate(rollout, [[n] for n in range(5, 13)], Sampling())
+    assert [(one.ids, one.versions) for one in found] == [([7, 2], [2, 2])] * 8, "nothing is lost"
+    given = [body["weight_version"] for body in restartable.posts("/update_weights_from_disk")]
+    assert given == ["1", "2", "2"], "once, though eight were asking"
+
+
+def test_what_it_wrote_before_it_got_them_is_asked_again(server, model, tokenizer, folder):
+    """It may be named after the new weights, though its first tokens are of the old ones."""
+    restartable = Restartable(server)
+    rollout = client(server, tokenizer, folder, in_flight=True)
+    rollout.update_weights(model)
+    restartable.has = "default"
+    both = threading.Barrier(2)
+
+    def say(path, body):
+        if path == "/generate" and body["input_ids"] == [5] and not both.broken:
+            both.wait(5)  # it began before ...
+            both.abort()
+            while restartable.has == "default":
+                time.sleep(0.01)
+        if path == "/generate" and body["input_ids"] == [6] and not both.broken:
+            both.wait(5)  # ... this one found out
+        return restartable.say(path, body)
+
+    server.say = say
+    assert [one.ids for one in generate(rollout, [[5], [6]], Sampling())] == [[7, 2]] * 2
+    assert [body["input_ids"] for body in restartable.posts("/generate")].count([5]) == 2
+
+
+def test_answers_go_on_with_new_weights(server, model, tokenizer, folder):
+    restartable = Restartable(server)
+    rollout = client(server, tokenizer, folder, in_flight=True)
+    rollout.update_weights(model)
+    steps = ["/pause_generation", "/flush_cache", "/update_weights_from_disk", "/continue_generation"]
+    assert [path for path, _ in server.seen] == steps, "nobody waits for an answer to end"
+    assert server.seen[0][1] == {"mode": "retract"}
+    mixed = reply(version="2")
+    mixed["meta_info"]["output_weight_versions"] = ["1", "2"]
+    handed_over = threading.Event()
+
+    def say(path, body):
+        if path != "/generate":
+            return restartable.say(path, body)
+        handed_over.wait(5)
+        return 200, mixed if body["input_ids"] == [5] else reply(version="2")
+
+    server.say = say
+    rollout.submit("ours", [5], Sampling())
+    rollout.submit("SGLang's", [6], Sampling())
+    while len(restartable.posts("/generate")) < 2:
+        time.sleep(0.01)
+    rollout.update_weights(model)
+    handed_over.set()
+    found = dict(rollout.finished())
+    assert found["ours"].versions == [1, 2]
+    assert found["SGLang's"].versions == [1, 1], "it may have been begun with these"
+
+
+def test_a_server_that_is_away_for_longer_is_said_once(server, tokenizer, folder, capsys):
+    times = count()
+    server.say = lambda path, body: (503, "starting") if next(times) < 8 else well(path, body)
+    generate(client(server, tokenizer, folder), [[5], [6]], Sampling())
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("status 503 starting; it is asked again") == 1
+    assert said.count("it answers again") == 1
+
+
+def test_who_ends_waits_for_no_server(server, tokenizer, folder):
+    server.say = lambda path, body: (503, "starting")
+    rollout = client(server, tokenizer, folder, pause=60.0)
+    rollout.submit("x", [5], Sampling())
+    while not server.seen:
+        time.sleep(0.01)
+    workers = [thread for thread in threading.enumerate() if thread.name == "rollout"]
+    rollout.close()
+    for thread in workers[-1:]:
+        assert thread.daemon
+        thread.join(5)
+        assert not thread.is_alive()
 
 
 @pytest.fixture(scope="module")
