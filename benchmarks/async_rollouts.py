@@ -44,11 +44,10 @@ from minimind.rl.rewards import reward
 def copies(samples):
     return [sum(a == b for a, b in zip(s.ids, s.ids[1:])) / max(1, len(s.ids)) for s in samples]
 """
-GROUPS, SAMPLES, TOKENS = 8, 8, 48
 SETTINGS: dict[str, Any] = {
     **{"data.sequence_length": 128, "train.device": "cpu", "train.compile": "never", "train.log_every": 1},
     **{"train.tokens_per_step": 4096, "train.micro_batch_tokens": 4096, "train.valid_every": 0, "train.save_every": 0},
-    **{"train.sample_every": 0, "rl.groups": GROUPS, "rl.samples": SAMPLES, "rl.max_new_tokens": TOKENS},
+    **{"train.sample_every": 0, "rl.groups": 8, "rl.samples": 8, "rl.max_new_tokens": 48},
     **{"rl.epochs": 1, "rl.minibatches": 1, "rl.kl_coef": 0.0, "rl.filter_groups": "keep", "rl.server_timeout": 60.0},
     **{"scoring.weights": {"copies": 1.0}, "optim.matrices": "adamw", "optim.lr": 1e-3, "optim.warmup": 0.02},
 }
@@ -77,7 +76,7 @@ def serve(folder: Path, threads: int) -> tuple[subprocess.Popen[bytes], str]:
         port = free.getsockname()[1]
     command = ["serve", str(folder / "model"), "--port", str(port), "--rollout", "--rollout-root", str(folder)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "minimind", *command, "--max-batch-size", str(GROUPS * SAMPLES)],
+        [sys.executable, "-m", "minimind", *command, "--parallel", "64"],
         env=os.environ | {"OMP_NUM_THREADS": str(threads)},
         stderr=subprocess.DEVNULL,
     )
@@ -106,13 +105,13 @@ def run(staleness: int, seed: int, steps: int, url: str, folder: Path) -> dict[s
 
 def measured(staleness: int, seed: int, lines: list[dict[str, Any]]) -> dict[str, Any]:
     """What a run's log says of it; the first rollout, before which nothing can be ahead, is left out of the means."""
-    seconds, before, curve = 0.0, 0, []
-    lasted = []
+    seconds, before, curve, lasted = 0.0, 0, [], []
+    answers = SETTINGS["rl.groups"] * SETTINGS["rl.samples"]
     for line in lines:
         lasted.append((line["tokens"] - before) / line["tokens_per_second"])
         before, seconds = line["tokens"], seconds + lasted[-1]
         curve.append((round(seconds, 2), line["reward_copies"]))
-    answered = [GROUPS * SAMPLES * line["answer_tokens"] / line["rollout_tokens_per_second"] for line in lines]
+    answered = [answers * line["answer_tokens"] / line["rollout_tokens_per_second"] for line in lines]
     turns = [(wait, step - wait) for wait, step in zip(answered, lasted, strict=True)]  # they take turns
     if staleness:
         turns = [(line["trainer_wait_seconds"], line["engine_wait_seconds"]) for line in lines]
@@ -121,7 +120,7 @@ def measured(staleness: int, seed: int, lines: list[dict[str, Any]]) -> dict[str
         "staleness": staleness,
         "seed": seed,
         "seconds a rollout": round(sum(lasted[1:]) / count, 2),
-        "answers a second": round(GROUPS * SAMPLES * count / sum(lasted[1:]), 1),
+        "answers a second": round(answers * count / sum(lasted[1:]), 1),
         "trainer waited": round(sum(trainer for trainer, _ in turns[1:]) / count, 2),
         "engine waited": round(sum(engine for _, engine in turns[1:]) / count, 2),
         "versions old": round(sum(line.get("staleness", 0.0) for line in lines[1:]) / count, 2),

@@ -60,11 +60,13 @@ def knows(model: Transformer, tokenizer: Tokenizer, facts: Sequence[Fact]) -> li
 
 
 def curve(run: Path) -> dict[str, Any]:
-    """The losses that a run logged, as `[[step, loss], ...]`: in training (`loss`, nats a token) and on held-out text
-    (`valid`, bits per byte)."""
+    """What a run logged, as `[[step, figure], ...]`: the loss in training (`loss`, nats a token) and on held-out text
+    (`valid`, bits per byte); where rollouts went ahead of the trainer, the seconds that it and the engine waited for
+    each other."""
     lines = metrics.read(run / "metrics.jsonl")
     found = {}
-    for name, key in (("loss", "loss"), ("valid", "valid_bpb")):
+    waits = [(name, f"{name}_seconds") for name in ("trainer_wait", "engine_wait")]
+    for name, key in (("loss", "loss"), ("valid", "valid_bpb"), *waits):
         points = [[line["step"], line[key]] for line in lines if isinstance(line.get(key), float)]
         found[name] = points[:: -(-len(points) // POINTS) or 1]
     return {"stage": run.name, **found}

@@ -48,14 +48,7 @@ Out = SimpleQueue[Group | BaseException]
 
 
 class Producer(Thread):
-    """Begins groups and carries them to their end.
-
-    Args:
-        collector: says what is asked, and judges.
-        engine: answers.
-        generate: how a sample is filled.
-        ready: takes groups that are judged.
-    """
+    """Begins the groups of `collector`, carries them to their end, has them judged, and puts them into `ready`."""
 
     def __init__(self, collector: Collector, engine: Background, generate: Generate, ready: Out) -> None:
         super().__init__(name="producer", daemon=True)
@@ -131,16 +124,9 @@ class Producer(Thread):
 
 
 class Ahead(Collector):
-    """Collects judged samples that a thread has had answered ahead.
+    """Collects judged samples that a thread has had answered ahead, by an `engine` that has weights of its own.
 
-    Args:
-        config: the recipe's section.
-        prompts: what is asked.
-        tokenizer: the policy's.
-        engine: answers; it has weights of its own.
-        generate: how a sample is filled.
-        rewards: the judge.
-        seed: the run's.
+    The other arguments are those of `Collector`; `generate` says how one sample is filled.
     """
 
     def __init__(
@@ -164,11 +150,7 @@ class Ahead(Collector):
         self._taken_at = time.monotonic()
 
     def collect(self, rank: int, world: int) -> list[Sample]:
-        """Samples of as many groups as asked for, or of those that teach something, none older than allowed.
-
-        Raises:
-            UserError: as `Collector.collect`; the engine, or the thread, is gone.
-        """
+        """As `Collector.collect`, of samples that are not older than allowed."""
         self._versions.append(self.weights.version)
         return super().collect(rank, world)
 
@@ -237,9 +219,6 @@ class Ahead(Collector):
 
     def _ages(self, samples: Sequence[Sample]) -> list[int]:
         """How many versions older than the policy each token is that it chose."""
-        age = {version: len(self._versions) - bisect_right(self._versions, version) for version in _versions(samples)}
-        return [age[version] for sample in samples for version in sample.versions if version >= 0]
-
-
-def _versions(samples: Sequence[Sample]) -> set[int]:
-    return {version for sample in samples for version in sample.versions if version >= 0}
+        versions = [version for sample in samples for version in sample.versions if version >= 0]
+        age = {version: len(self._versions) - bisect_right(self._versions, version) for version in set(versions)}
+        return [age[version] for version in versions]

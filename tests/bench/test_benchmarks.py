@@ -272,6 +272,29 @@ def test_rl_with_masked_calls_is_taught_the_answer_alone(tuned, tmp_path, monkey
     assert called.trainable == [False] * 4
 
 
+def test_rollouts_ahead_are_measured_beside_those_that_take_turns(tmp_path, capsys, monkeypatch):
+    import async_rollouts
+
+    from minimind.config import PRESETS
+
+    smallest = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "max_position_embeddings": 256}
+    monkeypatch.setitem(PRESETS, "tiny", PRESETS["tiny"].with_(**smallest))
+    for name, value in {"rl.groups": 2, "rl.samples": 2, "rl.max_new_tokens": 4}.items():
+        monkeypatch.setitem(async_rollouts.SETTINGS, name, value)
+    flags = ["--staleness", "0", "1", "--steps", "3", "--plot", str(tmp_path / "reward.svg"), "--json"]
+    monkeypatch.setattr("sys.argv", ["async_rollouts.py", *flags])
+    async_rollouts.main()
+    in_turns, ahead = last_json(capsys)["runs"]
+    assert (in_turns["staleness"], in_turns["versions old"]) == (0, 0)
+    assert 0 < ahead["versions old"] <= 1
+    for run in (in_turns, ahead):
+        assert run["answers a second"] > 0
+        assert [clock for clock, _ in run["curve"]] == sorted(clock for clock, _ in run["curve"])
+        assert len(run["curve"]) == 3
+    assert in_turns["trainer waited"] > 0
+    assert (tmp_path / "reward.svg").read_text(encoding="utf-8").count("polyline") == 2
+
+
 def test_stages_are_measured_beside_others(world, capsys, monkeypatch):
     import stages
 

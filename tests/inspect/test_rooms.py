@@ -224,6 +224,13 @@ def test_causal_tracing_restores_the_answer(glass):
             glass.answer("facts", {"clean": {"text": clean}, "corrupt": {"text": "Alice lives in"}})
 
 
+def test_who_waited_for_whom(tmp_path):
+    lines = [{"step": n, "loss": 1.0, "trainer_wait_seconds": 0.5 * n, "engine_wait_seconds": 2.0} for n in (1, 2)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    found = history.curve(tmp_path)
+    assert (found["trainer_wait"], found["engine_wait"]) == ([[1, 0.5], [2, 1.0]], [[1, 2.0], [2, 2.0]])
+
+
 def test_over_time(glass):
     found = glass.answer("history", CHAT)
     ids = glass.answer("lens", CHAT)["ids"]
@@ -235,6 +242,7 @@ def test_over_time(glass):
     (curve,) = glass.answer("curve", {})["runs"]
     assert len(curve["loss"]) == 30
     assert curve["valid"] == [[30, 1.5]]
+    assert curve["trainer_wait"] == curve["engine_wait"] == []
     learned = glass.answer("learned", {})
     assert len(learned["facts"]) == 24
     assert not any(any(fact["right"]) for fact in learned["facts"])

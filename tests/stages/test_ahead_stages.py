@@ -34,6 +34,7 @@ def test_what_is_rewarded_becomes_more_frequent(minimind, start, tmp_path, stale
 @pytest.mark.parametrize("stage", ["ppo", "agent"])
 def test_other_stages_can_be_ahead(minimind, start, tmp_path, stage):  # noqa: F811
     more = [*AHEAD, "--valid", str(start / "prompts.jsonl"), "--set.train.valid_every", "2", "--max-steps", "4"]
+    more += ["--set.rl.epochs", "1", "--set.rl.filter_metric", "copies"]
     ended = minimind(*flags(start, stage, *more), "--out", tmp_path / "run", "--set.rl.dump", tmp_path / "kept")
     assert ended.code == 0, ended.err
     lines = figures(tmp_path / "run")

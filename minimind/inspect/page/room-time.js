@@ -15,6 +15,7 @@ const say = words({
     "one-checkpoint": "This is a single model. Open the folder of a run, whose checkpoints were kept, to see how it came to be: minimind inspect RUN",
     curve: "Loss of the run", training: "training", validation: "validation, bits per byte", "token-loss": "Loss of each token at each checkpoint", learned: "When each fact was learned", never: "never",
     "facts-right": "Held-out facts answered right", share: "share",
+    waits: "Seconds a rollout that trainer and engine waited for each other", "trainer-waits": "trainer, for answers", "engine-waits": "engine, for the trainer", seconds: "seconds",
   },
   zh: {
     title: "随时间",
@@ -22,6 +23,7 @@ const say = words({
     "one-checkpoint": "这是单个模型。打开保留了检查点的训练目录，就能看到它是怎样学成的：minimind inspect RUN",
     curve: "训练的损失", training: "训练", validation: "验证，每字节比特数", "token-loss": "每个检查点上每个词元的损失", learned: "每条事实是什么时候学会的", never: "从未",
     "facts-right": "答对的留出事实", share: "比例",
+    waits: "每轮 rollout 训练端和引擎互相等待的秒数", "trainer-waits": "训练端等回答", "engine-waits": "引擎等训练端", seconds: "秒",
   },
 });
 
@@ -39,8 +41,12 @@ export const room = {
       series: [{ name: say("training"), points: loss }, ...(valid.length ? [{ name: say("validation"), points: valid }] : [])], label: `${say("curve")}: ${stage}`, xTitle: `${stage}, ${say("step")}`, yTitle: say("loss"),
       mark: stage === here.stage ? here.step : null, onchoose: (step) => go(step, stage),
     });
+    const waits = ({ stage, trainer_wait: trainer, engine_wait: engine }) => chart({
+      series: [{ name: say("trainer-waits"), points: trainer }, { name: say("engine-waits"), points: engine }], label: `${say("waits")}: ${stage}`, xTitle: `${stage}, ${say("step")}`, yTitle: say("seconds"),
+    });
     return [
       ...runs.filter(({ loss }) => loss.length).map(curve),
+      ...runs.filter(({ trainer_wait: waited }) => waited.length).map(waits), // only where rollouts went ahead
       h("h3", {}, say("token-loss")),
       heatmap({ values: history.losses, rows: names, columns: history.tokens.slice(1).map(visible), label: say("token-loss"), wide: 18, tall: 20,
         about: (row, at) => `${visible(history.tokens[at + 1])}, ${names[row]}: ${brief(history.losses[row][at])} ${say("nats")}`, onchoose: (row) => set({ checkpoint: steps[row].name }) }),
