@@ -13,7 +13,8 @@ answers have equal rewards has nothing to compare; it is left out. Where a rollo
 The loop (`minimind/train/loop.py`) asks `minimind/rl/stream.py` for each step's batch. When the last rollout is used
 up, the stream gives the engine the newest weights, lets `minimind/rl/collector.py` have prompts answered and judged,
 and calls `make_batches`. An answer is a `Sample` (`minimind/rl/rollout.py`); how they become rows is in
-`minimind/rl/batch.py`.
+`minimind/rl/batch.py`. With `rl.staleness` a thread has prompts answered while the trainer learns
+(`minimind/rl/ahead.py`).
 """
 
 from collections.abc import Sequence
