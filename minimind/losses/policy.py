@@ -36,7 +36,9 @@ class Algorithm:
     clip_high: float = 0.2
     ratio_max: float = 5.0
     importance_limit: float = 0.0
-    """Largest weight of `truncated_importance`; 0: no correction."""
+    """Largest weight of `truncated_importance` or `masked_importance`; 0: no correction."""
+    importance: Literal["truncate", "mask"] = "truncate"
+    """Which of the two."""
     kl: KL = "k3_weighted"
     kl_coef: float = 0.0
     """Weight of the KL divergence from the reference, as a loss."""
@@ -90,7 +92,8 @@ def policy_loss(
         terms = ppo_clip(*given, low, high)
     loss = terms.loss
     if algorithm.importance_limit:
-        loss = loss * truncated_importance(old_log_probs, tokens.rollout_log_probs, mask, algorithm.importance_limit)
+        importance = masked_importance if algorithm.importance == "mask" else truncated_importance
+        loss = loss * importance(old_log_probs, tokens.rollout_log_probs, mask, algorithm.importance_limit)
     if algorithm.kl_coef:
         ratio = ratios(log_probs, old_log_probs, mask)
         loss = loss + algorithm.kl_coef * kl_estimate(log_probs, tokens.reference_log_probs, mask, algorithm.kl, ratio)
@@ -220,6 +223,13 @@ def truncated_importance(old_log_probs: Tensor, rollout_log_probs: Tensor, mask:
     efficient RL framework secretly brings you off-policy RL training").
     """
     return ratios(old_log_probs, rollout_log_probs, mask).clamp(max=limit).detach()
+
+
+def masked_importance(old_log_probs: Tensor, rollout_log_probs: Tensor, mask: Tensor, limit: float = 2.0) -> Tensor:
+    """The same, but 0 where π_old / π_rollout is above `limit` or below 1 / `limit`: the two policies are too far apart
+    there for the token to say anything, and it is left out."""
+    ratio = ratios(old_log_probs, rollout_log_probs, mask).detach()
+    return ratio.where((ratio <= limit) & (ratio * limit >= 1), 0)
 
 
 def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float = 0.2) -> Terms:

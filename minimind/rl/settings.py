@@ -55,6 +55,9 @@ class RlConfig:
     """Weight of the entropy bonus."""
     importance_limit: float = 2.0
     """Largest importance weight that corrects for an engine whose probabilities differ from the trainer's; 0: none."""
+    importance: Literal["truncate", "mask"] = "truncate"
+    """What is done with a larger weight: it is cut to the limit, or its token is left out, as one whose weight is below
+    1 / `importance_limit` is then."""
     filter_groups: Literal["drop", "resample", "keep"] = "drop"
     """What is done with a group of equal rewards, whose advantages are all 0: dropped, replaced by other prompts
     (DAPO's dynamic sampling), or kept."""

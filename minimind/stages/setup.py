@@ -324,6 +324,7 @@ def algorithm(rl: RlConfig) -> Algorithm:
         clip_high=rl.clip_high or own.clip_high,
         ratio_max=rl.ratio_max or own.ratio_max,
         importance_limit=rl.importance_limit,
+        importance=rl.importance,
         kl=rl.kl,
         kl_coef=rl.kl_coef if rl.kl_in == "loss" else 0.0,
         entropy_coef=rl.entropy_coef,

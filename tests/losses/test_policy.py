@@ -1,7 +1,9 @@
 """Policy losses against trl's numbers, finite differences, and sums over every possible answer."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -227,3 +229,18 @@ def test_importance_is_truncated_and_constant():
     found = policy.truncated_importance(old, engine, torch.tensor([True, True, True]))
     assert found.tolist() == pytest.approx([1, 2, 2.718281828**-0.5])
     assert not found.requires_grad
+
+
+def test_a_token_of_too_different_policies_is_left_out():
+    old = torch.tensor([-1.0, -1.0, -1.0, -2.0, -1.0], requires_grad=True)
+    tokens = SimpleNamespace(
+        mask=torch.tensor([True, True, True, True, False]),
+        rollout_log_probs=torch.tensor([-1.0, -3.0, -0.5, -1.0, float("nan")]),
+    )
+    found = policy.masked_importance(old, tokens.rollout_log_probs, tokens.mask)
+    assert found.tolist() == pytest.approx([1, 0, 2.718281828**-0.5, 0, 1])
+    assert not found.requires_grad
+    algorithm = replace(policy.ALGORITHMS["cispo"], importance_limit=2.0, importance="mask")
+    tokens.advantages = torch.ones(5)
+    loss = policy.policy_loss(algorithm, old, torch.zeros(5), old.detach(), tokens).loss
+    assert loss.tolist() == pytest.approx([1, 0, 2.718281828**-0.5, 0, 0])
