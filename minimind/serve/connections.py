@@ -21,6 +21,8 @@ OTHERS = 64
 """File descriptors that are needed for everything else."""
 RESERVE = 16
 """Connections beyond the most, for `/health`."""
+STALL = 1.0
+"""Seconds by which a deadline may be noticed late; beyond, this process stood still, and clients are not to blame."""
 
 
 def max_connections(wanted: int) -> int:
@@ -100,7 +102,13 @@ class Connection(HttpToolsProtocol):
 
     def _wait(self) -> None:
         self._all.idle[self] = None
-        self._late = self.loop.call_later(self._all.seconds, self.leave)
+        self._late = self.loop.call_later(self._all.seconds, self._expire, self.loop.time() + self._all.seconds)
+
+    def _expire(self, due: float) -> None:
+        if self.loop.time() > due + STALL:
+            self._wait()  # what has been sent meanwhile may lie unread
+        else:
+            self.leave()
 
     def _attend(self) -> None:
         self._all.idle.pop(self, None)

@@ -16,6 +16,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from minimind.serve.connections import STALL
 from minimind.serve.errors import ApiError, response
 from minimind.serve.settings import Settings
 
@@ -113,6 +114,10 @@ class _Body:
             async with asyncio.timeout_at(self._until):  # of all of it: a byte a minute is no progress
                 message = await self._next()
         except TimeoutError:
+            now = asyncio.get_running_loop().time()
+            if now > self._until + STALL:
+                self._until = now + self._settings.body_seconds
+                return await self.receive()
             late = f"the body has not come within {self._settings.body_seconds:g} s"
             raise HTTPException(408, late, {"Connection": "close"}) from None
         if self._size > self._settings.max_bytes:
@@ -128,9 +133,9 @@ class _Body:
         await self._send(message)
 
     async def _linger(self) -> None:
-        most, now = self._size + LINGER_BYTES, asyncio.get_running_loop().time()
+        most = self._size + LINGER_BYTES
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(min(now + LINGER_SECONDS, self._until)):
+            async with asyncio.timeout(LINGER_SECONDS):
                 while not self._complete and self._size < most:
                     await self._next()
 

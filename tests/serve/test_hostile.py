@@ -16,9 +16,10 @@ from minimind import tools
 from minimind.engine import grammar, grammar_compile
 from minimind.engine.engine import Engine
 from minimind.engine.sampling import Sampling
-from minimind.serve import bodies, grammars, schema
+from minimind.serve import bodies, grammars, guard, schema
 from minimind.serve.errors import ApiError
 
+POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 HI = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
 
 
@@ -177,9 +178,8 @@ def test_half_open_connections_keep_nobody_out(model, tokenizer):
 def test_where_all_are_served_health_is_answered(model, tokenizer):
     with serving(model, tokenizer, max_connections=4) as (url, _):
         slow = [connect(url) for _ in range(4)]
-        head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         for client in slow:
-            client.sendall(head + b"Content-Length: 100\r\n\r\n{")
+            client.sendall(POST + b"Content-Length: 100\r\n\r\n{")
         time.sleep(0.3)
         assert httpx.get(f"{url}/health").status_code == 200
         refused = httpx.get(f"{url}/v1/models")
@@ -190,12 +190,12 @@ def test_where_all_are_served_health_is_answered(model, tokenizer):
         assert httpx.get(f"{url}/v1/models").status_code == 200
 
 
-def test_who_sends_a_byte_now_and_then_is_cut_off(model, tokenizer):
+def test_who_sends_a_byte_now_and_then_is_cut_off(model, tokenizer, monkeypatch):
+    monkeypatch.setattr(guard, "LINGER_SECONDS", 1.0)
     with serving(model, tokenizer, header_seconds=1.0, body_seconds=1.0) as (url, _):
-        head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        whole = head + b"Content-Length: 1000\r\n\r\n"
+        whole = POST + b"Content-Length: 1000\r\n\r\n"
         answered = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        for sent in (b"", head, answered + b"G", whole):
+        for sent in (b"", POST, answered + b"G", whole):
             with connect(url) as client:
                 client.sendall(sent)
                 start, got = time.monotonic(), b""
@@ -215,14 +215,42 @@ def test_who_sends_a_byte_now_and_then_is_cut_off(model, tokenizer):
                 assert (b"408" in got) == (sent == whole)
 
 
+def test_who_is_late_reads_so_although_more_is_on_its_way(model, tokenizer):
+    with serving(model, tokenizer, body_seconds=0.5) as (url, _), connect(url) as client:
+        client.sendall(POST + b"Content-Length: 4000000\r\n\r\n" + b" " * 1_000_000)
+        time.sleep(1)
+        client.sendall(b" " * 3_000_000)
+        client.settimeout(20)
+        assert b" 408 " in client.recv(1000)
+
+
+def test_a_server_that_stood_still_does_not_blame_its_clients(model, tokenizer, monkeypatch):
+    """As after SIGSTOP or without memory: when it goes on, every deadline has passed."""
+    body = json.dumps(HI).encode()
+    head = POST + b"Content-Length: %d\r\n\r\n" % len(body)
+    with serving(model, tokenizer, header_seconds=1.0, body_seconds=1.0) as (url, service):
+        monkeypatch.setattr(service.metrics, "text", lambda: str(time.sleep(3.5)))  # in the event loop
+        with connect(url) as silent, connect(url) as sending, ThreadPoolExecutor(1) as pool:
+            sending.sendall(head + body[:5])
+            time.sleep(0.3)
+            still = pool.submit(httpx.get, f"{url}/metrics", timeout=20)
+            time.sleep(1)
+            sending.sendall(body[5:])
+            assert still.result().status_code == 200
+            time.sleep(0.1)
+            silent.sendall(head + body)
+            for client in (sending, silent):
+                client.settimeout(20)
+                assert b" 200 " in client.recv(1000)
+
+
 def test_who_leaves_in_the_middle_of_a_body_is_no_mistake_of_the_server(model, tokenizer, caplog):
     with serving(model, tokenizer) as (url, service):
         with connect(url) as client:
-            client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
-            client.sendall(b"Content-Length: 100\r\n\r\n{")
+            client.sendall(POST + b"Content-Length: 100\r\n\r\n{")
             time.sleep(0.2)
         deadline = time.monotonic() + 10
-        while "/v1/completions" not in service.metrics.text().decode() and time.monotonic() < deadline:
+        while "/v1/chat/completions" not in service.metrics.text().decode() and time.monotonic() < deadline:
             time.sleep(0.05)
         assert 'status="400"' in service.metrics.text().decode()
     assert not [record for record in caplog.records if record.name == "minimind.serve"]
@@ -231,12 +259,11 @@ def test_who_leaves_in_the_middle_of_a_body_is_no_mistake_of_the_server(model, t
 @pytest.mark.parametrize("chunked", [False, True])
 def test_who_is_refused_while_sending_reads_why(model, tokenizer, chunked):
     with serving(model, tokenizer, max_bytes=1000) as (url, _), connect(url) as client:
-        head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         body = b" " * 8_000_000
         if chunked:
-            client.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n")
+            client.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n")
         else:
-            client.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+            client.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         client.settimeout(20)
         assert b" 413 " in client.recv(1000)
 
