@@ -55,6 +55,7 @@ def _run(argv: list[str]) -> int:
         raise UsageError(f"no command {argv[0]!r}{did_you_mean(argv[0], COMMANDS)}")
     runtime.share_cores()
     runtime.keep_memory()
+    runtime.keep_few_kernels()
     return main_of(argv[0])(argv[1:])
 
 

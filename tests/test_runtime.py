@@ -5,6 +5,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from minimind import runtime
 
 FAULTS = """
 import resource, sys, torch
@@ -28,6 +31,33 @@ def test_kept_memory_is_not_cleared_again():
         for way in ("as it comes", "keep")
     )
     assert 3 * kept < as_it_comes
+
+
+KERNELS = """
+import sys, torch
+from minimind import runtime
+if sys.argv[1] == "few":
+    runtime.keep_few_kernels()
+weight = torch.ones(64, 64, dtype=torch.bfloat16)
+resident = lambda: int(open("/proc/self/statm").read().split()[1])
+for rows in range(1, 701):
+    torch.ones(rows, 64, dtype=torch.bfloat16) @ weight
+    before = before if rows > 300 else resident()
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or runtime.compute_dtype(torch.device("cpu")) != torch.bfloat16,
+    reason="oneDNN's products in bfloat16, and how Linux tells memory",
+)
+def test_kernels_of_shapes_that_were_met_long_ago_are_forgotten():
+    """Half a megabyte each: 400 of them are 200 MB."""
+    all, few = (
+        int(subprocess.run([sys.executable, "-c", KERNELS, keep], capture_output=True, text=True, check=True).stdout)
+        for keep in ("all", "few")
+    )
+    assert 5 * few < all
 
 
 def test_a_processor_that_is_held_to_avx2_computes_as_one_that_has_no_more():

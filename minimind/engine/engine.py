@@ -1,7 +1,7 @@
 """The inference engine: requests join and leave a running batch at any step (continuous batching; Orca, Yu 2022).
 
 Every step is one pass of the model over the newest token of each running request and a chunk of waiting prompts,
-then one draw for each request that has all its tokens in the cache. Nothing is padded.
+then one draw for each request that has all its tokens in the cache. No sequence is padded.
 """
 
 import random

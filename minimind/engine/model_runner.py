@@ -19,6 +19,12 @@ PADDING = 16
 """In reference mode the number of rows of a product is a multiple of this: all of them go through the same kernel."""
 
 
+def rounded(rows: int) -> int:
+    """So many rows, or up to an eighth more, such that few numbers occur: multiples of 16 and some smaller ones."""
+    grain = min(PADDING, 1 << max(0, rows.bit_length() - 4))
+    return -(-rows // grain) * grain
+
+
 class ModelRunner:
     """A model as the engine computes with it: without adapter, in one number format, with its compiled step.
 
@@ -40,6 +46,8 @@ class ModelRunner:
         self._cache, self._int8, self._chunk, self._batch_invariant = cache, int8, chunk, batch_invariant
         self._width = math.ceil(max_batch_size / PADDING) * PADDING
         self._device = self.model.output_weight.device
+        # oneDNN makes a kernel of half a megabyte for each number of rows, and keeps it.
+        self._rounds = self._device.type == "cpu" and cache.keys.dtype == torch.bfloat16
         self.decode_step: decode.DecodeStep | GraphStep | None = None
         self.prepare()
 
@@ -78,16 +86,22 @@ class ModelRunner:
         else:
             states_NC = self._states(spans, ids)
         last = np.cumsum(lengths) - 1
-        padding = self._width - len(last) if self._batch_invariant else 0
+        padding = (self._width if self._batch_invariant else self._size(len(last))) - len(last)
         index = runtime.sent(torch.tensor([*last, *[0] * padding]), self._device)
         scores = self.model.logits(states_NC[index])[: len(last)]
         return scores, states_NC[: sum(lengths)].split(lengths) if keep else []
 
     def _states(self, spans: Sequence[Span], ids: Sequence[list[int]]) -> Tensor:
-        """States `[N, hidden]` of the tokens in `spans`; in reference mode of some padding behind them."""
+        """States `[N, hidden]` of the tokens in `spans`, and of some padding behind them."""
         flat = [id for some in ids for id in some]
-        padding = 0
         if self._batch_invariant:
-            padding = (self._width if len(flat) <= len(spans) else self._chunk) - len(flat)
+            size = self._width if len(flat) <= len(spans) else self._chunk
+        else:
+            size = self._size(len(flat))
+        padding = size - len(flat)
         ids_1N = runtime.sent(torch.tensor([flat + [0] * padding]), self._device)
         return self.model(ids_1N, self._cache.read(spans, padding, self._batch_invariant)).states[0]
+
+    def _size(self, rows: int) -> int:
+        """How many rows to compute for so many, outside reference mode."""
+        return rounded(rows) if self._rounds else rows

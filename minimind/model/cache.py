@@ -6,7 +6,7 @@ memory of the tokens that it has, not of those that it may get, and two that beg
 (`engine/pages.py`).
 
 One pass through the model takes a flat list of tokens that may belong to many sequences: the newest token of some, a
-stretch of the prompt of others. Nothing is padded. Letters: N tokens of a pass, H query heads, K key/value heads, D
+stretch of the prompt of others. None is padded. Letters: N tokens of a pass, H query heads, K key/value heads, D
 head_dim, B sequences that attend together, W pages of the longest of them, S = W · PAGE slots, P pages of the cache.
 """
 

@@ -1,6 +1,7 @@
 """Running the application: a socket, a thread that loads the model, and an end that loses no answer it can finish."""
 
 import asyncio
+import gc
 import ipaddress
 import socket
 import threading
@@ -69,7 +70,12 @@ def run(service: Service, load: Callable[[], EngineThread], listening: socket.so
 
     def loading() -> None:
         try:
-            service.attach(load())
+            engine = load()
+            # What is there now is there to stay. To look through it for garbage again and again would stop every
+            # thread: for 0.2 s, or for seconds on a busy machine.
+            gc.collect()
+            gc.freeze()
+            service.attach(engine)
         except BaseException as error:  # raised below, in the thread that the user sees
             failed.append(error)
             server.should_exit = True

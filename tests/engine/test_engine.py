@@ -15,6 +15,7 @@ from minimind.config import PRESETS
 from minimind.engine import grammar
 from minimind.engine.background import EngineThread, QueueFull
 from minimind.engine.engine import NEAR_TIE, Engine
+from minimind.engine.model_runner import rounded
 from minimind.engine.request import PromptTooLong
 from minimind.engine.sampling import GREEDY, Sampling
 from minimind.errors import UsageError
@@ -442,3 +443,21 @@ def test_a_prompt_is_scored_as_the_model_itself_scores_it(kind, options):
             assert token.top[0][1] == pytest.approx(float(log_probs_TV[at].max()), **near)
             assert (token.rank == 1) == (token.id == token.top[0][0])
         assert found.state_sum.tolist() == pytest.approx(states_TC.sum(0).tolist(), abs=near["abs"] * len(prompt))
+
+
+def test_passes_in_bfloat16_have_few_sizes(model):
+    """For each number of rows oneDNN keeps a kernel of half a megabyte for every shape of a matrix."""
+    engine = Engine(model, TOKENIZER, dtype=torch.bfloat16, max_batch_size=2, chunk=200)
+    sizes, runner = [], engine._model_runners[None]
+    for module in (engine.model.layers[0].mlp.up_proj, engine.model.layers[1].mlp.down_proj):
+        module.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[1]))
+    runner.prepare()  # a model with hooks has no compiled step: every pass goes through it
+    for length in range(1, 200):
+        engine.submit([36 + (7 * length + i) % 6000 for i in range(length)], replace(GREEDY, max_new_tokens=1))
+    list(engine.run())
+    assert max(sizes) == 208
+    assert len(set(sizes)) <= 45
+
+
+def test_rounding_adds_an_eighth_at_most():
+    assert all(rows <= rounded(rows) <= rows * 9 / 8 for rows in range(1, 2000))

@@ -1,5 +1,6 @@
 """Requests that are meant to hold the server: each is refused or waits alone, and everybody else is answered."""
 
+import gc
 import json
 import socket
 import sys
@@ -14,10 +15,13 @@ from linear import assert_linear
 
 from minimind import tools
 from minimind.engine import grammar, grammar_compile
+from minimind.engine.background import EngineThread
 from minimind.engine.engine import Engine
 from minimind.engine.sampling import Sampling
-from minimind.serve import bodies, grammars, guard, schema
+from minimind.serve import bodies, grammars, guard, schema, server
 from minimind.serve.errors import ApiError
+from minimind.serve.service import Service
+from minimind.serve.settings import Settings
 
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 HI = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
@@ -300,3 +304,23 @@ def test_white_space_without_end_is_refused_at_once(http, character):
         assert time.perf_counter() - start < 3
     assert "white space" in http.post("/tokenize", json={"content": text}).json()["error"]["message"]
     assert http.post("/tokenize", json={"content": "a" + character * 40_000 + "b"}).status_code == 200
+
+
+# All of it
+
+
+def test_garbage_is_looked_for_among_new_things_alone(model, tokenizer, monkeypatch):
+    """Python's collector holds every thread up, and a server has a third of a million objects that stay."""
+    stay, service = gc.get_freeze_count(), Service(Settings(model="minimind"), tokenizer)
+
+    def until_loaded(running, sockets):
+        deadline = time.monotonic() + 120  # it may have to compile the step first
+        while service._engine is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert gc.get_freeze_count() > stay + 50_000
+
+    monkeypatch.setattr(server.uvicorn.Server, "run", until_loaded)
+    try:
+        server.run(service, lambda: EngineThread(Engine(model, tokenizer, context=64)), server.listen("127.0.0.1", 0))
+    finally:
+        gc.unfreeze()
