@@ -15,8 +15,8 @@ class OptimConfig:
     lr: float = 3e-3
     """Learning rate at the peak, of both optimizers (Muon's update is scaled to AdamW's size)."""
     embedding_lr: float = 1.0
-    """Learning rate of the embedding and the output head, as a multiple of `lr`. A token's row is learned from that
-    token alone, so short runs need more than 1."""
+    """Learning rate of the embedding and the output head, as a multiple of `lr`. Most batches hold few of the tokens
+    that the rows stand for, so short runs need more than 1."""
     weight_decay: float = 0.01
     """Decoupled weight decay of the matrices, in units of the learning rate."""
     beta1: float = 0.9
