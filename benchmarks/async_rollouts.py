@@ -1,16 +1,18 @@
 """Rollouts that take turns with training against rollouts ahead of it: throughput, waiting, and reward by the clock.
 
     python benchmarks/async_rollouts.py --plot reward.svg --json
-    python benchmarks/async_rollouts.py --staleness 0 2 --steps 20 --threads 2
+    python benchmarks/async_rollouts.py --staleness 0 2 --steps 20 --latency 2
 
 Two processes, as with an engine on a device of its own: this one trains, `minimind serve --rollout` answers. The policy
 is a random model of the preset `tiny`, and what is rewarded is the share of tokens with small ids, so that nothing has
 to be downloaded or trained before. Each value of `rl.staleness` starts from the same weights and makes as many steps;
 all answers have the same length. The clock is that of the training steps: what is written to the disk at the end, and
-the start of the processes, are left out.
+the start of the processes, are left out. On a machine with few cores the two share them, and little can be gained;
+`--latency` makes every answer come so much later, as from an engine that is slow, but on a device of its own.
 """
 
 import argparse
+import itertools
 import json
 import os
 import socket
@@ -18,8 +20,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from urllib.request import urlopen
 
 import torch
@@ -33,6 +37,7 @@ from minimind.model.store import save_model
 from minimind.recipe import Recipe
 from minimind.report import figure
 from minimind.report.plots import Series
+from minimind.rl.rollout_http import HttpRollout
 from minimind.stages import grpo
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import metrics
@@ -87,6 +92,17 @@ def serve(folder: Path, threads: int) -> tuple[subprocess.Popen[bytes], str]:
             time.sleep(0.2)
 
 
+def later(seconds: float) -> Callable[..., dict[str, Any]]:
+    """`HttpRollout._ask`, so many seconds later."""
+    ask = HttpRollout._ask
+
+    def asked(*args: Any) -> dict[str, Any]:
+        time.sleep(seconds)
+        return ask(*args)
+
+    return asked
+
+
 def run(staleness: int, seed: int, steps: int, url: str, folder: Path) -> dict[str, Any]:
     """One training; seconds, answers, waiting, and the reward at each second."""
     out = folder / f"run-{staleness}-{seed}"
@@ -134,6 +150,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--threads", type=int, default=1, help="of each process")
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds by which every answer comes later")
     parser.add_argument("--plot", help="picture of the reward by the clock, .svg or .png")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -143,10 +160,10 @@ def main() -> None:
         prepare(folder)
         process, url = serve(folder, args.threads)
         try:
-            for seed in args.seeds:
-                for staleness in args.staleness:
+            for seed, staleness in itertools.product(args.seeds, args.staleness):
+                with mock.patch.object(HttpRollout, "_ask", later(args.latency)):
                     rows.append(run(staleness, seed, args.steps, url, folder))
-                    say(json.dumps(rows[-1]))
+                say(json.dumps(rows[-1]))
         finally:
             process.kill()
             process.wait()
