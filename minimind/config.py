@@ -34,7 +34,7 @@ class ModelConfig:
     moe_intermediate_size: int = 2432
     norm_topk_prob: bool = False
     """At top-1 a normalised gate is the constant 1, which leaves the router without a gradient: so False here."""
-    router_aux_loss_coef: float = 1e-2
+    router_aux_loss_coef: float = 5e-4
     decoder_sparse_step: int = 1
     mlp_only_layers: tuple[int, ...] = field(default=())
 

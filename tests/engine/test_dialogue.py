@@ -186,7 +186,7 @@ class Scripted:
 
     def submit(self, ids, sampling):
         class Request:
-            tokens = ()
+            tokens, finish_reason = (), "stop"
 
         index = self.dialogues.setdefault(id(ids), len(self.dialogues))
         request = Request()

