@@ -155,7 +155,8 @@ class Mnn:
                 f"no {folder}; its exporter lies in its repository: python MNN/transformers/llm/export/llmexport.py "
                 f"--path {model} --export mnn --quant_bit 16 --dst_path {folder}"
             )
-        self._ends = {load_config(model).eos_token_id, load_config(model).pad_token_id}
+        config = load_config(model)
+        self._ends = {config.eos_token_id, config.pad_token_id}
         self._llm: Any = MNN.llm.create(str(folder / "config.json"))
         self._llm.set_config({"precision": "high", "memory": "high"})
         self._llm.load()

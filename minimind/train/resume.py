@@ -1,6 +1,7 @@
 """Where a run begins: at its newest whole checkpoint, or anew, and what may have changed in between."""
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,23 +10,16 @@ from minimind.compiler import can_compile
 from minimind.console import say
 from minimind.errors import UserError
 from minimind.model.files import weights_checksum
+from minimind.optim.settings import OptimConfig
 from minimind.train import checkpoint
 from minimind.train.job import Job, Progress
 from minimind.train.precision import Precision
-from minimind.train.settings import RunConfig
+from minimind.train.settings import RunConfig, TrainConfig
 
 FIXED = (
     *("stage", "preset", "model", "data.sequence_length", "data.too_long", "data.random_system_prompt"),
-    *(
-        "data.drop_empty_think",
-        "optim.matrices",
-        "optim.embedding_lr",
-        "train.tokens_per_step",
-        "train.seed",
-        "distill",
-        "dpo",
-        "lora",
-    ),
+    *("data.drop_empty_think", "optim.matrices", "optim.embedding_lr", "train.tokens_per_step", "train.seed"),
+    *("distill", "dpo", "lora"),
     *("rl.epochs", "rl.minibatches"),
 )
 """What makes a run this run. Its data and its `init` are fixed too, but known by content: files may be moved."""
@@ -47,7 +41,7 @@ def start(job: Job, config: RunConfig, checkpoints: Path, precision: Precision, 
     if found is None:
         return Progress(compiled=ranks.broadcast(_compiles(job, config, precision)), init=init)
     source, state = found
-    _check_recipe(source, state["recipe"], config.recipe)
+    check_recipe(source, state["recipe"], config.recipe)
     if state["progress"]["init"] != init:
         raise UserError(
             f"{source}: init {base!r} has other weights than the run started from, "
@@ -72,9 +66,16 @@ def start(job: Job, config: RunConfig, checkpoints: Path, precision: Precision, 
     return at
 
 
-def _check_recipe(source: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Compare the checkpoint's recipe with this one: refuse what may not change, name what did."""
-    old, new = _fields(before), _fields(now)
+def check_recipe(source: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Compare the checkpoint's recipe with this one: name what changed.
+
+    Raises:
+        UserError: that may not change.
+    """
+    # What the version that wrote the checkpoint did not have yet, it did as the default does.
+    defaults = {"optim": asdict(OptimConfig()), "train": asdict(TrainConfig())}
+    new = _fields(now)
+    old = {name: value for name, value in _fields(defaults).items() if name in new} | _fields(before)
     changes = {name: (old.get(name), new.get(name)) for name in {**old, **new} if old.get(name) != new.get(name)}
     for name, (was, is_now) in changes.items():
         if any(name == fixed or name.startswith(f"{fixed}.") for fixed in FIXED):

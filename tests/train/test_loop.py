@@ -19,6 +19,7 @@ from minimind.recipe import Recipe, run_config
 from minimind.train import checkpoint, metrics, parallel
 from minimind.train.job import Job, Loss
 from minimind.train.loop import run
+from minimind.train.resume import check_recipe
 from minimind.train.settings import TrainConfig
 
 SHAPE = ModelConfig(
@@ -74,14 +75,14 @@ def write(path):
         (path / "model.txt").write_text("model", encoding="utf-8")
 
 
-def make(fail_at=None, steps=6, loss=lm_loss, config=SHAPE, optim="muon", kind="ddp"):
+def make(fail_at=None, steps=6, loss=lm_loss, config=SHAPE, optim="muon", kind="ddp", embedding_lr=1.0):
     torch.manual_seed(0)
     model = Transformer(config)
     parallel.shard(model, model.layers, TrainConfig(parallel=kind))
     if optim == "sgd":  # its update is the gradient itself; the others may turn a rounding error into a whole step
         optimizers = [torch.optim.SGD(model.parameters())]
     else:
-        optimizers = make_optimizers(model, OptimConfig(matrices=optim))
+        optimizers = make_optimizers(model, OptimConfig(matrices=optim, embedding_lr=embedding_lr))
     figures = {"bpb": 2.0}
     return Job(model, optimizers, Counting(fail_at), loss, steps, 1e6, write, lambda: figures, list, lambda: None)
 
@@ -107,22 +108,30 @@ def test_accumulation_changes_nothing(tmp_path):
     assert a[0]["grad_norm"] == pytest.approx(b[0]["grad_norm"], rel=1e-5)
 
 
-@pytest.mark.parametrize("optim", ["muon", "adamw"])
+@pytest.mark.parametrize(("optim", "embedding_lr"), [("muon", 1), ("adamw", 1), ("muon", 6)])
 @pytest.mark.parametrize("experts", [0, 2])
-def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path, optim, experts):
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path, optim, embedding_lr, experts):
     config = replace(SHAPE, num_experts=experts)
-    straight = make(config=config, optim=optim)
+    straight = make(config=config, optim=optim, embedding_lr=embedding_lr)
     run(straight, recipe(), tmp_path / "straight")
     with pytest.raises(KeyboardInterrupt):
-        run(make(fail_at=5, config=config, optim=optim), recipe(), tmp_path / "broken")
+        run(make(fail_at=5, config=config, optim=optim, embedding_lr=embedding_lr), recipe(), tmp_path / "broken")
     torch.manual_seed(99)
-    resumed = make(config=config, optim=optim)
+    resumed = make(config=config, optim=optim, embedding_lr=embedding_lr)
     run(resumed, recipe(), tmp_path / "broken")
     for name, weight in weights(straight).items():
         assert torch.equal(weight, weights(resumed)[name]), name
     a, b = (metrics.read(tmp_path / x / "metrics.jsonl") for x in ("straight", "broken"))
     strip = lambda lines: [{k: v for k, v in line.items() if k not in WALL_CLOCK} for line in lines]  # noqa: E731
     assert strip(a) == strip(b)
+
+
+def test_a_checkpoint_goes_on_where_a_field_is_newer_than_it(tmp_path):
+    now = recipe().recipe
+    before = now | {"optim": {name: value for name, value in now["optim"].items() if name != "embedding_lr"}}
+    check_recipe(tmp_path, before, now)
+    with pytest.raises(UserError, match=r"optim\.embedding_lr was 1\.0 and is 6\.0 now"):
+        check_recipe(tmp_path, before, now | {"optim": now["optim"] | {"embedding_lr": 6.0}})
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, capsys):
