@@ -7,8 +7,8 @@
 A version of the policy is what it is when a rollout is taken. Fewer than N rollouts can come before a group that has
 just been begun, so it is at most N versions old when it is learned from, unless its answers are so long that others
 overtake it: such a group is dropped, and counted. Each token comes with the version and the log-probability of the
-weights that drew it; what the policy has become since is made up for, token by token, by the importance weights of
-`losses.policy.truncated_importance`.
+weights that drew it; what the policy has become since is made up for, token by token, by an importance weight
+(`truncated_importance` or `masked_importance` of `losses/policy.py`).
 
 The threads share two queues and little else: `ended` of the engine, by which the producer is told what to do as well,
 and `ready`. What becomes of a group depends on the clock, so that such a run cannot be repeated to the bit.
