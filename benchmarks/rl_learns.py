@@ -28,7 +28,6 @@ from minimind.console import say, table
 from minimind.data.smallworld import arithmetic, questions, tooltasks
 from minimind.data.smallworld.arithmetic import Sums
 from minimind.data.smallworld.preferences import verifiable
-from minimind.engine.sampling import Sampling
 from minimind.eval.abilities import score
 from minimind.recipe import Recipe
 from minimind.rl import environment
@@ -112,9 +111,9 @@ def tools(folder: Path) -> tuple[Path, Path]:
     return files[0], files[1]
 
 
-def play_with_masked_calls(sample: Sample, sampling: Sampling, **options: Any) -> Episode:
+def play_with_masked_calls(sample: Sample, **options: Any) -> Episode:
     """An episode in which nothing but the final answer is trained on."""
-    yield from environment.multi_turn(sample, sampling, **options)
+    yield from environment.multi_turn(sample, **options)
     after = len(sample.trainable) - sample.trainable[::-1].index(False) if False in sample.trainable else 0
     if sample.message.get("tool_calls"):
         after = len(sample.ids)  # it ends with a call

@@ -12,9 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from minimind.console import warn
 from minimind.data.conversations import read_conversation
 from minimind.data.corpus import BadLine, bad_line, expand, read_batches, read_object, stopped_at, tell_of_lines
 from minimind.errors import UserError
+from minimind.tokenizer.bpe import Tokenizer
+from minimind.tokenizer.chat import render
 
 
 @dataclass(frozen=True)
@@ -82,17 +85,34 @@ def read_prompt(row: dict[str, Any]) -> Prompt:
     return Prompt(messages, conversation.tools, gt, thinking)
 
 
+def fitting(prompts: Sequence[Prompt], tokenizer: Tokenizer, length: int, max_new_tokens: int) -> list[Prompt]:
+    """The prompts that leave room for an answer in a row of `length` tokens.
+
+    Raises:
+        UserError: none does.
+    """
+    room = length - max_new_tokens
+    kept = [prompt for prompt in prompts if len(prompt_ids(prompt, tokenizer, False)) <= room]
+    if not kept:
+        raise UserError(
+            f"no prompt leaves room for an answer of rl.max_new_tokens = {max_new_tokens} in a row of "
+            f"data.sequence_length = {length}; raise the one or lower the other"
+        )
+    if len(kept) < len(prompts):
+        warn(f"{len(prompts) - len(kept):,} of {len(prompts):,} prompts are too long for a row and left out")
+    return kept
+
+
+def prompt_ids(prompt: Prompt, tokenizer: Tokenizer, thinking: bool) -> list[int]:
+    """What the policy reads before it speaks."""
+    return render(prompt.messages, tokenizer, prompt.tools or None, thinking, add_generation_prompt=True)[0]
+
+
 class PromptStream:
     """Endless prompts, in a new order each epoch; its place is one number."""
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed, self.position = count, seed, 0
-
-    def take(self, number: int) -> list[int]:
-        """Indices of the next `number` prompts."""
-        taken = [self.index(place) for place in range(self.position, self.position + number)]
-        self.position += number
-        return taken
 
     def index(self, place: int) -> int:
         """Index of the prompt at a place."""

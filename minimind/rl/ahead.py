@@ -19,20 +19,89 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import Any, Protocol
+
+import torch
 
 from minimind.data.prompts import Prompt
+from minimind.engine.background import EngineThread
+from minimind.engine.engine import Engine
 from minimind.engine.generate import Completion
+from minimind.engine.request import Output
 from minimind.engine.sampling import Sampling
-from minimind.rl.collector import Collector, Judge
-from minimind.rl.rollout import Background, Episode, Generate, Sample, following
+from minimind.model.qwen3 import Transformer
+from minimind.rl.rollout import Episode, Generate, Sample, Weights, following
 from minimind.rl.settings import RlConfig
+from minimind.rl.stream import Collector, Judge
 from minimind.tokenizer.bpe import Tokenizer
+from minimind.train import parallel
 
 TAKEN, PLAY, STOP = "taken", "play", "stop"
 """What the producer can be told, in the place of an answer's key: a group was taken; fill this one; end."""
 PATIENCE = 5.0
 """Seconds that the end of the thread is waited for: it may be in the middle of a reward."""
+
+
+class Background(Weights, Protocol):
+    """What answers prompts while somebody else does something else; all of it may be called from any thread.
+
+    New weights take effect between two tokens: answers that are being written go on with them.
+    """
+
+    ended: SimpleQueue[tuple[Any, Any]]
+    """Key and `Completion` of each answer that was asked for, as it ends, or the exception that came of it."""
+
+    def submit(self, key: Any, prompt_ids: Sequence[int], sampling: Sampling) -> None:
+        """Ask for a completion; it is put into `ended` with its key."""
+
+    def close(self) -> None:
+        """Answer nothing more."""
+
+
+class BackgroundRollout:
+    """The engine in a thread of this process, with weights of its own: those of the trainer change while it answers.
+
+    Args:
+        model: the policy.
+        max_batch_size: how many answers are written at once.
+        context: most tokens of a prompt with its answer.
+        dtype: of the engine.
+    """
+
+    def __init__(self, model: Transformer, max_batch_size: int, context: int, dtype: torch.dtype) -> None:
+        engine = Engine(parallel.plain_copy(model, dtype), max_batch_size=max_batch_size, context=context)
+        self._thread = EngineThread(engine)
+        self.ended: SimpleQueue[tuple[Any, Any]] = SimpleQueue()
+
+    @property
+    def version(self) -> int:
+        """How often the weights were changed."""
+        return self._thread.engine.version
+
+    @version.setter
+    def version(self, version: int) -> None:
+        self._thread.engine.version = version
+
+    def submit(self, key: Any, prompt_ids: Sequence[int], sampling: Sampling) -> None:
+        """Ask for a completion; it is put into `ended` with its key."""
+        self._thread.engine.check(prompt_ids, sampling)
+
+        def hear(output: Output | BaseException) -> None:
+            if isinstance(output, BaseException):
+                self.ended.put((key, output))
+            elif output.finish_reason:
+                self.ended.put((key, Completion.of(output.request)))
+
+        self._thread.submit(hear, prompt_ids, sampling)
+
+    def update_weights(self, model: Transformer) -> None:
+        """Answer with the weights of `model` from the next token on."""
+        weights = parallel.plain_weights(model)
+        self._thread.post(lambda engine: engine.update_weights(weights)).result()
+
+    def close(self) -> None:
+        """End the thread, and with it every answer."""
+        self._thread.close()
 
 
 class Group:
@@ -73,14 +142,12 @@ class Producer(Thread):
                 out.put(error)
             while (told := self.engine.ended.get())[0] != STOP:
                 if told[0] == PLAY:
-                    told[1][0].out.put(error)
+                    told[1].out.put(error)
 
     def begin_groups(self) -> None:
         """Begin as many groups as there is room for."""
         for _ in range(self.room):
-            index = self.collector.prompt_stream.index(self.place)
-            samples, samplings = self.collector.group(self.place, index)
-            self._begin(Group(samples, self.place, self.ready), samplings)
+            self._begin(Group(self.collector.group(self.place), self.place, self.ready))
             self.place += 1
         self.room = 0
 
@@ -93,7 +160,7 @@ class Producer(Thread):
         if key == TAKEN:
             self.room += 1
         elif key == PLAY:
-            self._begin(*found)
+            self._begin(found)
         else:
             group, number = key
             self._follow(group, number, found)
@@ -104,10 +171,10 @@ class Producer(Thread):
             self.idle_since = time.monotonic()
         return True
 
-    def _begin(self, group: Group, samplings: Sequence[Sampling]) -> None:
+    def _begin(self, group: Group) -> None:
         self.open.add(group)
-        for number, (sample, sampling) in enumerate(zip(group.samples, samplings, strict=True)):
-            group.episodes.append(self.generate(sample, sampling))
+        for number, sample in enumerate(group.samples):
+            group.episodes.append(self.generate(sample))
             self.engine.submit((group, number), *next(group.episodes[number]))
 
     def _follow(self, group: Group, number: int, completion: Completion) -> None:
@@ -178,7 +245,7 @@ class Ahead(Collector):
         self.meter.add("rollout_tokens_per_second", len(ages), now - self._taken_at - idle)
         self._taken_at = now
         self.last_rollout += samples
-        self._measure(samples)
+        self.measure(samples)
         return groups
 
     def close(self) -> None:
@@ -195,11 +262,11 @@ class Ahead(Collector):
             self.producer.start()
         return self.producer
 
-    def _play(self, samples: Sequence[Sample], samplings: Sequence[Sampling]) -> None:
+    def _play(self, samples: Sequence[Sample]) -> None:
         """Have samples of a validation filled beside the others."""
         self._running()
         group = Group(samples, None, SimpleQueue())
-        self.engine.ended.put((PLAY, (group, samplings)))
+        self.engine.ended.put((PLAY, group))
         self._next(group.out)
 
     def _next(self, out: Out) -> Group:

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, Protocol
 from minimind import tools
 from minimind.data.prompts import Prompt
 from minimind.engine.dialogue import Call, Dialogue
-from minimind.engine.sampling import Sampling
 from minimind.rl.rewards import reward
 from minimind.rl.rollout import Episode, Sample
 from minimind.tokenizer.bpe import Tokenizer
@@ -78,23 +77,24 @@ class ToolUse:
         return Step(observed, self.dialogue.done, info)
 
 
-Make = Callable[[Sample, Sampling], Environment]
-"""The environment of one sample; its chances come from the sampling's seed, so that a run can be repeated."""
+Make = Callable[[Sample], Environment]
+"""The environment of one sample; its chances come from the sample's seed, so that a run can be repeated."""
 
 
-def multi_turn(sample: Sample, sampling: Sampling, make: Make, max_tokens: int) -> Episode:
+def multi_turn(sample: Sample, make: Make, max_tokens: int) -> Episode:
     """The policy acts until its episode is over.
 
     `max_tokens` bounds everything after a prompt, what tools say included. An episode that has no room left, or does
     not come to an answer, is truncated.
     """
-    environment = make(sample, sampling)
+    environment, seed = make(sample), sample.sampling.seed
     sample.prompt_ids = environment.reset(sample.prompt)
     sample.info = {"calls": [], "turns": 0, "return": 0.0}
     room = max_tokens
     while True:
-        seed = None if sampling.seed is None else sampling.seed + sample.info["turns"]
-        completion = yield sample.prompt_ids + sample.ids, replace(sampling, seed=seed, max_new_tokens=room)
+        own_seed = None if seed is None else seed + sample.info["turns"]
+        sampling = replace(sample.sampling, seed=own_seed, max_new_tokens=room)
+        completion = yield sample.prompt_ids + sample.ids, sampling
         sample.add(completion)
         if completion.status in ("aborted", "failed"):
             return

@@ -11,6 +11,7 @@ from minimind import ranks
 from minimind.losses import policy
 from minimind.losses.log_probs import LogProbs
 from minimind.rl.batch import PolicyBatch
+from minimind.rl.rollout import Sample
 
 BINS = 10
 Number = Tensor | float
@@ -95,6 +96,20 @@ class PolicyDrift:
         kl, entropy, tokens = ranks.all_reduce(torch.tensor(self.sums, dtype=torch.float64)).tolist()
         self.parts = []
         return (kl / tokens, entropy / tokens) if tokens else None
+
+
+def measure_samples(meter: Meter, samples: Sequence[Sample]) -> None:
+    """Record what there is to know of answers that were judged."""
+    meter.histogram("answer_tokens", [float(sum(sample.trainable)) for sample in samples])
+    meter.add("truncated", sum(sample.status == "truncated" for sample in samples), len(samples))
+    meter.add("unjudged", sum(sample.reward is None for sample in samples), len(samples))
+    meter.histogram("reward", [sample.reward for sample in samples if sample.reward is not None])
+    for name in {name: None for sample in samples for name in sample.rewards}:
+        given = [value for sample in samples if (value := sample.rewards.get(name)) is not None]
+        meter.histogram(f"reward_{name}", given)
+    calls = [call for sample in samples for call in sample.info.get("calls", [])]
+    if calls:
+        meter.add("tool_errors", sum(not call.ok for call in calls), len(calls))
 
 
 @torch.no_grad()

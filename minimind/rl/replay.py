@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from minimind.engine.sampling import Sampling
 from minimind.errors import UserError
 from minimind.model.qwen3 import Transformer
 from minimind.rl import dump
@@ -41,7 +40,7 @@ class Replay:
         """What was said was said: only counted."""
         self.version += 1
 
-    def fill(self, samples: Sequence[Sample], samplings: Sequence[Sampling]) -> None:
+    def fill(self, samples: Sequence[Sample]) -> None:
         """Let samples be what they were, group by group.
 
         Raises:

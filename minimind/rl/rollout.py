@@ -5,16 +5,13 @@ The ids that were sampled are the ids that are trained on; nothing is decoded an
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from queue import SimpleQueue
 from typing import Any, Protocol
 
 import torch
 
 from minimind.data.prompts import Prompt
-from minimind.engine.background import EngineThread
 from minimind.engine.engine import Engine
 from minimind.engine.generate import Ask, Completion, EnginePool, Pool, Status, generate
-from minimind.engine.request import Output
 from minimind.engine.sampling import Sampling
 from minimind.model import lora
 from minimind.model.qwen3 import Transformer
@@ -30,6 +27,8 @@ class Sample:
 
     prompt: Prompt
     prompt_ids: list[int]
+    sampling: Sampling = field(default_factory=Sampling)
+    """The rules by which the answer is drawn, its seed among them."""
     group: int = 0
     """Which samples are compared: those of one prompt."""
     thinking: bool = False
@@ -96,16 +95,29 @@ class Sample:
         """The ids that the policy chose."""
         return [id for id, chosen in zip(self.ids, self.trainable, strict=True) if chosen]
 
+    @property
+    def transcript(self) -> str:
+        """What was asked, said, and what it was worth, in a line."""
+        thought = self.message.get("reasoning_content")
+        said = (f"<think>{thought}</think> " if thought else "") + self.answer
+        rewards = ", ".join(f"{name} {value}" for name, value in self.rewards.items())
+        return f"{self.prompt.question} → {said} ({rewards}; {self.status})"
+
 
 Episode = Generator[Ask, Completion, None]
 """Fills one sample: yields what the policy is asked, is sent what it said, and ends when nothing more is asked."""
-Generate = Callable[[Sample, Sampling], Episode]
-"""How a sample is filled by its rules: with one answer, or in turns with tools."""
+Generate = Callable[[Sample], Episode]
+"""How a sample is filled: with one answer, or in turns with tools."""
 
 
-def play(pool: Pool, episode: Generate, samples: Sequence[Sample], samplings: Sequence[Sampling]) -> None:
+def single_turn(sample: Sample) -> Episode:
+    """The policy answers the sample's prompt once."""
+    sample.add((yield sample.prompt_ids, sample.sampling))
+
+
+def play(pool: Pool, episode: Generate, samples: Sequence[Sample]) -> None:
     """Fill all samples at once: none waits for another's turn."""
-    episodes = [episode(sample, sampling) for sample, sampling in zip(samples, samplings, strict=True)]
+    episodes = [episode(sample) for sample in samples]
     first = [(number, next(one)) for number, one in enumerate(episodes)]
     for _ in generate(pool, first, lambda number, completion: following(episodes[number], completion)):
         pass
@@ -135,22 +147,6 @@ class Weights(Protocol):
 
 class Rollout(Pool, Weights, Protocol):
     """What answers prompts with the policy: an engine in this process, or a server."""
-
-
-class Background(Weights, Protocol):
-    """What answers prompts while somebody else does something else; all of it may be called from any thread.
-
-    New weights take effect between two tokens: answers that are being written go on with them.
-    """
-
-    ended: SimpleQueue[tuple[Any, Any]]
-    """Key and `Completion` of each answer that was asked for, as it ends, or the exception that came of it."""
-
-    def submit(self, key: Any, prompt_ids: Sequence[int], sampling: Sampling) -> None:
-        """Ask for a completion; it is put into `ended` with its key."""
-
-    def close(self) -> None:
-        """Answer nothing more."""
 
 
 class LocalRollout(EnginePool):
@@ -190,49 +186,3 @@ class LocalRollout(EnginePool):
             self.version += 1
         else:
             self.engine.update_weights(parallel.plain_weights(model))
-
-
-class BackgroundRollout:
-    """The engine in a thread of this process, with weights of its own: those of the trainer change while it answers.
-
-    Args:
-        model: the policy.
-        max_batch_size: how many answers are written at once.
-        context: most tokens of a prompt with its answer.
-        dtype: of the engine.
-    """
-
-    def __init__(self, model: Transformer, max_batch_size: int, context: int, dtype: torch.dtype) -> None:
-        engine = Engine(parallel.plain_copy(model, dtype), max_batch_size=max_batch_size, context=context)
-        self._thread = EngineThread(engine)
-        self.ended: SimpleQueue[tuple[Any, Any]] = SimpleQueue()
-
-    @property
-    def version(self) -> int:
-        """How often the weights were changed."""
-        return self._thread.engine.version
-
-    @version.setter
-    def version(self, version: int) -> None:
-        self._thread.engine.version = version
-
-    def submit(self, key: Any, prompt_ids: Sequence[int], sampling: Sampling) -> None:
-        """Ask for a completion; it is put into `ended` with its key."""
-        self._thread.engine.check(prompt_ids, sampling)
-
-        def hear(output: Output | BaseException) -> None:
-            if isinstance(output, BaseException):
-                self.ended.put((key, output))
-            elif output.finish_reason:
-                self.ended.put((key, Completion.of(output.request)))
-
-        self._thread.submit(hear, prompt_ids, sampling)
-
-    def update_weights(self, model: Transformer) -> None:
-        """Answer with the weights of `model` from the next token on."""
-        weights = parallel.plain_weights(model)
-        self._thread.post(lambda engine: engine.update_weights(weights)).result()
-
-    def close(self) -> None:
-        """End the thread, and with it every answer."""
-        self._thread.close()

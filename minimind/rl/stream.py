@@ -1,30 +1,57 @@
 """The batches of reinforcement learning: when they run out, the policy is asked anew.
 
-To the training loop this is a stream like any other. `next_batch` hands out what is left of the last rollout; when
-nothing is, it brings the newest weights to the engine, has prompts answered and judged, and makes the samples into
-batches. All that decides what comes next is in `state_dict`.
+    prompts → a group of samples each → answers of the rollout engine → rewards → groups whose rewards differ → batches
+
+To the training loop `RolloutStream` is a stream like any other. `next_batch` hands out what is left of the last
+rollout; when nothing is, it brings the newest weights to the engine, has a `Collector` ask prompts and judge the
+answers, and lets the stage make batches of them. All that decides what comes next is in `state_dict`.
+
+Which prompts come next, whether an answer begins with thinking and the seed of each sample depend on the run's seed and
+the place in the run alone: so a run can be repeated, and it is the same on any number of ranks.
 """
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from statistics import mean
+from typing import Any, Protocol
 
 import torch
 
 from minimind import ranks, runtime
+from minimind.data.prompts import Prompt, PromptStream, prompt_ids
+from minimind.engine.dialogue import ends_of_turn
+from minimind.engine.sampling import Sampling
 from minimind.errors import UserError
 from minimind.model.qwen3 import Transformer
 from minimind.rl import batch as batches
 from minimind.rl import dump
 from minimind.rl.batch import Packed, PolicyBatch
-from minimind.rl.collector import Collector
-from minimind.rl.metrics import PolicyDrift
-from minimind.rl.rollout import Sample
+from minimind.rl.metrics import Meter, PolicyDrift, measure_samples
+from minimind.rl.rollout import Sample, Weights
+from minimind.rl.settings import RlConfig
+from minimind.tokenizer.bpe import Tokenizer
+from minimind.tokenizer.parse import parse
 from minimind.train.job import Halt, split
 
+SHOWN = 3
+"""How many of the newest samples are shown in the log."""
+Fill = Callable[[Sequence[Sample]], None]
+"""Fills samples with what the policy (and in episodes its tools) said, each by its own rules."""
 MakeBatches = Callable[[Sequence[Sample], int], list[Packed]]
 """Makes the judged samples of rollout number N into the batches of its optimizer steps: as many, with as many rows, on
 all ranks."""
+
+
+class Judge(Protocol):
+    """What gives samples their rewards."""
+
+    names: list[str]
+
+    def __call__(self, samples: Sequence[Sample]) -> None:
+        """Fill in `rewards` and `reward` of samples that have ended."""
 
 
 class RolloutStream:
@@ -41,7 +68,7 @@ class RolloutStream:
 
     def __init__(
         self,
-        collector: Collector,
+        collector: "Collector",
         policy: Transformer,
         make_batches: MakeBatches,
         drift: PolicyDrift,
@@ -70,7 +97,7 @@ class RolloutStream:
         """A batch of made-up answers: nobody is asked for it, and nobody judges it."""
         samples, collector = [], self.collector
         for place in range(collector.config.groups // world):
-            for sample in collector.group(place, place % len(collector.prompts))[0]:
+            for sample in collector.group(place):
                 sample.append([sample.prompt_ids[-1]] * 2, [0.0] * 2)
                 sample.rewards, sample.reward = dict.fromkeys(collector.rewards.names, 0.0), 0.0
                 samples.append(sample)
@@ -135,3 +162,172 @@ class RolloutStream:
         if self.target_kl and kl > self.target_kl and self.queue:
             self.collector.meter.add("left_early", 1, 1)
             self.queue = []
+
+
+class Collector:
+    """Brings judged samples.
+
+    Args:
+        config: the recipe's section.
+        prompts: what is asked, in a new order each epoch.
+        tokenizer: the policy's.
+        weights: those of whoever answers.
+        fill: has samples answered.
+        rewards: the judge.
+        seed: the run's.
+    """
+
+    def __init__(
+        self,
+        config: RlConfig,
+        prompts: Sequence[Prompt],
+        tokenizer: Tokenizer,
+        weights: Weights,
+        fill: Fill,
+        rewards: Judge,
+        seed: int,
+    ) -> None:
+        self.config, self.prompts, self.tokenizer = config, prompts, tokenizer
+        self.weights, self.fill, self.rewards, self.seed = weights, fill, rewards, seed
+        self.sampling = sampling_of(config, tokenizer)
+        self.prompt_stream = PromptStream(len(prompts), seed)
+        self.meter = Meter()
+        self.last_rollout: list[Sample] = []
+        """This rank's samples of the last rollout, of all its attempts."""
+
+    def collect(self, rank: int, world: int) -> list[Sample]:
+        """This rank's share of a rollout: samples of as many groups as asked for, or of those that teach something.
+
+        Raises:
+            UserError: nothing could be judged or learned in `config.attempts` rollouts, or the engine is gone.
+        """
+        config, share = self.config, self.config.groups // world
+        resample = config.filter_groups == "resample"
+        useful: list[list[Sample]] = []
+        judged, self.last_rollout = False, []
+        for _ in range(config.attempts):
+            groups = self.next_groups(rank, share, world)
+            judged |= any(sample.reward is not None for group in groups for sample in group)
+            good = [group for group in groups if rewards_differ(group, config.filter_metric)]
+            self.meter.add("zero_std_groups", len(groups) - len(good), len(groups))
+            useful += groups if config.filter_groups == "keep" else good
+            if ranks.every_rank(len(useful) >= share) if resample else ranks.any_rank(bool(useful)):
+                break
+        if not ranks.any_rank(judged):
+            raise UserError(
+                f"no answer of this rollout could be judged: of the rewards {', '.join(self.rewards.names)} "
+                f"one gave no value for any of them (the warnings above may say why), or every answer failed"
+            )
+        if not ranks.any_rank(bool(useful)):
+            raise UserError(
+                f"in {config.attempts} rollouts, {config.attempts * config.groups} prompts, every group of answers had "
+                f"equal rewards: there is nothing to learn; use easier or harder prompts, more rl.samples or another "
+                f"reward"
+            )
+        return [sample for group in useful[:share] for sample in group if sample.reward is not None]
+
+    def next_groups(self, rank: int, share: int, world: int) -> list[list[Sample]]:
+        """This rank's groups of the next prompts, answered and judged."""
+        first = self.prompt_stream.position + rank * share
+        self.prompt_stream.position += share * world
+        groups = [self.group(place) for place in range(first, first + share)]
+        samples = [sample for group in groups for sample in group]
+        self.last_rollout += samples
+        seconds = self._answer_and_judge(samples)
+        self.meter.add("rollout_tokens_per_second", sum(len(sample.ids) for sample in samples), seconds)
+        self.measure(samples)
+        return groups
+
+    def group(self, place: int) -> list[Sample]:
+        """The empty samples of the prompt at this place of the run."""
+        prompt = self.prompts[self.prompt_stream.index(place)]
+        # of 31 bits: a server may keep no more
+        seeds = [_hash(self.seed, place, nth) % 2**31 for nth in range(self.config.samples)]
+        return [self._sample(prompt, place, place, replace(self.sampling, seed=seed)) for seed in seeds]
+
+    def judge(self, samples: Sequence[Sample]) -> None:
+        """Give samples that have ended their messages and rewards."""
+        for sample in samples:
+            sample.message = parse(sample.last_turn, self.tokenizer, sample.thinking)
+        self.rewards(samples)
+
+    def measure(self, samples: Sequence[Sample]) -> None:
+        """Record what there is to know of samples.
+
+        Raises:
+            UserError: the answers have become too long.
+        """
+        measure_samples(self.meter, samples)
+        length = torch.tensor([float(sum(sum(sample.trainable) for sample in samples)), len(samples)])
+        total, count = ranks.all_reduce(length).tolist()
+        limit = self.config.stop_length
+        if limit and total / count > limit:
+            raise UserError(
+                f"the mean answer has {total / count:.0f} tokens, more than rl.stop_length = {limit:g}; look at the "
+                f"samples, lower optim.lr or add the reward `overlong`"
+            )
+
+    def validate(self, policy: Transformer, prompts: Sequence[Prompt]) -> dict[str, float]:
+        """Mean rewards on held-out prompts, answered by chance as in training, and by the likeliest tokens."""
+        if not prompts:
+            return {}
+        figures = {}
+        ranks.on_all_ranks(lambda: self.weights.update_weights(policy))
+        for kind, temperature in (("", self.sampling.temperature), ("greedy_", 0.0)):
+            samples = [
+                self._sample(prompt, -1 - nth, nth, replace(self.sampling, temperature=temperature, seed=nth))
+                for nth, prompt in enumerate(prompts)
+            ]
+            self._answer_and_judge(samples)
+            for name in self.rewards.names:
+                given = [value for sample in samples if (value := sample.rewards.get(name)) is not None]
+                figures[f"{kind}{name}"] = mean(given) if given else 0.0
+        return figures
+
+    def transcripts(self) -> list[str]:
+        """Some of the newest samples, to be read: what was asked, said, and what it was worth."""
+        return [sample.transcript for sample in self.last_rollout[: SHOWN * 4 : 4]]
+
+    def close(self) -> None:
+        """End what goes on beside the trainer; here nothing does."""
+
+    def _sample(self, prompt: Prompt, place: int, group: int, sampling: Sampling) -> Sample:
+        """An empty one; whether it thinks first depends on its place: all of a group do, or none."""
+        thinking = prompt.open_thinking
+        if thinking is None:
+            thinking = _hash(self.seed, "thinking", place) < self.config.thinking_ratio * 2**56
+        return Sample(prompt, prompt_ids(prompt, self.tokenizer, thinking), sampling, group, thinking)
+
+    def _answer_and_judge(self, samples: Sequence[Sample]) -> float:
+        """Fill samples with answers, messages and rewards; return the seconds that answering took."""
+        began = time.monotonic()
+        ranks.on_all_ranks(lambda: self.fill(samples))
+        seconds = time.monotonic() - began
+        self.judge(samples)
+        return seconds
+
+
+def sampling_of(config: RlConfig, tokenizer: Tokenizer) -> Sampling:
+    """The rules by which answers are sampled and scored, but for the seed."""
+    return Sampling(
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        min_p=config.min_p,
+        max_new_tokens=config.max_new_tokens,
+        stop_ids=tuple(ends_of_turn(tokenizer)),
+    )
+
+
+def rewards_differ(group: Sequence[Sample], by: str = "") -> bool:
+    """Whether the answers of a group differ in the raw reward `by` (the first one), before weights and shaping."""
+    values = set()
+    for sample in group:
+        if sample.reward is not None:
+            values.add(sample.rewards[by] if by else next(iter(sample.rewards.values()), sample.reward))
+    return len(values) > 1
+
+
+def _hash(*what: Any) -> int:
+    """56 bits that depend on what is given and on nothing else."""
+    return int.from_bytes(blake2b(repr(what).encode(), digest_size=7).digest(), "little")

@@ -13,7 +13,7 @@ the tools said is read, not learned: its probability is not the model's doing.
 from functools import partial
 from pathlib import Path
 
-from minimind.engine.sampling import Sampling, stream_of
+from minimind.engine.sampling import stream_of
 from minimind.recipe import Recipe
 from minimind.rl import gym
 from minimind.rl.environment import Make, ToolUse, multi_turn, repeatable
@@ -35,13 +35,13 @@ def run(recipe: Recipe, out: Path, resume: bool = True, make: Make | None = None
         sandbox.load(file, sandbox.Limits(own.tool_seconds, own.tool_memory_mb))
     tokenizer = setup.load_tokenizer(recipe)
 
-    def tool_use(sample: Sample, sampling: Sampling) -> ToolUse:
-        return ToolUse(tokenizer, own.max_turns, sample.thinking, repeatable(sampling.seed))
+    def tool_use(sample: Sample) -> ToolUse:
+        return ToolUse(tokenizer, own.max_turns, sample.thinking, repeatable(sample.sampling.seed))
 
     if own.environment and make is None:
         make_env = gym.load(own.environment)
 
-        def make(sample: Sample, sampling: Sampling) -> gym.GymEnvironment:
+        def make(sample: Sample) -> gym.GymEnvironment:
             # Of a group: what is compared has begun alike, and met with the same luck.
             seed = stream_of(recipe.train.seed, sample.group)
             return gym.GymEnvironment(make_env(), tokenizer, own.max_turns, sample.thinking, seed)

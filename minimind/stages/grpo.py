@@ -11,10 +11,10 @@ corrects for an engine that samples from not quite the trainer's model (`minimin
 answers have equal rewards has nothing to compare; it is left out. Where a rollout makes a single step, every r is 1.
 
 The loop (`minimind/train/loop.py`) asks `minimind/rl/stream.py` for each step's batch. When the last rollout is used
-up, the stream gives the engine the newest weights, lets `minimind/rl/collector.py` have prompts answered and judged,
-and calls `make_batches`. An answer is a `Sample` (`minimind/rl/rollout.py`); how they become rows is in
-`minimind/rl/batch.py`. With `rl.staleness` a thread has prompts answered while the trainer learns
-(`minimind/rl/ahead.py`).
+up, the stream gives the engine the newest weights, has prompts answered and judged, and calls `make_batches`. An answer
+is a `Sample` (`minimind/rl/rollout.py`); how samples become rows is in `minimind/rl/batch.py`. With `rl.staleness` a
+thread has prompts answered while the trainer learns (`minimind/rl/ahead.py`). For each step the loop sums the loss over
+micro-batches and ranks, divides its gradient by N, clips it, and lets the optimizers move the weights.
 """
 
 from collections.abc import Sequence
@@ -29,11 +29,9 @@ from minimind.model.qwen3 import Transformer
 from minimind.optim.groups import make_optimizers
 from minimind.recipe import Recipe
 from minimind.rl.advantages import group_advantages
-from minimind.rl.batch import Packed, PolicyBatch, minibatches, pack
-from minimind.rl.collector import single_turn
-from minimind.rl.log_probs import compute_log_probs
+from minimind.rl.batch import Packed, PolicyBatch, compute_log_probs, minibatches, pack
 from minimind.rl.metrics import PolicyDrift, measure_policy
-from minimind.rl.rollout import Generate, Sample
+from minimind.rl.rollout import Generate, Sample, single_turn
 from minimind.rl.stream import RolloutStream
 from minimind.stages import setup
 from minimind.tokenizer.bpe import Tokenizer

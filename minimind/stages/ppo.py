@@ -26,8 +26,7 @@ from minimind.model.store import load_scorer
 from minimind.optim.groups import make_optimizers
 from minimind.recipe import Recipe
 from minimind.rl.advantages import gae_of_answers, whiten, whiten_answers
-from minimind.rl.batch import Packed, PolicyBatch, minibatches, pack
-from minimind.rl.log_probs import compute_log_probs
+from minimind.rl.batch import Packed, PolicyBatch, compute_log_probs, minibatches, pack
 from minimind.rl.metrics import PolicyDrift, measure_policy
 from minimind.rl.rollout import Sample
 from minimind.rl.stream import RolloutStream

@@ -16,7 +16,7 @@ from minimind import recipe as recipes
 from minimind.console import say, warn
 from minimind.data.corpus import Kind
 from minimind.data.pairs import PairStream
-from minimind.data.prompts import Prompt, read_prompts
+from minimind.data.prompts import Prompt, fitting, read_prompts
 from minimind.data.shard_reader import Shards
 from minimind.data.shards import ensure
 from minimind.engine.generate import complete
@@ -33,15 +33,15 @@ from minimind.model.qwen3 import Transformer
 from minimind.model.rope import context_length
 from minimind.model.store import load_model, save_model
 from minimind.recipe import Recipe
-from minimind.rl.ahead import Ahead
-from minimind.rl.collector import Collector, fitting, single_turn
+from minimind.rl.ahead import Ahead, Background, BackgroundRollout
+from minimind.rl.batch import LogProbRunner
 from minimind.rl.judge import Rewards
-from minimind.rl.log_probs import LogProbRunner
 from minimind.rl.replay import Replay
 from minimind.rl.rewards import RewardContext
-from minimind.rl.rollout import Background, BackgroundRollout, Generate, LocalRollout, Rollout, play
+from minimind.rl.rollout import Generate, LocalRollout, Rollout, play, single_turn
 from minimind.rl.rollout_http import HttpRollout
 from minimind.rl.settings import RlConfig
+from minimind.rl.stream import Collector
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import loop, parallel
 from minimind.train.folder import locked

@@ -4,8 +4,8 @@ import pytest
 
 from minimind.data.prompts import read_prompts
 from minimind.errors import UserError
-from minimind.rl.collector import Collector, begins_with_thinking
 from minimind.rl.settings import RlConfig
+from minimind.rl.stream import Collector
 from minimind.tokenizer.bpe import Tokenizer
 
 ASKED = {"messages": [{"role": "user", "content": "What is 3 + 4?"}]}
@@ -29,15 +29,11 @@ def test_a_line_may_say_whether_its_answer_begins_with_thinking(tmp_path):
     rows = [ASKED | {"open_thinking": True}, ASKED | {"open_thinking": False}, ASKED]
     told, told_not, left = read_prompts(written(tmp_path, *rows))
     for ratio in (0.0, 1.0):
-        for place in range(-3, 4):
-            assert begins_with_thinking(told, ratio, 0, place)
-            assert not begins_with_thinking(told_not, ratio, 0, place)
-            assert begins_with_thinking(left, ratio, 0, place) == bool(ratio)
-    tokenizer = Tokenizer.load("default")
-    collector = Collector(RlConfig(), [told, told_not], tokenizer, weights=None, fill=None, rewards=None, seed=0)
-    for index, thinking in enumerate((True, False)):
-        samples, _ = collector.group(0, index)
-        assert {sample.thinking for sample in samples} == {thinking}
+        for prompt, thinking in ((told, True), (told_not, False), (left, bool(ratio))):
+            config, tokenizer = RlConfig(thinking_ratio=ratio), Tokenizer.load("default")
+            collector = Collector(config, [prompt], tokenizer, weights=None, fill=None, rewards=None, seed=0)
+            samples = [sample for place in range(4) for sample in collector.group(place)]
+            assert {sample.thinking for sample in samples} == {thinking}
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,8 @@ from minimind.engine.sampling import Sampling
 from minimind.errors import UsageError, UserError
 from minimind.model.attend import Segments
 from minimind.model.qwen3 import Transformer
-from minimind.rl.ahead import Ahead, Producer
-from minimind.rl.collector import single_turn
-from minimind.rl.rollout import BackgroundRollout
+from minimind.rl.ahead import Ahead, BackgroundRollout, Producer
+from minimind.rl.rollout import single_turn
 from minimind.rl.settings import RlConfig
 from minimind.stages import setup
 

@@ -53,14 +53,13 @@ class Scripted:
 
 
 def episodes(tokenizer, scripts, prompt=PROMPT, max_tokens=400):
-    samples = [Sample(prompt, []) for _ in scripts]
+    samples = [Sample(prompt, [], Sampling(seed=n * 100)) for n in range(len(scripts))]
     rollout = Scripted([[line if isinstance(line, str) else said(tokenizer, line) for line in s] for s in scripts])
-    rules = [Sampling(seed=n * 100) for n in range(len(scripts))]
 
-    def tool_use(sample, sampling):
-        return ToolUse(tokenizer, 3, False, repeatable(sampling.seed))
+    def tool_use(sample):
+        return ToolUse(tokenizer, 3, False, repeatable(sample.sampling.seed))
 
-    play(rollout, partial(multi_turn, make=tool_use, max_tokens=max_tokens), samples, rules)
+    play(rollout, partial(multi_turn, make=tool_use, max_tokens=max_tokens), samples)
     for sample, script in zip(samples, scripts, strict=True):
         sample.message = [line for line in script if not isinstance(line, str)][-1]
     return samples, rollout

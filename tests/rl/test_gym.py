@@ -41,7 +41,7 @@ def spoken(tokenizer):
 def played(make, tokenizer, turns, thinking=False, max_turns=4):
     """An episode in which the policy says `turns`."""
     prompt = Prompt([{"role": "user", "content": "Play."}], gt=["7"])
-    sample = Sample(prompt, [], thinking=thinking)
+    sample = Sample(prompt, [], Sampling(seed=3), thinking=thinking)
 
     class Policy:
         def __init__(self):
@@ -57,10 +57,10 @@ def played(make, tokenizer, turns, thinking=False, max_turns=4):
                 scores, versions = [-1.0] * len(said), [0] * len(said)
                 yield key, SimpleNamespace(ids=said, log_probs=scores, versions=versions, status="completed")
 
-    def environment(sample, sampling):
-        return gym.GymEnvironment(make(), tokenizer, max_turns, sample.thinking, sampling.seed)
+    def environment(sample):
+        return gym.GymEnvironment(make(), tokenizer, max_turns, sample.thinking, sample.sampling.seed)
 
-    play(Policy(), partial(multi_turn, make=environment, max_tokens=500), [sample], [Sampling(seed=3)])
+    play(Policy(), partial(multi_turn, make=environment, max_tokens=500), [sample])
     return sample
 
 

@@ -9,8 +9,7 @@ from toys import generate, sampled, toy
 from minimind.engine.sampling import Sampling
 from minimind.model import lora
 from minimind.model.settings import LoraConfig
-from minimind.rl.batch import pack
-from minimind.rl.log_probs import compute_log_probs
+from minimind.rl.batch import compute_log_probs, pack
 from minimind.rl.rollout import LocalRollout, Sample
 
 RULES = [

@@ -5,11 +5,11 @@ from dataclasses import replace
 import torch
 
 from minimind.config import PRESETS
-from minimind.data.prompts import Prompt
+from minimind.data.prompts import Prompt, prompt_ids
 from minimind.engine.sampling import Sampling
 from minimind.model.qwen3 import Transformer
-from minimind.rl.collector import prompt_ids, sampling_of, single_turn
-from minimind.rl.rollout import Completion, LocalRollout, Rollout, Sample, play
+from minimind.rl.rollout import Completion, LocalRollout, Rollout, Sample, play, single_turn
+from minimind.rl.stream import sampling_of
 from minimind.tokenizer.parse import parse
 
 
@@ -32,13 +32,13 @@ def prompts(*questions):
 
 def sampled(model, tokenizer, recipe, questions=("3 + 4?", "你好吗？"), each=3):
     """Answers of the model, with rewards that differ within each group."""
-    samples = [
-        Sample(prompt, prompt_ids(prompt, tokenizer, False), group=group)
-        for group, prompt in enumerate(prompts(*questions))
-        for _ in range(each)
-    ]
     rules = sampling_of(recipe.rl, tokenizer)
-    play(LocalRollout(model, 8, 128), single_turn, samples, [replace(rules, seed=n) for n in range(len(samples))])
+    samples = [
+        Sample(prompt, prompt_ids(prompt, tokenizer, False), replace(rules, seed=group * each + nth), group)
+        for group, prompt in enumerate(prompts(*questions))
+        for nth in range(each)
+    ]
+    play(LocalRollout(model, 8, 128), single_turn, samples)
     for n, sample in enumerate(samples):
         sample.message = parse(sample.ids, tokenizer)
         sample.rewards = {"exact": float(n % 2)}

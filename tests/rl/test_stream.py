@@ -8,16 +8,15 @@ from processes import in_ranks
 from minimind import runtime
 from minimind.data.prompts import Prompt
 from minimind.errors import UsageError, UserError
-from minimind.rl.collector import Collector
 from minimind.rl.metrics import Meter, PolicyDrift
 from minimind.rl.settings import RlConfig
-from minimind.rl.stream import RolloutStream
+from minimind.rl.stream import Collector, RolloutStream
 from minimind.tokenizer.bpe import Tokenizer
 
 PROMPTS = [Prompt([{"role": "user", "content": f"{n} + 1?"}]) for n in range(4)]
 
 
-def failing(samples, samplings):
+def failing(samples):
     if runtime.rank() == 1:
         raise UserError("the server of rank 1 is gone")
 
