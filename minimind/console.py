@@ -106,8 +106,8 @@ def format_figure(value: object) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write a time as a clock does: 0:01:05."""
-    return str(timedelta(seconds=round(seconds)))
+    """Write a time as a clock does, 0:01:05, or from 100 hours on in days."""
+    return str(timedelta(seconds=round(seconds))) if seconds < 360_000 else f"{seconds / 86_400:,.0f} days"
 
 
 def sparkline(values: Sequence[float], width: int = 24) -> str:

@@ -10,6 +10,8 @@ import platform
 import random
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -216,6 +218,17 @@ def empty_cache(on: "torch.device") -> None:
         torch.cuda.empty_cache()
     elif on.type == "mps":
         torch.mps.empty_cache()
+
+
+@contextmanager
+def evaluating(model: "torch.nn.Module") -> Iterator[None]:
+    """Without dropout inside; afterwards the model is in the mode in which it was, whatever happens."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def seed_everything(seed: int) -> None:

@@ -81,3 +81,11 @@ def test_a_sparkline_goes_from_its_lowest_to_its_highest():
     assert console.sparkline(range(1000), 8) == console.BLOCKS
     assert console.sparkline([2.0, float("nan"), 2.0]) == "▁▁"
     assert console.sparkline([]) == ""
+
+
+def test_what_takes_many_days_is_told_in_days():
+    assert [console.duration(seconds) for seconds in (65, 359_999, 20_281_708.3)] == [
+        "0:01:05",
+        "4 days, 3:59:59",
+        "235 days",
+    ]

@@ -65,3 +65,12 @@ def test_a_processor_that_is_held_to_avx2_computes_as_one_that_has_no_more():
     held = os.environ | {"ATEN_CPU_CAPABILITY": "avx2"}
     said = subprocess.run([sys.executable, "-c", asks], env=held, capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "torch.float32"
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_model_is_left_in_the_mode_in_which_it_was_whatever_happens(training):
+    model = torch.nn.Sequential(torch.nn.Dropout()).train(training)
+    with pytest.raises(RuntimeError), runtime.evaluating(model):
+        assert not any(module.training for module in model.modules())
+        raise RuntimeError
+    assert all(module.training == training for module in model.modules())

@@ -64,17 +64,13 @@ def bits_per_byte(
             total_bytes += document.bytes
             yield document
 
-    was_training = model.training
-    model.eval()
-    for batch in _batches(_windows(counted(), context), batch_tokens):
-        ids_BT, labels_BT = (runtime.sent(torch.from_numpy(array), device) for array in _pad(batch))
-        lengths_B = torch.tensor([len(ids) for ids, _ in batch])
-        segments = Segments.right_padded(lengths_B, ids_BT.shape[1], device)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            states = model(ids_BT, segments).states
+    with runtime.evaluating(model), torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+        for batch in _batches(_windows(counted(), context), batch_tokens):
+            ids_BT, labels_BT = (runtime.sent(torch.from_numpy(array), device) for array in _pad(batch))
+            lengths_B = torch.tensor([len(ids) for ids, _ in batch])
+            states = model(ids_BT, Segments.right_padded(lengths_B, ids_BT.shape[1], device)).states
             nll += token_nll(states, model.output_weight, labels_BT).sum(dtype=torch.float64).item()
-        tokens += int((labels_BT != IGNORE).sum())
-    model.train(was_training)
+            tokens += int((labels_BT != IGNORE).sum())
     bits = nll / math.log(2)
     return {
         "bpb": bits / max(1, total_bytes),

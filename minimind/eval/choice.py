@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from minimind import runtime
 from minimind.compiler import can_compile
 from minimind.console import progress
 from minimind.errors import UserError
@@ -106,9 +107,7 @@ def log_likelihoods(
     rows = [row for number, tree in enumerate(trees) for row in _fit(tree, number, longest)]
     rows.sort(key=lambda row: -len(row.ids))
     results: list[list[Score]] = [[Score(0.0, True)] * len(tree.continuations) for tree in trees]
-    training = model.training
-    model.eval()
-    with progress(title, len(rows)) as bar:
+    with progress(title, len(rows)) as bar, runtime.evaluating(model):
         while rows:
             count = max(1, batch_tokens // len(rows[0].ids))
             batch, rows = rows[:count], rows[count:]
@@ -120,7 +119,6 @@ def log_likelihoods(
                     results[row.tree][choice] = Score(math.fsum(logprobs[at:end]), all(greedy[at:end]))
                     at = end
             bar.advance(len(batch))
-    model.train(training)
     return results
 
 

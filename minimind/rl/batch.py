@@ -265,15 +265,9 @@ class LogProbRunner:
 
         Not under `no_grad`: there attention runs another kernel, with other last bits. The graph is dropped unused.
         """
-        training, columns = model.training, []
-        model.eval()
-        try:
-            with self.precision.autocast():
-                for piece in split(batch, self.rows):
-                    columns.append(function(to_device(piece, self.precision.device)).detach().float())
-        finally:
-            model.train(training)
-        return torch.cat(columns).cpu()
+        with runtime.evaluating(model), self.precision.autocast():
+            pieces = (to_device(piece, self.precision.device) for piece in split(batch, self.rows))
+            return torch.cat([function(piece).detach().float() for piece in pieces]).cpu()
 
 
 def pad_rows(batch: PolicyBatch, rows: int) -> PolicyBatch:

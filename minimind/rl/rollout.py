@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from minimind import runtime
 from minimind.data.prompts import Prompt
 from minimind.engine.engine import Engine
 from minimind.engine.generate import Ask, Completion, EnginePool, Pool, Status, generate
@@ -174,10 +175,8 @@ class LocalRollout(EnginePool):
 
     def finished(self) -> Iterator[tuple[Any, Completion]]:
         """Every answer that was asked for, as each ends."""
-        training = self.engine.model.training
-        self.engine.model.eval()  # no dropout while sampling
-        yield from super().finished()
-        self.engine.model.train(training)
+        with runtime.evaluating(self.engine.model):
+            yield from super().finished()
 
     def update_weights(self, model: Transformer) -> None:
         """Answer with the weights of `model`; shared ones are there already, but all that was computed is forgotten."""

@@ -162,8 +162,7 @@ def score_all(recipe: Recipe, model: Transformer, stream: PairStream) -> np.ndar
     precision = Precision(model.output_weight.device, recipe.train.dtype)
     starts, lengths = stream.shards.starts, stream.shards.lengths
     found = np.zeros(int((starts + lengths).max()), np.float32)
-    model.eval()
-    with progress("scoring the reference", stream.rows_per_epoch) as bar, torch.no_grad():
+    with progress("scoring the reference", stream.rows_per_epoch) as bar, runtime.evaluating(model), torch.no_grad():
         for turn, (places, batch) in enumerate(stream.epoch(setup.rows_at_a_time(recipe))):
             if turn % runtime.world_size() == runtime.rank():
                 with precision.autocast():
@@ -174,6 +173,5 @@ def score_all(recipe: Recipe, model: Transformer, stream: PairStream) -> np.ndar
                         found[start : start + length] = row_T[begin : begin + length]
                         begin += length
             bar.advance(len(places))
-    model.train()
     ranks.all_reduce(torch.from_numpy(found))  # each rank has the pairs that it scored, and 0 elsewhere
     return found

@@ -241,9 +241,9 @@ def sample(recipe: Recipe, model: Transformer, tokenizer: Tokenizer) -> list[str
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     prompts = [start + tokenizer.encode(text) for text in recipe.prompts]
     stop = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-    speaker = parallel.plain_copy(model) if parallel.is_sharded(model) else model.eval()
-    answers = complete(speaker, prompts, GREEDY, stop, max_new_tokens=40)
-    model.train()
+    speaker = parallel.plain_copy(model) if parallel.is_sharded(model) else model
+    with runtime.evaluating(speaker):
+        answers = complete(speaker, prompts, GREEDY, stop, max_new_tokens=40)
     return [text + tokenizer.decode(ids, skip_special=True) for text, ids in zip(recipe.prompts, answers, strict=True)]
 
 

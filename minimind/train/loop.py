@@ -201,9 +201,8 @@ def _forget_gradients(job: Job) -> None:
 
 def _validate(job: Job, at: Progress, metrics: Metrics) -> None:
     """All ranks score the same text: nobody waits for rank 0, and under FSDP each pass needs all of them anyway."""
-    job.model.eval()
-    figures = job.validate()
-    job.model.train()
+    with runtime.evaluating(job.model):
+        figures = job.validate()
     if figures:
         metrics.write(at.step, tokens=at.tokens, **{f"valid_{name}": value for name, value in figures.items()})
         score = figures.get("bpb", figures.get("loss", math.inf))
