@@ -9,11 +9,12 @@ import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from minimind.errors import UsageError, did_you_mean
+from minimind.errors import UsageError, UserError, did_you_mean
 from minimind.recipe import parse_value
 
 
@@ -48,6 +49,13 @@ class RopeFlags:
         return yarn(load_config(model), self.factor, self.original_context)
 
 
+# What several commands have, with the line of their help pages about it.
+Model = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL", help="model directory.")]]
+ModelPath = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="MODEL", help="model directory.")]]
+Device = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda or mps.")]
+Json = Annotated[bool, tyro.conf.arg(help="print one line of JSON instead of a table.")]
+_BAD_LINE = tyro.conf.arg(help="stop (default) at a malformed line, or skip it and count.")
+OnBadLine = Annotated[Literal["stop", "skip"], _BAD_LINE]
 # Flags that may be absent: None is not given, and 0 or an empty text is a value like any other.
 _HINT = {"help_behavior_hint": ""}
 Integer = Annotated[int | None, tyro.conf.arg(metavar="INT", **_HINT)]
@@ -59,8 +67,10 @@ AS_THE_MODEL = RopeFlags()
 MAX_STRETCHED = 1024
 
 
-def call(function: Callable[..., int], argv: Sequence[str], prog: str) -> int:
-    """Call `function` with the flags in `argv`; its docstring and parameters are the `--help` page.
+def call(function: Callable[..., int | None], argv: Sequence[str], prog: str) -> int:
+    """Call `function` with the flags in `argv`, and return its exit code (None: 0).
+
+    Its docstring and parameters are the `--help` page.
 
     Raises:
         UsageError: flags that the function does not have, or of the wrong type.
@@ -78,11 +88,12 @@ def call(function: Callable[..., int], argv: Sequence[str], prog: str) -> int:
             if stop.code in (0, None):
                 return 0
             raise UsageError(f"{_plain(complaint.getvalue())} (see {prog} --help)") from None
-    return ready()
+    return ready() or 0
 
 
-def call_one_of(commands: dict[str, Callable[..., int]], argv: Sequence[str], prog: str) -> int:
-    """Call the sub-command that `argv` begins with."""
+def call_one_of(functions: Sequence[Callable[..., int | None]], argv: Sequence[str], prog: str) -> int:
+    """Call the function that `argv` begins with the name of."""
+    commands = {function.__name__.replace("_", "-"): function for function in functions}
     if not argv or argv[0] in ("-h", "--help"):
         print(f"usage: {prog} {{{','.join(commands)}}} [options]\n")
         for name, function in commands.items():
@@ -116,7 +127,7 @@ def split_settings(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     return rest, settings
 
 
-def _lists(function: Callable[..., int]) -> set[str]:
+def _lists(function: Callable[..., Any]) -> set[str]:
     """The flags of a function that take several values."""
     found = set()
     for name, hint in typing.get_type_hints(function).items():
@@ -146,11 +157,11 @@ def _joined(argv: Sequence[str], lists: set[str]) -> list[str]:
     return [item for part in kept.values() for item in part]
 
 
-def _deferred(function: Callable[..., int]) -> Callable[..., Callable[[], int]]:
+def _deferred(function: Callable[..., int | None]) -> Callable[..., Callable[[], int | None]]:
     """The same signature, but calling it only remembers the arguments: so parsing errors stay apart from others."""
 
     @functools.wraps(function)
-    def remember(*args: Any, **kwargs: Any) -> Callable[[], int]:
+    def remember(*args: Any, **kwargs: Any) -> Callable[[], int | None]:
         return functools.partial(function, *args, **kwargs)
 
     return remember
@@ -165,6 +176,23 @@ def at_least(least: float, **flags: float) -> None:
     for name, value in flags.items():
         if not value >= least:
             raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+
+
+def server_for(port: int) -> ModuleType:
+    """The module that serves, for a command with `--port`.
+
+    Raises:
+        UsageError: there is no such port.
+        UserError: the libraries of a server are not installed.
+    """
+    at_least(0, port=port)
+    if port > 65535:
+        raise UsageError(f"--port {port}: ports end at 65535")
+    try:
+        from minimind.serve import server
+    except ImportError as error:
+        raise UserError(f"the server needs {error.name}; install it with: pip install 'minimind[serve]'") from error
+    return server
 
 
 def choose_tools(wanted: str) -> tuple[str, ...]:

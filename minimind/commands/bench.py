@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 
 from minimind import console
-from minimind.commands.arguments import at_least, call_one_of, split_settings
+from minimind.commands.arguments import Device, Json, at_least, call_one_of, split_settings
 
 
 def main(argv: list[str]) -> int:
@@ -19,8 +19,8 @@ def main(argv: list[str]) -> int:
         seconds: float = 60.0,
         reference: bool = True,
         moe: bool = False,
-        device: str = "auto",
-        json: bool = False,
+        device: Device = "auto",
+        json: Json = False,
     ) -> int:
         """Training tokens per second, beside plain transformers training on the same text.
 
@@ -39,8 +39,6 @@ def main(argv: list[str]) -> int:
             seconds: how long to measure, warm-up and compiling not counted.
             reference: whether to run the reference too (needs transformers).
             moe: run the same model with experts too (or without, if it has them) and compare their steps.
-            device: auto, cpu, cuda or mps.
-            json: print one line of JSON instead of a table.
         """
         from minimind.bench.train import measure
 
@@ -52,7 +50,7 @@ def main(argv: list[str]) -> int:
             console.table(f"bench train {preset}", ("figure", "value"), rows(figures))
         return 0
 
-    return call_one_of({"train": train, "generate": generate, "rollout": rollout}, argv, "minimind bench")
+    return call_one_of((train, generate, rollout), argv, "minimind bench")
 
 
 def generate(
@@ -63,9 +61,9 @@ def generate(
     new: int = 64,
     rounds: int = 3,
     reference: bool = True,
-    device: str = "auto",
-    json: bool = False,
-) -> int:
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
     """Generated tokens per second, beside transformers and llama.cpp with the same weights.
 
     The engines take turns, each in a process of its own, and the best turn of each counts.
@@ -82,8 +80,6 @@ def generate(
         new: tokens to generate for each.
         rounds: turns of each engine.
         reference: whether to measure transformers and llama.cpp too (needs `minimind[bench]`).
-        device: auto, cpu, cuda or mps.
-        json: print one line of JSON instead of a table.
     """
     from minimind.bench.generate import Work, measure
 
@@ -93,7 +89,7 @@ def generate(
     figures = measure(model, Work("", formats, batches, prompt, new, device), rounds, reference)
     if json:
         console.print_json(figures)
-        return 0
+        return
     columns = ("engine", "dtype", "batch", "prompt", "prefill tokens/s", "decode tokens/s")
     console.table(f"bench generate {model}", columns, [tuple(row.values()) for row in figures["rows"]])
     if figures["ratios"]:
@@ -102,7 +98,6 @@ def generate(
             ("engine", "dtype", "batch", "prefill", "decode"),
             [tuple(r.values()) for r in figures["ratios"]],
         )
-    return 0
 
 
 def rollout(
@@ -114,9 +109,9 @@ def rollout(
     new: int = 128,
     rounds: int = 1,
     reference: bool = True,
-    device: str = "auto",
-    json: bool = False,
-) -> int:
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
     """Answers a second for reinforcement learning, beside transformers one by one and as one padded batch.
 
     Prompts and answers are of mixed lengths. The engines take turns, each in a process of its own, and the best turn
@@ -135,8 +130,6 @@ def rollout(
         new: tokens of the longest answer; the shortest has an eighth of them.
         rounds: turns of each engine.
         reference: whether to measure transformers too (needs `minimind[bench]`).
-        device: auto, cpu, cuda or mps.
-        json: print one line of JSON instead of a table.
     """
     from minimind.bench.rollout import Work, measure
 
@@ -146,11 +139,10 @@ def rollout(
     figures = measure(model, work, rounds, reference)
     if json:
         console.print_json(figures)
-        return 0
+        return
     columns = ("engine", "samples/s", "tokens/s", "ours over it")
     table = [(*row.values(), figures["ratios"].get(row["engine"])) for row in figures["rows"]]
     console.table(f"bench rollout {model}, {groups} × {samples} answers", columns, table)
-    return 0
 
 
 def _format(dtype: str, device: str) -> str:

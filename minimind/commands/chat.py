@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 
 from minimind import console
-from minimind.commands.arguments import AS_THE_MODEL, Integer, Rope, Text, at_least, call, choose_tools
+from minimind.commands.arguments import AS_THE_MODEL, Device, Integer, Rope, Text, at_least, call, choose_tools
 from minimind.errors import UsageError
 
 
@@ -29,8 +29,8 @@ def chat(
     seed: Integer = None,
     max_new_tokens: int = 512,
     rope: Rope = AS_THE_MODEL,
-    device: str = "auto",
-) -> int:
+    device: Device = "auto",
+) -> None:
     """Talk to a model: answers stream as they are made, the conversation is remembered.
 
     Through a pipe, every line is a question, and only answers go to stdout.
@@ -55,8 +55,6 @@ def chat(
         top_k: draw only among this many likeliest words; 0: among all.
         seed: of the random numbers, so that a chat can be repeated.
         max_new_tokens: longest answer.
-        rope: how far positions may go.
-        device: auto, cpu, cuda or mps.
     """
     from minimind.api import load
     from minimind.commands.conversation import Conversation
@@ -83,4 +81,3 @@ def chat(
                 console.warn(f"line {number} of the input is not {sys.stdin.encoding}: what cannot be read is \ufffd")
             if line.strip():
                 terminal.answer(line.strip())
-    return 0

@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
     return call(completion, argv, "minimind completion")
 
 
-def completion(shell: tyro.conf.Positional[Literal["bash", "zsh", "fish"]]) -> int:
+def completion(shell: tyro.conf.Positional[Literal["bash", "zsh", "fish"]]) -> None:
     """Print the script that makes TAB complete commands, recipes, flags and their values.
 
     Examples:
@@ -69,7 +69,6 @@ def completion(shell: tyro.conf.Positional[Literal["bash", "zsh", "fish"]]) -> i
         shell: bash, zsh or fish.
     """
     print(SCRIPTS[shell].strip())
-    return 0
 
 
 def candidates(words: list[str]) -> list[str]:

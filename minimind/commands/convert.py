@@ -1,24 +1,24 @@
 """`minimind export KIND MODEL OUT`, `minimind import SOURCE OUT`, `minimind push MODEL DEST`."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from minimind.commands.arguments import Text, Texts, call, call_one_of
+from minimind.commands.arguments import Json, ModelPath, Text, Texts, call, call_one_of
 from minimind.console import print_json, say, table
 
 Model = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="MODEL")]]
 Out = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="OUT")]]
-Dtype = Literal["keep", "bfloat16", "float16", "float32"]
+Folder = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="OUT", help="folder to make.")]]
+Kept = Literal["keep", "bfloat16", "float16", "float32"]
+Dtype = Annotated[Kept, tyro.conf.arg(help="bfloat16, float16, float32, or keep.")]
+ShardSize = Annotated[str, tyro.conf.arg(help="most bytes of a weight file.")]
 
 
 def export_main(argv: list[str]) -> int:
     """Run one of the exports."""
-    kinds: dict[str, Callable[..., int]] = {"gguf": gguf, "ollama": ollama, "onnx": onnx, "openvino": openvino}
-    kinds |= {"hf": hf, "merge-lora": merge}
-    return call_one_of(kinds, argv, "minimind export")
+    return call_one_of((gguf, ollama, onnx, openvino, hf, merge_lora), argv, "minimind export")
 
 
 def import_main(argv: list[str]) -> int:
@@ -31,7 +31,7 @@ def push_main(argv: list[str]) -> int:
     return call(push, argv, "minimind push")
 
 
-def gguf(model: Model, out: Out, type: str = "f16", thinking: bool = True, json: bool = False) -> int:
+def gguf(model: ModelPath, out: Out, type: str = "f16", thinking: bool = True, json: Json = False) -> None:
     """Write one GGUF file, for llama.cpp and what is built on it.
 
     Examples:
@@ -40,18 +40,16 @@ def gguf(model: Model, out: Out, type: str = "f16", thinking: bool = True, json:
         minimind export gguf runs/demo/sft/model model.gguf --no-thinking
 
     Args:
-        model: model directory.
         out: file to write, ending in .gguf.
         type: f32, bf16, f16, q8_0, q6_k, q5_1, q5_0, q4_k_m, q4_1 or q4_0.
         thinking: whether its chat template can open a think block, which llama.cpp does unless it is told not to.
-        json: print one line of JSON instead of a table.
     """
     from minimind.convert.gguf import export_gguf
 
-    return _show(export_gguf(model, out, type, thinking), json, f"Try it:  llama-cli -m {out} --jinja")
+    _show(export_gguf(model, out, type, thinking), json, f"Try it:  llama-cli -m {out} --jinja")
 
 
-def ollama(model: Model, out: Out, type: str = "q8_0", json: bool = False) -> int:
+def ollama(model: ModelPath, out: Folder, type: str = "q8_0", json: Json = False) -> None:
     """Write a folder for `ollama create`: a Modelfile with the chat format, and the model as GGUF.
 
     Examples:
@@ -59,18 +57,15 @@ def ollama(model: Model, out: Out, type: str = "q8_0", json: bool = False) -> in
         ollama create minimind -f my-ollama/Modelfile
 
     Args:
-        model: model directory.
-        out: folder to make.
         type: f32, bf16, f16, q8_0, q6_k, q5_1, q5_0, q4_k_m, q4_1 or q4_0.
-        json: print one line of JSON instead of a table.
     """
     from minimind.convert.ollama import export_ollama
 
     figures = export_ollama(model, out, type)
-    return _show(figures, json, f"Next:  ollama create minimind -f {out / 'Modelfile'} && ollama run minimind")
+    _show(figures, json, f"Next:  ollama create minimind -f {out / 'Modelfile'} && ollama run minimind")
 
 
-def onnx(model: Model, out: Out, type: str = "f32", json: bool = False) -> int:
+def onnx(model: Model, out: Folder, type: str = "f32", json: Json = False) -> None:
     """Write a folder for ONNX Runtime, onnxruntime-genai and transformers.js (browsers, Node.js).
 
     Examples:
@@ -79,16 +74,14 @@ def onnx(model: Model, out: Out, type: str = "f32", json: bool = False) -> int:
 
     Args:
         model: model directory; dense, for onnxruntime-genai's builder has no mixture of experts.
-        out: folder to make.
         type: f32, int8 or int4.
-        json: print one line of JSON instead of a table.
     """
     from minimind.convert.onnx import export_onnx
 
-    return _show(export_onnx(model, out, type), json, "Try it:  docs/en/programs.md has a page for browsers")
+    _show(export_onnx(model, out, type), json, "Try it:  docs/en/programs.md has a page for browsers")
 
 
-def openvino(model: Model, out: Out, type: str = "f16", json: bool = False) -> int:
+def openvino(model: Model, out: Folder, type: str = "f16", json: Json = False) -> None:
     """Write a folder for OpenVINO and OpenVINO GenAI (Intel's CPUs, GPUs and NPUs).
 
     Examples:
@@ -97,23 +90,21 @@ def openvino(model: Model, out: Out, type: str = "f16", json: bool = False) -> i
 
     Args:
         model: model directory, dense or a mixture of experts.
-        out: folder to make.
         type: f32 or f16; optimum-cli export openvino --weight-format makes integers.
-        json: print one line of JSON instead of a table.
     """
     from minimind.convert.openvino import export_openvino
 
-    return _show(export_openvino(model, out, type), json, f"Try it:  openvino_genai.LLMPipeline('{out}', 'CPU')")
+    _show(export_openvino(model, out, type), json, f"Try it:  openvino_genai.LLMPipeline('{out}', 'CPU')")
 
 
 def hf(
-    model: Model,
-    out: Out,
+    model: ModelPath,
+    out: Folder,
     dtype: Dtype = "keep",
-    max_shard_size: str = "4GB",
+    max_shard_size: ShardSize = "4GB",
     questions: Texts = None,
-    json: bool = False,
-) -> int:
+    json: Json = False,
+) -> None:
     """Copy a model directory for others: number format, shards, and a model card filled in from its run.
 
     Examples:
@@ -121,26 +112,21 @@ def hf(
         minimind export hf runs/demo/sft/model my-model --dtype float32 --max-shard-size 500MB
 
     Args:
-        model: model directory.
-        out: folder to make.
-        dtype: bfloat16, float16, float32, or keep.
-        max_shard_size: most bytes of a weight file.
         questions: what the card's conversation asks; by default a Chinese and an English question.
-        json: print one line of JSON instead of a table.
     """
     from minimind.convert.huggingface import QUESTIONS, export_hf
 
     figures = export_hf(model, out, dtype, max_shard_size, QUESTIONS if questions is None else questions)
-    return _show(figures, json, f"Read {out / 'README.md'}, then:  minimind push {out} hf:USER/NAME --dry-run")
+    _show(figures, json, f"Read {out / 'README.md'}, then:  minimind push {out} hf:USER/NAME --dry-run")
 
 
-def merge(
+def merge_lora(
     adapter: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="ADAPTER")]],
-    out: Out,
+    out: Folder,
     base: Path | None = None,
     dtype: Dtype = "keep",
-    json: bool = False,
-) -> int:
+    json: Json = False,
+) -> None:
     """Make a model of a LoRA adapter and its base: whatever takes a model, takes it.
 
     Examples:
@@ -149,24 +135,21 @@ def merge(
 
     Args:
         adapter: directory of an adapter, ours or one of peft's.
-        out: folder to make.
         base: the model that it was trained on, if that is no longer where the adapter says.
-        dtype: bfloat16, float16, float32, or keep.
-        json: print one line of JSON instead of a table.
     """
-    from minimind.convert.merge import merge_lora
+    from minimind.convert import merge
 
-    return _show(merge_lora(adapter, out, base, dtype), json, f"Talk to it:  minimind chat {out}")
+    _show(merge.merge_lora(adapter, out, base, dtype), json, f"Talk to it:  minimind chat {out}")
 
 
 def import_(
     source: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="SOURCE")]],
-    out: Out,
+    out: Folder,
     tokenizer: Text = None,
     dtype: Dtype = "keep",
-    max_shard_size: str = "4GB",
-    json: bool = False,
-) -> int:
+    max_shard_size: ShardSize = "4GB",
+    json: Json = False,
+) -> None:
     """Make a model directory of what others have written: MiniMind-3's .pth files and directories, any Qwen3.
 
     Examples:
@@ -176,27 +159,23 @@ def import_(
 
     Args:
         source: a .pth state dict, a model directory, or a hub's as hf:user/name or modelscope:user/name.
-        out: folder to make.
         tokenizer: tokenizer directory; by default the source's own.
-        dtype: bfloat16, float16, float32, or keep.
-        max_shard_size: most bytes of a weight file.
-        json: print one line of JSON instead of a table.
     """
     from minimind.convert.hub import download, place
     from minimind.convert.minimind_pth import import_model
 
     where = place(source)
     here = download(where) if where else Path(source)
-    return _show(import_model(here, out, tokenizer, dtype, max_shard_size), json, f"Talk to it:  minimind chat {out}")
+    _show(import_model(here, out, tokenizer, dtype, max_shard_size), json, f"Talk to it:  minimind chat {out}")
 
 
 def push(
-    model: Model,
+    model: ModelPath,
     destination: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="DEST")]],
     private: bool = False,
     dry_run: bool = False,
-    json: bool = False,
-) -> int:
+    json: Json = False,
+) -> None:
     """Upload a model directory to Hugging Face or ModelScope.
 
     Examples:
@@ -204,30 +183,26 @@ def push(
         minimind push my-model modelscope:user/name --private
 
     Args:
-        model: model directory.
         destination: hf:user/name or modelscope:user/name.
         private: make a new repository private.
         dry_run: check the model, say what would be sent, and send nothing.
-        json: print one line of JSON instead of a table.
     """
     from minimind.convert.hub import push as send
 
     figures = send(model, destination, private, dry_run)
     if json:
         print_json(figures)
-        return 0
+        return
     table(figures["address"], ["file", "bytes"], list(figures["files"].items()))
     if "README.md" not in figures["files"]:
         say("It has no model card; minimind export hf writes one.")
     say("Nothing was sent." if dry_run else f"Sent: {figures['address']}")
-    return 0
 
 
-def _show(figures: dict[str, Any], json: bool, next_step: str) -> int:
+def _show(figures: dict[str, Any], json: bool, next_step: str) -> None:
     if json:
         print_json(figures)
     else:
         rows = [(name.replace("_", " "), value) for name, value in figures.items()]
         table(str(rows[0][1]), ["figure", "value"], rows[1:])
         say(next_step)
-    return 0

@@ -1,22 +1,19 @@
 """`minimind data synth|download|answers|prepare|stats`: make, fetch, encode and describe corpora."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from minimind.commands.arguments import Integer, Number, at_least, call_one_of
+from minimind.commands.arguments import Device, Integer, Json, Number, OnBadLine, at_least, call_one_of
 from minimind.console import print_json, say, table
 
 
 def main(argv: list[str]) -> int:
     """Run `synth`, `download`, `answers`, `prepare` or `stats`."""
-    commands: dict[str, Callable[..., int]] = {"synth": synth, "download": download, "answers": answers}
-    commands |= {"prepare": prepare, "stats": stats}
-    return call_one_of(commands, argv, "minimind data")
+    return call_one_of((synth, download, answers, prepare, stats), argv, "minimind data")
 
 
-def synth(out: Path, size_mb: Number = None, seed: int = 0, json: bool = False) -> int:
+def synth(out: Path, size_mb: Number = None, seed: int = 0, json: Json = False) -> None:
     """Write the small world: a bilingual corpus for every training stage, from a seed, without any network.
 
     Examples:
@@ -27,7 +24,6 @@ def synth(out: Path, size_mb: Number = None, seed: int = 0, json: bool = False) 
         out: folder to write.
         size_mb: size of all files together; by default the world of the demo.
         seed: the same seed gives the same bytes.
-        json: print one line of JSON instead of a table.
     """
     from minimind.data.smallworld import generate
     from minimind.files import writing_to
@@ -38,15 +34,14 @@ def synth(out: Path, size_mb: Number = None, seed: int = 0, json: bool = False) 
         print_json({"files": files})
     else:
         table(str(out), ["file", "rows", "bytes"], [(name, one["rows"], one["bytes"]) for name, one in files.items()])
-    return 0
 
 
 def download(
     name: list[str],
     out: Path = Path("data"),
     hub: Literal["auto", "huggingface", "modelscope"] = "auto",
-    json: bool = False,
-) -> int:
+    json: Json = False,
+) -> None:
     """Fetch MiniMind's published corpora; an interrupted download goes on, checksums are compared.
 
     Names: mini (pretrain-mini and sft-mini), full (pretrain and sft), pretrain, pretrain-mini, sft, sft-mini, dpo,
@@ -60,7 +55,6 @@ def download(
         name: what to fetch.
         out: folder to write.
         hub: auto asks Hugging Face first and ModelScope where that fails.
-        json: print one line of JSON instead of a table.
     """
     from minimind.data.download import fetch
 
@@ -70,7 +64,6 @@ def download(
     else:
         rows = [(key, one["bytes"], one["hub"]) for key, one in files.items()]
         table(str(out), ["file", "bytes", "from"], rows)
-    return 0
 
 
 def answers(
@@ -82,9 +75,9 @@ def answers(
     temperature: float = 0.0,
     seed: int = 0,
     thinking: bool = False,
-    device: str = "auto",
+    device: Device = "auto",
     json: bool = False,
-) -> int:
+) -> None:
     """Let a teacher answer prompts, and write conversations for `train sft`: distillation through words alone.
 
     A prompt is a conversation up to its last assistant turn, and is asked once however often it occurs. Every answer
@@ -104,7 +97,6 @@ def answers(
         temperature: 0 always takes the likeliest word.
         seed: of the draws when the temperature is above 0 and the teacher is a directory.
         thinking: let a teacher that is a directory think first.
-        device: auto, cpu, cuda or mps.
         json: print one line of JSON instead of a sentence.
     """
     from dataclasses import asdict
@@ -134,13 +126,12 @@ def answers(
     count = write_answers(prompts, ask, out)
     if json:
         print_json(asdict(count))
-        return 0
+        return
     left_out = f"; {count.cut_off:,} had no end and were left out" if count.cut_off else ""
     say(
         f"{out}: {count.written:,} answers written, {count.there:,} were there, {count.repeated:,} prompts repeated"
         f"{left_out}\nTrain on it:  minimind train sft laptop --data {out}"
     )
-    return 0
 
 
 def prepare(
@@ -148,13 +139,13 @@ def prepare(
     out: Path,
     tokenizer: str = "default",
     kind: Literal["text", "sft", "dpo"] = "text",
-    on_bad_line: Literal["stop", "skip"] = "stop",
+    on_bad_line: OnBadLine = "stop",
     max_length: Integer = None,
     too_long: Literal["drop_oldest", "skip"] = "drop_oldest",
     random_system_prompt: float = 0.0,
     drop_empty_think: float = 0.0,
-    json: bool = False,
-) -> int:
+    json: Json = False,
+) -> None:
     """Encode a corpus into token shards once; `minimind train ... --data OUT` then reads them as they are.
 
     Examples:
@@ -166,13 +157,11 @@ def prepare(
         out: folder to write; a killed build goes on from where it was.
         tokenizer: tokenizer or model directory, or `default`.
         kind: text for lines with `text`, sft for conversations, dpo for pairs of them.
-        on_bad_line: stop (default) at a malformed line, or skip it and count.
         max_length: longest conversation in tokens (of dpo: prompt and both answers); give the row length
             (data.sequence_length) you will train with.
         too_long: a longer one loses its oldest turns, or is skipped.
         random_system_prompt: fraction of the conversations without a system prompt that get one.
         drop_empty_think: fraction of the conversations whose empty think blocks are left out.
-        json: print one line of JSON instead of a table.
     """
     from minimind.data.shards import Options, build
     from minimind.tokenizer.bpe import Tokenizer
@@ -189,7 +178,6 @@ def prepare(
     else:
         table(str(out), ["figure", "value"], [(name.replace("_", " "), value) for name, value in figures.items()])
         say(f"Train on it:  minimind train {'pretrain' if kind == 'text' else kind} laptop --data {out}")
-    return 0
 
 
 def stats(
@@ -197,8 +185,8 @@ def stats(
     tokenizer: str = "default",
     against: tuple[str, ...] = (),
     kind: Literal["auto", "text", "sft", "dpo"] = "auto",
-    json: bool = False,
-) -> int:
+    json: Json = False,
+) -> None:
     """Describe a corpus: documents, lengths, duplicates, languages, bad lines, overlap with evaluation files.
 
     Examples:
@@ -210,7 +198,6 @@ def stats(
         tokenizer: tokenizer or model directory, or `default`; lengths are counted with it.
         against: evaluation files; questions that share 13 words or Han characters in a row with the corpus are counted.
         kind: text, sft (conversations), dpo (pairs of them), or auto: as the first line is.
-        json: print one line of JSON instead of tables.
     """
     from minimind.data.stats import measure
     from minimind.tokenizer.bpe import Tokenizer
@@ -218,7 +205,7 @@ def stats(
     figures = measure(data, Tokenizer.load(tokenizer), against, None if kind == "auto" else kind)
     if json:
         print_json(figures)
-        return 0
+        return
     rows = [(name.replace("_", " "), figures[name]) for name in ("documents", "bytes", "tokens", "mean_tokens")]
     rows += [(f"tokens, percentile {p}", value) for p, value in figures["token_percentiles"].items()]
     rows += [("duplicates", figures["duplicates"])]
@@ -235,4 +222,3 @@ def stats(
             ["file", *(name.replace("_", " ") for name in columns)],
             [(Path(name).name, *(one[column] for column in columns)) for name, one in overlap],
         )
-    return 0

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from minimind import console
-from minimind.commands.arguments import call
+from minimind.commands.arguments import Device, call
 from minimind.commands.pipeline import STAGES, Pipeline, write_json
 from minimind.errors import UsageError, did_you_mean
 
@@ -20,10 +20,10 @@ def demo(
     out: str = "runs/demo",
     quick: bool = False,
     fresh: bool = False,
-    device: str = "auto",
+    device: Device = "auto",
     seeds: int = 1,
     until: str = STAGES[-1],
-) -> int:
+) -> None:
     """Make a bilingual assistant from nothing: data, tokenizer, every stage of training, evaluation, report.
 
     It takes 14 to 25 minutes on two CPU cores with bfloat16 instructions (AVX512-BF16) and nothing else running, and
@@ -40,7 +40,6 @@ def demo(
         out: folder of everything that is made.
         quick: shrink everything, to see that it runs.
         fresh: delete OUT's demo and start over.
-        device: auto, cpu, cuda or mps.
         seeds: train every stage after pretraining so many times, and show between which scores the runs lie.
         until: last stage to run: random, pretrain, sft, distill, lora, dpo, grpo or agent. Without it, a later demo
             goes on from there.
@@ -82,7 +81,6 @@ def demo(
     console.say("In a page:   ", served, ", then open http://127.0.0.1:8000/")
     inspected = console.bold(f"minimind inspect {folder}")
     console.say("Look inside: ", inspected, ", then open http://127.0.0.1:8001/inspect")
-    return 0
 
 
 def _samples(results: dict[str, dict[str, Any]], count: int = 5) -> list[dict[str, Any]]:

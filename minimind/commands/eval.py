@@ -1,63 +1,72 @@
 """`minimind eval bpb|choice|tools|length|needle|generate MODEL`: measure a model; `eval rewards DIR`: what it did."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from minimind import console
-from minimind.commands.arguments import AS_THE_MODEL, Integer, Rope, Text, Texts, at_least, call_one_of
+from minimind.commands.arguments import (
+    AS_THE_MODEL,
+    Device,
+    Integer,
+    Json,
+    Model,
+    OnBadLine,
+    Rope,
+    RopeFlags,
+    Text,
+    Texts,
+    at_least,
+    call_one_of,
+)
 from minimind.commands.eval_length import length, needle
 from minimind.errors import UsageError
 
-Model = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
+if TYPE_CHECKING:
+    import torch
+
+    from minimind.api import LanguageModel
+
 Models = tyro.conf.Positional[Annotated[list[str], tyro.conf.arg(metavar="MODEL")]]
 
 
 def main(argv: list[str]) -> int:
     """Run one of the measurements."""
-    commands: dict[str, Callable[..., int]] = {
-        "bpb": bpb,
-        "choice": choice,
-        "tools": tools,
-        "length": length,
-        "needle": needle,
-        "generate": generate,
-        "rewards": rewards,
-    }
-    return call_one_of(commands, argv, "minimind eval")
+    return call_one_of((bpb, choice, tools, length, needle, generate, rewards), argv, "minimind eval")
+
+
+def _loaded(model: str, device: str, rope: RopeFlags) -> tuple["LanguageModel", "torch.dtype"]:
+    """A model, and the number format that its device is fast at."""
+    from minimind import runtime
+    from minimind.api import load
+
+    lm = load(model, device, rope.scaling(model))
+    return lm, runtime.compute_dtype(lm.model.output_weight.device)
 
 
 def bpb(
     model: Model,
     data: list[str],
-    on_bad_line: Literal["stop", "skip"] = "stop",
+    on_bad_line: OnBadLine = "stop",
     rope: Rope = AS_THE_MODEL,
-    device: str = "auto",
-    json: bool = False,
-) -> int:
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
     """Bits per byte of text: lower is better, and comparable between any two tokenizers.
 
     Examples:
         minimind eval bpb runs/laptop/model --data valid.jsonl
 
     Args:
-        model: model directory.
         data: JSON Lines files with a `text` field (.gz, .zst too), or globs.
-        on_bad_line: stop (default) at a malformed line, or skip it and count.
-        rope: how far positions may go.
-        device: auto, cpu, cuda or mps.
-        json: print one line of JSON.
     """
-    from minimind import runtime
-    from minimind.api import load
     from minimind.data.corpus import read_documents
     from minimind.eval.bpb import bits_per_byte, text_document
     from minimind.model.rope import context_length
 
-    lm = load(model, device, rope.scaling(model))
-    dtype = runtime.compute_dtype(lm.model.output_weight.device)
+    lm, dtype = _loaded(model, device, rope)
     texts = console.track(read_documents(data, on_bad_line=on_bad_line), "reading")
     documents = (text_document(str(text), lm.tokenizer) for text in texts)
     figures = bits_per_byte(lm.model, documents, context_length(lm.model.config), dtype)
@@ -65,7 +74,6 @@ def bpb(
         console.print_json(figures)
     else:
         console.table(model, ("figure", "value"), list(figures.items()))
-    return 0
 
 
 def choice(
@@ -74,9 +82,9 @@ def choice(
     data: Text = None,
     limit: Integer = None,
     rope: Rope = AS_THE_MODEL,
-    device: str = "auto",
-    json: bool = False,
-) -> int:
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
     """Multiple choice: how often the right choice is the likeliest continuation of the question.
 
     Examples:
@@ -84,17 +92,11 @@ def choice(
         minimind eval choice runs/laptop/model --tasks ceval-valid --limit 500
 
     Args:
-        model: model directory.
         tasks: names with commas between them; with --data also names of files in that folder (without .jsonl).
         data: folder of JSON Lines files, {"question": "...", "choices": ["...", "..."], "answer": 0}; without it the
             tasks are fetched from the Hugging Face hub.
         limit: ask only so many questions of each task.
-        rope: how far positions may go.
-        device: auto, cpu, cuda or mps.
-        json: print one line of JSON.
     """
-    from minimind import runtime
-    from minimind.api import load
     from minimind.eval.choice import evaluate
     from minimind.eval.tasks import markdown, read_questions
 
@@ -102,14 +104,12 @@ def choice(
         at_least(1, limit=limit)
     names = list(dict.fromkeys(name for part in tasks.split(",") if (name := part.strip())))
     questions = read_questions(names, data, limit)
-    lm = load(model, device, rope.scaling(model))
-    lm.model.to(runtime.compute_dtype(lm.model.output_weight.device))
-    figures = evaluate(lm.model, lm.tokenizer, questions)
+    lm, dtype = _loaded(model, device, rope)
+    figures = evaluate(lm.model.to(dtype), lm.tokenizer, questions)
     if json:
         console.print_json({"tasks": figures})
     else:
         print(markdown(figures))
-    return 0
 
 
 def tools(
@@ -120,9 +120,9 @@ def tools(
     temperature: float = 0.0,
     seed: int = 0,
     rope: Rope = AS_THE_MODEL,
-    device: str = "auto",
-    json: bool = False,
-) -> int:
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
     """Using tools: arithmetic that needs the calculator, and choosing among eight tools, in English and Chinese.
 
     Tools really answer, and the model goes on with their results. The score is the share of the arithmetic tasks
@@ -133,26 +133,19 @@ def tools(
         minimind eval tools runs/agent/model --count 240 --tasks arithmetic --json
 
     Args:
-        model: model directory.
         count: arithmetic tasks, at most 240; a larger count begins with the tasks of a smaller one.
         tasks: all, arithmetic, or choice (which tool, with exactly which arguments; none; two).
         thinking: let the model think before it speaks.
         temperature: 0 always takes the likeliest word.
         seed: of the tasks, and of the draws when the temperature is above 0.
-        rope: how far positions may go.
-        device: auto, cpu, cuda or mps.
-        json: print one line of JSON.
     """
-    from minimind import runtime
-    from minimind.api import load
     from minimind.engine.sampling import Sampling
     from minimind.eval import toolcall
 
     sampling = Sampling(temperature=temperature, seed=seed)
     cases = toolcall.arithmetic(count, seed) if tasks != "choice" else []
     cases += toolcall.choice(seed) if tasks != "arithmetic" else []
-    lm = load(model, device, rope.scaling(model))
-    dtype = runtime.compute_dtype(lm.model.output_weight.device)
+    lm, dtype = _loaded(model, device, rope)
     rows = toolcall.run(lm.model, lm.tokenizer, cases, dtype, sampling, thinking)
     sums = [row for row in rows if row["kind"].startswith("level")]
     choices = [row for row in rows if not row["kind"].startswith("level")]
@@ -160,11 +153,10 @@ def tools(
         figures = {**toolcall.figures(sums or choices), "cases": sums or choices}
         extra = {"choice": {**toolcall.figures(choices), "cases": choices}} if sums and choices else {}
         console.print_json(figures | extra)
-        return 0
+        return
     for title, part in (("arithmetic with a calculator", sums), ("choosing among eight tools", choices)):
         if part:
             _print_tool_cases(title, part, toolcall.figures(part))
-    return 0
 
 
 def _print_tool_cases(title: str, rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Any]) -> None:
@@ -188,9 +180,9 @@ def generate(
     temperature: float = 0.0,
     seed: int = 0,
     rope: Rope = AS_THE_MODEL,
-    device: str = "auto",
+    device: Device = "auto",
     json: bool = False,
-) -> int:
+) -> None:
     """What models write: to read, side by side, or to have judged.
 
     Without --prompts each model answers the same sixteen questions, in English and Chinese.
@@ -211,12 +203,9 @@ def generate(
         max_new_tokens: longest continuation.
         temperature: 0 always takes the likeliest word.
         seed: of the draws when the temperature is above 0.
-        rope: how far positions may go.
-        device: auto, cpu, cuda or mps.
         json: print one line of JSON.
     """
     from minimind import runtime
-    from minimind.api import load
     from minimind.engine.sampling import Sampling
     from minimind.eval.generate import QUESTIONS, answers
     from minimind.eval.judge import Judge, judge_answers
@@ -234,7 +223,7 @@ def generate(
     asked, as_user = (QUESTIONS, True) if prompts is None else (prompts, chat)
     texts = {}
     for model in console.track(models, "writing"):
-        lm = load(model, device, rope.scaling(model))
+        lm, _ = _loaded(model, device, rope)
         texts[model] = answers(lm.model, lm.tokenizer, asked, as_user, max_new_tokens, sampling)
 
     judgement = None
@@ -248,7 +237,7 @@ def generate(
     if json:
         listed = [{"model": m, "prompt": p, "text": texts[m][n]} for n, p in enumerate(asked) for m in models]
         console.print_json({"texts": listed} | ({"judge": judgement} if judgement else {}))
-        return 0
+        return
     for n, prompt in enumerate(asked):
         if len(models) == 1:
             print(f"> {prompt}\n{texts[models[0]][n]}\n" if as_user else f"{prompt} | {texts[models[0]][n]}\n")
@@ -259,7 +248,6 @@ def generate(
         print()
     if judgement:
         _print_judgement(judgement)
-    return 0
 
 
 def rewards(
@@ -267,8 +255,8 @@ def rewards(
     weights: Text = None,
     file: Text = None,
     model: Text = None,
-    json: bool = False,
-) -> int:
+    json: Json = False,
+) -> None:
     """Judge kept rollouts (--set.rl.dump DIR in training) by other rewards, or by other weights of the same.
 
     Examples:
@@ -281,7 +269,6 @@ def rewards(
         weights: rewards and what each counts, with commas between them; without them, what was given then.
         file: Python file of rewards of one's own (scoring.file).
         model: the run's model directory; its tokenizer is needed for rewards that were not given then.
-        json: print one line of JSON.
     """
     from minimind.rl.rescore import rescore
     from minimind.rl.settings import ScoringConfig
@@ -291,7 +278,7 @@ def rewards(
     figures = rescore(Path(folder), scoring, None if model is None else Tokenizer.load(model))
     if json:
         console.print_json(figures)
-        return 0
+        return
     shown = [(name, _figure(value), scoring.weights.get(name, "")) for name, value in figures["rewards"].items()]
     console.table(
         f"{figures['answers']} answers of {figures['rollouts']} rollouts", ("reward", "mean", "weight"), shown
@@ -303,7 +290,6 @@ def rewards(
         ("answers pushed another way", "", f"{figures['turned']:.0%}"),
     ]
     console.table("all rewards together", ("", "then", "now"), lines)
-    return 0
 
 
 def _weights(text: str) -> dict[str, float]:

@@ -2,15 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import tyro
+from typing import Any
 
 from minimind import console
-from minimind.commands.arguments import AS_THE_MODEL, Rope, RopeFlags, at_least
+from minimind.commands.arguments import AS_THE_MODEL, Device, Json, Model, OnBadLine, Rope, RopeFlags, at_least
 from minimind.errors import UsageError
 
-Model = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="MODEL")]]
 NAMES = {"bpb": "as trained", "score": "as trained", "bpb_yarn": "with YaRN", "score_yarn": "with YaRN"}
 
 
@@ -20,11 +17,11 @@ def length(
     lengths: tuple[int, ...] = (),
     windows: int = 1,
     plot: str = "",
-    on_bad_line: Literal["stop", "skip"] = "stop",
+    on_bad_line: OnBadLine = "stop",
     rope: Rope = AS_THE_MODEL,
-    device: str = "auto",
-    json: bool = False,
-) -> int:
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
     """Bits per byte of a long text, by length of context and by position, with and without YaRN.
 
     The same text is read in windows of each length: what a longer context is worth shows as fewer bits. Memory grows
@@ -35,16 +32,12 @@ def length(
         minimind eval length runs/laptop/model --data book.txt --factor 4 --original-context 512 --lengths 512 2048
 
     Args:
-        model: model directory.
         data: texts (.txt, each one document), or JSON Lines files with a `text` field, whose documents follow each
             other as one text.
         lengths: contexts to measure; by default powers of two from 128 to 32,768 or the end of the text.
         windows: how many windows of the longest context are read, where the text has so many.
         plot: picture to write, .png or .svg: by position, and beside it (`-by-length`) by length of context.
-        on_bad_line: stop (default) at a malformed line, or skip it and count.
         rope: how far YaRN stretches; --rope-scaling none measures without it alone.
-        device: auto, cpu, cuda or mps.
-        json: print one line of JSON.
     """
     from minimind import runtime
     from minimind.eval.length import LONGEST, lengths_within, measure, read_text, read_texts
@@ -73,10 +66,9 @@ def length(
             console.say(f"written: {file}")
     if json:
         console.print_json(figures)
-        return 0
+        return
     for name, rows in (("length", figures["by_length"]), ("position", figures["by_position"])):
         console.table(f"bits per byte by {name}", (name, *scalings), [tuple(row.values()) for row in rows])
-    return 0
 
 
 def needle(
@@ -85,9 +77,9 @@ def needle(
     depths: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0),
     texts: int = 10,
     rope: Rope = AS_THE_MODEL,
-    device: str = "auto",
-    json: bool = False,
-) -> int:
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
     """Needle in a haystack: is a sentence told once, somewhere in a long text, found again at its end?
 
     The text is of the small world, the needle a fact about a stranger, and the answer the likeliest of ten: a model
@@ -98,13 +90,10 @@ def needle(
         minimind eval needle runs/laptop/model --lengths 1024 4096 --factor 4 --original-context 1024
 
     Args:
-        model: model directory.
         lengths: tokens of the texts.
         depths: where the needles lie, from 0 (the beginning) to 1 (the end); each text has one at each.
         texts: how many texts of each length, English and Chinese by turns.
         rope: how far YaRN stretches; --rope-scaling none measures without it alone.
-        device: auto, cpu, cuda or mps.
-        json: print one line of JSON.
     """
     from minimind import runtime
     from minimind.eval.needle import retrieval
@@ -121,11 +110,10 @@ def needle(
     rows = retrieval(network, tokenizer, lengths, depths, texts, dtype, scalings)
     if json:
         console.print_json({"needle": rows, "chance": 0.1, "rope_scaling": scalings.get("score_yarn")})
-        return 0
+        return
     for name in scalings:
         cells = [[n, *(row[name] for row in rows if row["length"] == n)] for n in lengths]
         console.table(f"needles found, {NAMES[name]}", ("length", *(f"depth {d:g}" for d in depths)), cells)
-    return 0
 
 
 def _scalings(rope: RopeFlags, model: str, name: str) -> dict[str, dict[str, Any] | None]:

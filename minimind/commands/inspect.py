@@ -5,8 +5,8 @@ from typing import Annotated
 import tyro
 
 from minimind import console
-from minimind.commands.arguments import at_least, call
-from minimind.errors import UsageError, UserError
+from minimind.commands.arguments import Device, at_least, call, server_for
+from minimind.errors import UsageError
 
 
 def main(argv: list[str]) -> int:
@@ -19,8 +19,8 @@ def inspect(
     host: str = "127.0.0.1",
     port: int = 8001,
     context: int = 2048,
-    device: str = "auto",
-) -> int:
+    device: Device = "auto",
+) -> None:
     """Look into a model: its tokens, layers, attention, experts and facts, and how training made them.
 
     Examples:
@@ -33,16 +33,9 @@ def inspect(
         host: address to listen on, one of this machine's own: the page is for who sits at it.
         port: port to listen on; 0 takes a free one.
         context: longest conversation on the chat page beside it, in tokens.
-        device: auto, cpu, cuda or mps.
     """
-    at_least(0, port=port)
     at_least(1, context=context)
-    if port > 65535:
-        raise UsageError(f"--port {port}: ports end at 65535")
-    try:
-        from minimind.serve import server
-    except ImportError as error:
-        raise UserError(f"the server needs {error.name}; install it with: pip install 'minimind[serve]'") from error
+    server = server_for(port)
     if not server.is_loopback(host):
         raise UsageError(
             f"--host {host}: the looking-glass is for this machine alone; use 127.0.0.1, or minimind serve"
@@ -66,4 +59,3 @@ def inspect(
         return EngineThread(Engine(weights, shelf.tokenizer, max_batch_size=2, context=context), max_waiting=16)
 
     server.run(Service(Settings(model=shelf.name), shelf.tokenizer, glass), load, listening)
-    return 0

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from minimind.commands.arguments import at_least, call
+from minimind.commands.arguments import Json, ModelPath, at_least, call
 from minimind.console import print_json, say, table
 
 
@@ -15,11 +15,11 @@ def main(argv: list[str]) -> int:
 
 
 def parity(
-    model: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="MODEL")]],
+    model: ModelPath,
     with_: Annotated[tuple[str, ...], tyro.conf.arg(name="with")] = (),
     gguf: tuple[Path, ...] = (),
     new: int = 32,
-    json: bool = False,
+    json: Json = False,
 ) -> int:
     """Ask our engine and other programs the same prompts: ids, greedy answers, log-probabilities.
 
@@ -32,12 +32,10 @@ def parity(
         minimind parity runs/demo/sft/model --with llamacpp --gguf model-q8_0.gguf model-q4_k_m.gguf
 
     Args:
-        model: model directory.
         with_: programs to ask: server, transformers, llamacpp, vllm, mlx, ctranslate2, openvino, onnxruntime, ortgenai,
             mnn; by default all.
         gguf: GGUF files of the same model, quantised or not, that llama.cpp reads too.
         new: most tokens of a greedy answer.
-        json: print one line of JSON instead of a table.
     """
     from minimind.parity.measure import differs, measure
 

@@ -1,32 +1,21 @@
 """`minimind plan`: what a recipe costs, before it is spent; and which size to train for what you can spend."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from minimind import console
-from minimind.commands.arguments import Number, call, split_settings
+from minimind.commands.arguments import Device, Json, Number, call, split_settings
 from minimind.commands.train import STAGES
 from minimind.errors import UsageError, did_you_mean
+from minimind.recipe import Recipe, find, load, model_config, run_config
 
-
-@dataclass
-class Asked:
-    """What the command line says."""
-
-    recipe: str
-    stage: str
-    data: tuple[str, ...]
-    tokens: float | None
-    minutes: float | None
-    price: float | None
-    price_per_hour: float | None
-    tokens_per_second: float | None
-    device: str
-    json: bool
-    settings: dict[str, object]
+Corpus = Callable[[Recipe, Any], tuple[int, float]]
+"""What `_corpus` says of a recipe and its tokenizer."""
 
 
 def main(argv: list[str]) -> int:
@@ -42,9 +31,9 @@ def main(argv: list[str]) -> int:
         price: Number = None,
         price_per_hour: Number = None,
         tokens_per_second: Number = None,
-        device: str = "auto",
-        json: bool = False,
-    ) -> int:
+        device: Device = "auto",
+        json: Json = False,
+    ) -> None:
         """Print parameters, FLOPs, memory, time and money of a recipe; or which size to train for a budget.
 
         Examples:
@@ -62,68 +51,68 @@ def main(argv: list[str]) -> int:
             price: the same in money, with --price-per-hour.
             price_per_hour: price of the machine, in any currency.
             tokens_per_second: speed of RECIPE, if you have measured it; else what this machine usually reaches.
-            device: auto, cpu, cuda or mps.
-            json: print one line of JSON instead of a table.
         """
         amounts = {"tokens": tokens, "minutes": minutes, "price": price, "price_per_hour": price_per_hour}
         for name, value in {**amounts, "tokens_per_second": tokens_per_second}.items():
             if value is not None and not 0 < value < math.inf:
                 raise UsageError(f"--{name.replace('_', '-')} {value:g}: must be above 0")
-        asked = Asked(
-            recipe,
-            stage,
-            data,
-            json=json,
-            device=device,
-            settings=settings,
-            **amounts,
-            tokens_per_second=tokens_per_second,
-        )
-        return _plan(asked)
+        if stage not in STAGES:
+            raise UsageError(f"--stage {stage}: no such stage{did_you_mean(stage, STAGES)}")
+        if price is not None:
+            if price_per_hour is None:
+                raise UsageError("--price needs --price-per-hour, what the machine costs")
+            minutes = minutes or 60 * price / price_per_hour
+        corpus = partial(_corpus, data, stage)
+        if recipe:
+            path = find(recipe, stage)
+            figures = _cost(
+                path, load(Recipe, path, settings), corpus, tokens, minutes, price_per_hour, tokens_per_second, device
+            )
+            if json:
+                console.print_json(figures)
+                return
+            parts, figures["time"] = figures.pop("memory"), console.duration(figures.pop("seconds"))
+            rows = [(key.replace("_", " "), value) for key, value in figures.items()]
+            rows += [(f"memory: {key}", value) for key, value in parts.items()]
+            console.table(f"{path}", ("figure", "value"), rows)
+        elif minutes is None:
+            raise UsageError(
+                "plan: name a recipe, or what you can spend with --minutes, or --price and --price-per-hour"
+            )
+        else:
+            _recommend(minutes, settings, corpus, device, json)
 
     return call(plan, argv, "minimind plan")
 
 
-def _plan(asked: Asked) -> int:
-    if asked.stage not in STAGES:
-        raise UsageError(f"--stage {asked.stage}: no such stage{did_you_mean(asked.stage, STAGES)}")
-    minutes = asked.minutes
-    if asked.price is not None:
-        if asked.price_per_hour is None:
-            raise UsageError("--price needs --price-per-hour, what the machine costs")
-        minutes = minutes or 60 * asked.price / asked.price_per_hour
-    if asked.recipe:
-        return _cost(asked, minutes)
-    if minutes is None:
-        raise UsageError("plan: name a recipe, or what you can spend with --minutes, or --price and --price-per-hour")
-    return _recommend(asked, minutes)
-
-
-def _cost(asked: Asked, minutes: float | None) -> int:
+def _cost(
+    path: Path,
+    recipe: Recipe,
+    corpus: Corpus,
+    tokens: float | None,
+    minutes: float | None,
+    price_per_hour: float | None,
+    speed: float | None,
+    device: str,
+) -> dict[str, Any]:
     """What one recipe costs."""
     from minimind import runtime
     from minimind.compiler import can_compile
     from minimind.model import lora
     from minimind.plan.budget import adapted, process_memory, tokens_per_second, training_memory
-    from minimind.recipe import Recipe, find, load, model_config, run_config
     from minimind.tokenizer.bpe import Tokenizer
     from minimind.train.precision import Precision
 
-    path = find(asked.recipe, asked.stage)
-    recipe = load(Recipe, path, asked.settings)
     tokenizer = Tokenizer.load(recipe.tokenizer)
     config = model_config(recipe, tokenizer.vocab_size)
-    context, epoch = recipe.data.sequence_length / 2, 0
-    if asked.data:
-        epoch, length = _corpus(asked, recipe, tokenizer)
-        context = min(recipe.data.sequence_length, length) / 2
-
-    on = runtime.device(asked.device)
+    epoch, length = corpus(recipe, tokenizer)
+    context = min(recipe.data.sequence_length, length) / 2
+    on = runtime.device(device)
     dtype = Precision(on, recipe.train.dtype).dtype
-    speed = asked.tokens_per_second or tokens_per_second(config, context, runtime.peak_flops(on, dtype), on.type)
-    tokens = asked.tokens or recipe.train.max_steps * recipe.train.tokens_per_step or recipe.train.epochs * epoch
-    if minutes is not None and asked.tokens is None:
+    speed = speed or tokens_per_second(config, context, runtime.peak_flops(on, dtype), on.type)
+    if minutes is not None and tokens is None:
         tokens = speed * minutes * 60
+    tokens = tokens or recipe.train.max_steps * recipe.train.tokens_per_step or recipe.train.epochs * epoch
     if not tokens:
         raise UsageError(
             f"{path} trains for epochs of its data, whose size is not known here; name it with --data FILE, or give "
@@ -147,36 +136,27 @@ def _cost(asked: Asked, minutes: float | None) -> int:
         "tokens_per_second": round(speed, 1),
         "seconds": round(tokens / speed, 1),
     }
-    if asked.price_per_hour:
-        figures["price"] = round(tokens / speed / 3600 * asked.price_per_hour, 4)
-    if asked.json:
-        console.print_json(figures)
-    else:
-        parts, figures["time"] = figures.pop("memory"), console.duration(figures.pop("seconds"))
-        rows = [(key.replace("_", " "), value) for key, value in figures.items()]
-        rows += [(f"memory: {key}", value) for key, value in parts.items()]
-        console.table(f"{path}", ("figure", "value"), rows)
-    return 0
+    if price_per_hour:
+        figures["price"] = round(tokens / speed / 3600 * price_per_hour, 4)
+    return figures
 
 
-def _recommend(asked: Asked, minutes: float) -> int:
+def _recommend(minutes: float, settings: dict[str, Any], corpus: Corpus, device: str, json: bool) -> None:
     """What each dense preset would reach in the time, by the scaling law, and the best of them."""
     from minimind import runtime
     from minimind.config import PRESETS
     from minimind.plan.budget import tokens_per_second
     from minimind.plan.scaling import LAW, effective_tokens
-    from minimind.recipe import Recipe, find, load, model_config
     from minimind.tokenizer.bpe import Tokenizer
 
-    on = runtime.device(asked.device)
+    on = runtime.device(device)
     peak = runtime.peak_flops(on, runtime.compute_dtype(on))
     tokenizer = Tokenizer.load("default")
     epoch = 0
     rows: list[dict[str, Any]] = []
     for preset in (name for name, config in PRESETS.items() if not config.num_experts):
-        recipe = load(Recipe, find(preset, "pretrain"), asked.settings)
-        if asked.data and not epoch:
-            epoch, _ = _corpus(asked, recipe, tokenizer)
+        recipe = load(Recipe, find(preset, "pretrain"), settings)
+        epoch = epoch or corpus(recipe, tokenizer)[0]
         config = model_config(recipe, tokenizer.vocab_size)
         speed = tokens_per_second(config, recipe.data.sequence_length / 2, peak, on.type)
         tokens = speed * minutes * 60
@@ -186,7 +166,7 @@ def _recommend(asked: Asked, minutes: float) -> int:
         rows.append(row | {"bpb": round(LAW.bpb(config.parameters(), useful), 3)})
     rows.sort(key=lambda row: row["parameters"])
     best = min(rows, key=lambda row: row["bpb"])
-    if asked.json:
+    if json:
         console.print_json({"recommended": best["preset"], "minutes": round(minutes, 2), "candidates": rows})
     else:
         console.table(f"{minutes:,.0f} minutes on {on.type}", list(rows[0]), [list(row.values()) for row in rows])
@@ -196,13 +176,14 @@ def _recommend(asked: Asked, minutes: float) -> int:
             f":  minimind train pretrain {best['preset']} --max-minutes {minutes:g} "
             f"--data FILE\nThe bits per byte are a scaling law's guess; their order is what counts.",
         )
-    return 0
 
 
-def _corpus(asked: Asked, recipe: Any, tokenizer: Any) -> tuple[int, float]:
-    """Tokens of one epoch of --data, and of the document that a token is in on average."""
+def _corpus(data: Sequence[str], stage: str, recipe: Recipe, tokenizer: Any) -> tuple[int, float]:
+    """Tokens of one epoch of --data, and of the document that a token is in on average; without any 0 and infinity."""
+    if not data:
+        return 0, math.inf
     from minimind.stages.setup import shards
 
-    recipe.data.files = list(asked.data)
-    training, _ = shards(recipe, tokenizer, kind="sft" if asked.stage in ("sft", "lora") else "text")
+    recipe.data.files = list(data)
+    training, _ = shards(recipe, tokenizer, kind="sft" if stage in ("sft", "lora") else "text")
     return training.tokens, training.mean_length

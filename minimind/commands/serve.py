@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import tyro
 
 from minimind import console, runtime
-from minimind.commands.arguments import AS_THE_MODEL, Rope, Text, at_least, call, choose_tools
+from minimind.commands.arguments import AS_THE_MODEL, Device, Rope, Text, at_least, call, choose_tools, server_for
 from minimind.errors import UsageError, UserError
 
 
@@ -38,8 +38,8 @@ def serve(
     rollout_root: str = "",
     dtype: str = "auto",
     rope: Rope = AS_THE_MODEL,
-    device: str = "auto",
-) -> int:
+    device: Device = "auto",
+) -> None:
     """Serve a model over HTTP: OpenAI's interface at /v1, a chat page at /.
 
     Examples:
@@ -72,14 +72,11 @@ def serve(
         rollout_root: directory that files of new weights may come from.
         dtype: number format of the weights: auto, float32, bfloat16 or int8 (half the bytes, a little rounder).
         rope: how far positions may go; --context says how much of that is used.
-        device: auto, cpu, cuda or mps.
     """
     at_least(1, context=context, parallel=parallel, queue=queue, max_seconds=max_seconds)
     if cache_tokens < context:
         raise UsageError(f"--cache-tokens {cache_tokens}: one conversation (--context {context}) must fit; give more")
-    at_least(0, port=port, max_tokens=max_tokens, max_body_mb=max_body_mb, grace=grace)
-    if port > 65535:
-        raise UsageError(f"--port {port}: ports end at 65535")
+    at_least(0, max_tokens=max_tokens, max_body_mb=max_body_mb, grace=grace)
     if rollout != bool(rollout_root):
         raise UsageError(
             "--rollout and --rollout-root DIR go together: files of new weights come from that directory alone"
@@ -89,10 +86,7 @@ def serve(
     if rollout and not Path(rollout_root).is_dir():
         raise UsageError(f"--rollout-root {rollout_root}: there is no such directory")
     key = runtime.api_key() if api_key is None else api_key
-    try:
-        from minimind.serve import server
-    except ImportError as error:
-        raise UserError(f"the server needs {error.name}; install it with: pip install 'minimind[serve]'") from error
+    server = server_for(port)
     if not server.is_loopback(host) and not key and not insecure:
         raise UsageError(
             f"--host {host} lets other machines in: give an --api-key (or MINIMIND_API_KEY), or --insecure if all of "
@@ -132,7 +126,6 @@ def serve(
         console.say(f"  looking-glass    {url}/inspect")
     console.say(f"  OpenAI base URL  {url}/v1   model {', '.join((settings.model, *settings.adapters))}")
     server.run(Service(settings, tokenizer, glass), lambda: load(tokenizer), listening)
-    return 0
 
 
 def _name_of(model: Path) -> str:

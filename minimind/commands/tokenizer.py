@@ -14,10 +14,10 @@ from minimind.tokenizer.chat import plain_text
 
 def main(argv: list[str]) -> int:
     """Run `train` or `report`."""
-    return call_one_of({"train": train, "report": report}, argv, "minimind tokenizer")
+    return call_one_of((train, report), argv, "minimind tokenizer")
 
 
-def train(data: list[str], out: Path, vocab_size: int = 6400, max_token_bytes: Integer = None) -> int:
+def train(data: list[str], out: Path, vocab_size: int = 6400, max_token_bytes: Integer = None) -> None:
     """Learn a byte-level BPE from text and write it as a Hugging Face tokenizer directory.
 
     Examples:
@@ -37,10 +37,9 @@ def train(data: list[str], out: Path, vocab_size: int = 6400, max_token_bytes: I
     tokenizer = train_tokenizer(_texts(data, "learning the vocabulary"), vocab_size, max_token_bytes)
     tokenizer.save(out)
     say(f"{tokenizer.vocab_size:,} entries in {out}; next: minimind tokenizer report --tokenizer default {out}")
-    return 0
 
 
-def report(tokenizer: list[str], data: list[str], json: bool = False) -> int:
+def report(tokenizer: list[str], data: list[str], json: bool = False) -> None:
     """Compare tokenizers on a text: characters and bytes a token, tokens a word, texts that do not come back.
 
     Examples:
@@ -62,7 +61,7 @@ def report(tokenizer: list[str], data: list[str], json: bool = False) -> int:
         raise UserError(f'--data {data[0]} holds no text; name a file with lines of {{"text": ...}} or plain text')
     if json:
         print_json(next(iter(rows.values())) if len(rows) == 1 else {"tokenizers": rows})
-        return 0
+        return
     figures = list(rows.values())
     table(
         f"{figures[0]['documents']:,} documents, {figures[0]['bytes']:,} bytes",
@@ -78,7 +77,6 @@ def report(tokenizer: list[str], data: list[str], json: bool = False) -> int:
             ("MB/s on one core", *(row["mb_per_second"] for row in figures)),
         ],
     )
-    return 0
 
 
 def _texts(data: list[str], title: str) -> Iterator[str]:

@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
         replay: Text = None,
         resume: str = "auto",
         json: bool = False,
-    ) -> int:
+    ) -> None:
         """Train one stage of a recipe; any other field of it is changed by --set.SECTION.FIELD VALUE.
 
         Examples:
@@ -110,12 +110,12 @@ def main(argv: list[str]) -> int:
                 raise UsageError(f"{fixed[0]} has no effect with --init: {init} brings its own; leave one of them out")
         path = find(recipe, stage)
         folder = Path(f"runs/{path.parent.name}-{stage}" if out is None else out)
-        return _run(stage, load(Recipe, path, given | settings), path, folder, resume, json)
+        _run(stage, load(Recipe, path, given | settings), path, folder, resume, json)
 
     return call(train, rest, f"minimind train {stage}")
 
 
-def _run(stage: str, recipe: Recipe, path: Path, out: Path, resume: str, json: bool) -> int:
+def _run(stage: str, recipe: Recipe, path: Path, out: Path, resume: str, json: bool) -> None:
     if recipe.stage != stage:
         raise UsageError(f"{path} is a recipe for {recipe.stage}, not for {stage}")
     if not recipe.data.files:
@@ -131,4 +131,3 @@ def _run(stage: str, recipe: Recipe, path: Path, out: Path, resume: str, json: b
         console.print_json({"model": str(model), "run": str(out)})
     else:
         console.say("Done: ", console.bold(model), "" if stage == "reward" else f"\nTalk to it:  minimind chat {model}")
-    return 0
