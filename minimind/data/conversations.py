@@ -7,10 +7,10 @@ think block) is decided by a hash of its content, so that it is the same in ever
 
 import re
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeVar
 
 from minimind.errors import UserError
 from minimind.text import read_json
@@ -36,6 +36,8 @@ SYSTEM_PROMPTS = {
     ),
 }
 _HAN = re.compile("[\u4e00-\u9fff]")
+Ids = TypeVar("Ids", bound=Sized)
+Marks = TypeVar("Marks")
 
 
 @dataclass(frozen=True)
@@ -153,18 +155,27 @@ def encode(
     head = messages[:1] if has_system else []
     starts = [index for index, turn in enumerate(messages) if turn["role"] == "user"]
 
-    def rendered(exchange: int) -> tuple[list[int], list[bool]]:
-        kept = head + messages[starts[exchange] :]
+    def rendered(start: int) -> tuple[list[int], list[bool]]:
+        kept = head + messages[start:]
         return chat.render(kept, tokenizer, conversation.tools, keep_empty_think=keep_empty_think)
 
-    exchange = 0
-    ids, mask = rendered(0)
-    if max_length is not None and len(ids) > max_length:
-        if not drop_oldest:
-            return None
-        # The fewer exchanges, the shorter: so the first that fits is found by bisection.
-        exchange = bisect_left(range(len(starts)), True, key=lambda start: len(rendered(start)[0]) <= max_length)
-        if exchange == len(starts):
-            return None
-        ids, mask = rendered(exchange)
-    return (ids, mask, starts[exchange] - starts[0]) if any(mask[1:]) else None
+    fitting = fit(rendered, starts, max_length, drop_oldest)
+    return fitting if fitting and any(fitting[1][1:]) else None
+
+
+def fit(
+    rendered: Callable[[int], tuple[Ids, Marks]], starts: Sequence[int], max_length: int | None, drop_oldest: bool
+) -> tuple[Ids, Marks, int] | None:
+    """Render from the first of the turns `starts` on; from a later one, where only that fits `max_length`.
+
+    Returns:
+        Ids, marks, and how many turns were dropped; None where none fits, or without `drop_oldest` not the first.
+    """
+    ids, marks = rendered(starts[0])
+    if max_length is None or len(ids) <= max_length:
+        return ids, marks, 0
+    if not drop_oldest:
+        return None
+    # The fewer exchanges, the shorter: so the first that fits is found by bisection.
+    later = starts[bisect_left(starts, True, key=lambda start: len(rendered(start)[0]) <= max_length) :]
+    return (*rendered(later[0]), later[0] - starts[0]) if later else None

@@ -8,11 +8,12 @@ import gzip
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from glob import glob
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
 from minimind.console import warn
 from minimind.data import datasets_hub
@@ -24,6 +25,7 @@ from minimind.text import mend_json, utf8
 Kind: TypeAlias = Literal["text", "sft", "dpo"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Document: TypeAlias = str | Conversation | Pair
+T = TypeVar("T")
 BATCH_BYTES = 1 << 20
 LONGEST_LINE = 64 << 20
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
@@ -54,8 +56,8 @@ class Batch(NamedTuple):
     """Lines in which half a surrogate pair became U+FFFD (`minimind.text`)."""
 
 
-class BadLine(ValueError):
-    """What is wrong with one line."""
+class BadLine(UserError):
+    """What is wrong with one line, and which it is."""
 
 
 def expand(files: Sequence[str | Path]) -> list[str]:
@@ -174,20 +176,20 @@ def read_object(line: bytes) -> dict[str, Any]:
     """Read one line's JSON object.
 
     Raises:
-        BadLine: what is wrong with it.
+        UserError: what is wrong with it.
     """
     if len(line) > LONGEST_LINE:
-        raise BadLine(f"it is longer than {LONGEST_LINE >> 20} MB")
+        raise UserError(f"it is longer than {LONGEST_LINE >> 20} MB")
     try:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise BadLine(f"byte {error.start} is not UTF-8") from None
+        raise UserError(f"byte {error.start} is not UTF-8") from None
     except json.JSONDecodeError as error:
-        raise BadLine(f"not valid JSON ({error.msg} at character {error.pos})") from None
+        raise UserError(f"not valid JSON ({error.msg} at character {error.pos})") from None
     except (ValueError, RecursionError) as error:
-        raise BadLine(f"not valid JSON ({error})") from None
+        raise UserError(f"not valid JSON ({error})") from None
     if not isinstance(row, dict):
-        raise BadLine(f"not a JSON object but {type(row).__name__}")
+        raise UserError(f"not a JSON object but {type(row).__name__}")
     return row
 
 
@@ -195,37 +197,45 @@ def parse(line: bytes, kind: Kind) -> Document:
     """Turn one line into its document.
 
     Raises:
-        BadLine: what is wrong with it.
+        UserError: what is wrong with it.
     """
-    row = read_object(line)
-    if kind == "text":
-        return _text(row)
-    try:
-        return read_pair(row) if kind == "dpo" else read_conversation(row)
-    except UserError as error:
-        raise BadLine(str(error)) from None
+    return _READ[kind](read_object(line))
 
 
 def _text(row: dict[str, Any]) -> str:
     if "text" not in row:
-        raise BadLine(f"no field 'text' (it has {', '.join(map(repr, list(row)[:5])) or 'no fields'})")
+        raise UserError(f"no field 'text' (it has {', '.join(map(repr, list(row)[:5])) or 'no fields'})")
     text = row["text"]
     if not isinstance(text, str):
-        raise BadLine(f"'text' is {type(text).__name__}, not a string")
+        raise UserError(f"'text' is {type(text).__name__}, not a string")
     if not text.strip():
-        raise BadLine("'text' is empty")
+        raise UserError("'text' is empty")
     return text
 
 
-def bad_line(file: str, number: int, what: str) -> str:
-    """The sentence about one bad line."""
-    return f"{file} line {number}: {what}"
+_READ: dict[Kind, Callable[[dict[str, Any]], Document]] = {"text": _text, "sft": read_conversation, "dpo": read_pair}
+
+
+def parsed(batch: Batch, read: Callable[[bytes], T]) -> Iterator[T | BadLine]:
+    """What `read` makes of each line of a batch; where it raises, what is wrong with the line."""
+    for number, line in batch.lines:
+        try:
+            yield read(line)
+        except UserError as error:
+            yield BadLine(f"{batch.file} line {number}: {error}")
 
 
 def read_documents(
     files: Sequence[str | Path], kind: Kind = "text", on_bad_line: Literal["stop", "skip"] = "stop"
 ) -> Iterator[Document]:
-    """Stream the documents of `files`: texts, conversations or pairs; skipped lines are counted at the end.
+    """Stream the documents of `files`: texts, conversations or pairs; otherwise as `read_lines`."""
+    return read_lines(files, partial(parse, kind=kind), on_bad_line)
+
+
+def read_lines(
+    files: Sequence[str | Path], read: Callable[[bytes], T], on_bad_line: Literal["stop", "skip"] = "stop"
+) -> Iterator[T]:
+    """Stream what `read` makes of the lines of `files`; skipped ones are counted at the end.
 
     Raises:
         UserError: a file that is missing, empty or unreadable; a bad line, unless `on_bad_line` is "skip".
@@ -233,14 +243,13 @@ def read_documents(
     skipped, first, mended = 0, "", 0
     for batch in read_batches(expand(files)):
         mended += batch.mended
-        for number, line in batch.lines:
-            try:
-                yield parse(line, kind)
-            except BadLine as error:
-                sentence = bad_line(batch.file, number, str(error))
-                if on_bad_line == "stop":
-                    raise stopped_at(sentence) from None
-                skipped, first = skipped + 1, first or sentence
+        for row in parsed(batch, read):
+            if not isinstance(row, BadLine):
+                yield row
+            elif on_bad_line == "stop":
+                raise stopped_at(str(row))
+            else:
+                skipped, first = skipped + 1, first or str(row)
     tell_of_lines(skipped, first, mended)
 
 
@@ -264,6 +273,17 @@ def content(document: Document) -> str:
     if isinstance(document, Pair):
         return f"{content(document.chosen)}\n{content(document.rejected)}"
     return json.dumps([document.messages, document.tools], ensure_ascii=False, sort_keys=True)
+
+
+def said(document: Document) -> Iterator[str]:
+    """The text of a document: of a conversation, everything that is said in it; of a pair, in both."""
+    if isinstance(document, str):
+        yield document
+    elif isinstance(document, Pair):
+        yield from (text for one in (document.chosen, document.rejected) for text in said(one))
+    else:
+        keys = ("reasoning_content", "content")
+        yield from (turn[key] for turn in document.messages for key in keys if turn.get(key))
 
 
 def content_hash(document: Document) -> int:

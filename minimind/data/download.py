@@ -7,8 +7,9 @@ is not fetched again.
 import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from minimind import runtime
 from minimind.console import say, warn
@@ -38,6 +39,10 @@ class Published(NamedTuple):
 
     size: int
     sha256: str | None
+
+
+Offer: TypeAlias = tuple[Published, Callable[[], object]]
+"""What a hub says about a file, and how to download it."""
 
 
 class HubError(Exception):
@@ -73,7 +78,11 @@ def _fetch_file(file: str, out: Path, hubs: list[str]) -> dict[str, Any]:
     for hub in hubs:
         say(f"{file} from {REPOSITORY[hub]} on {hub}")
         try:
-            sha256 = _CLIENTS[hub](file, out)
+            with _client_errors(out):
+                about, download = _CLIENTS[hub](file, out)
+                if not _is_there(out / file, about):
+                    download()
+            sha256 = _checked(out / file, about)
         except HubError as error:
             reasons.append(f"{hub}: {error}")
             if hub != hubs[-1]:
@@ -84,43 +93,34 @@ def _fetch_file(file: str, out: Path, hubs: list[str]) -> dict[str, Any]:
     raise UserError(f"{file} could not be fetched ({'; '.join(reasons)}); check the connection and run it again{other}")
 
 
-def _from_huggingface(file: str, out: Path) -> str:
+def _from_huggingface(file: str, out: Path) -> Offer:
     try:
         from huggingface_hub import HfApi, RepoFile, hf_hub_download
     except ImportError:
         raise _not_installed("huggingface_hub") from None
     endpoint, repository = runtime.hub_endpoint("huggingface"), REPOSITORY["huggingface"]
-    with _client_errors(out):
-        found = HfApi(endpoint=endpoint).get_paths_info(repository, file, repo_type="dataset")
+    found = HfApi(endpoint=endpoint).get_paths_info(repository, file, repo_type="dataset")
     if not found or not isinstance(found[0], RepoFile):
         raise HubError(f"{repository} has no {file}")
     about = Published(found[0].size, found[0].lfs.sha256 if found[0].lfs else None)
-    if not _is_there(out / file, about):
-        with _client_errors(out):
-            hf_hub_download(repository, file, repo_type="dataset", local_dir=out, endpoint=endpoint)
-    return _checked(out / file, about)
+    return about, partial(hf_hub_download, repository, file, repo_type="dataset", local_dir=out, endpoint=endpoint)
 
 
-def _from_modelscope(file: str, out: Path) -> str:
+def _from_modelscope(file: str, out: Path) -> Offer:
     try:
         from modelscope_hub import HubApi
     except ImportError:
         raise _not_installed("modelscope") from None
-    repository = REPOSITORY["modelscope"]
-    with _client_errors(out):
-        api = HubApi(endpoint=runtime.hub_endpoint("modelscope"))
-        found = [one for one in api.list_repo_files(repository, "dataset") if one.path == file]
+    api, repository = HubApi(endpoint=runtime.hub_endpoint("modelscope")), REPOSITORY["modelscope"]
+    found = [one for one in api.list_repo_files(repository, "dataset") if one.path == file]
     if not found:
         raise HubError(f"{repository} has no {file}")
     about = Published(found[0].size, found[0].sha256)
-    if not _is_there(out / file, about):
-        with _client_errors(out):
-            checks: dict[str, Any] = {"expected_sha256": about.sha256, "file_size": about.size}
-            api.download_file(repository, "dataset", file, local_dir=out, **checks)
-    return _checked(out / file, about)
+    checks: dict[str, Any] = {"expected_sha256": about.sha256, "file_size": about.size}
+    return about, partial(api.download_file, repository, "dataset", file, local_dir=out, **checks)
 
 
-_CLIENTS: dict[str, Callable[[str, Path], str]] = {"huggingface": _from_huggingface, "modelscope": _from_modelscope}
+_CLIENTS: dict[str, Callable[[str, Path], Offer]] = {"huggingface": _from_huggingface, "modelscope": _from_modelscope}
 
 
 def _is_there(path: Path, about: Published) -> bool:
@@ -147,6 +147,8 @@ def _client_errors(out: Path) -> Iterator[None]:
     """
     try:
         yield
+    except (HubError, UserError):
+        raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
             with writing_to(out):

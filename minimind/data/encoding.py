@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from minimind.data.conversations import Conversation, chance, check_answers, encode, with_system_prompt
-from minimind.data.corpus import BadLine, Batch, Document, Kind, bad_line, content, content_hash, parse
+from minimind.data.corpus import BadLine, Batch, Document, Kind, content_hash, parse, parsed, said
 from minimind.data.preferences import Pair, encode_pair
 from minimind.errors import UserError
 from minimind.text import utf8
@@ -87,18 +87,15 @@ class Encoder:
         """
         counts = Counts(mended=batch.mended)
         documents: list[Document] = []
-        for number, line in batch.lines:
-            try:
-                document = parse(line, self.options.kind)
-                if isinstance(document, Conversation):
-                    check_answers(document)
-                documents.append(document)
-            except (BadLine, UserError) as error:
+        for document in parsed(batch, self._read):
+            if isinstance(document, BadLine):
                 counts.bad_lines += 1
-                counts.first_bad.append(bad_line(batch.file, number, str(error)))
+                counts.first_bad.append(str(document))
+            else:
+                documents.append(document)
         del counts.first_bad[5:]
         hashes = np.array([content_hash(document) for document in documents], dtype="<u8")
-        sizes = np.array([_utf8_size(document) for document in documents], dtype="<u4")
+        sizes = np.array([sum(len(utf8(text)) for text in said(document)) for document in documents], dtype="<u4")
         if self.options.kind == "text":
             pieces = self._texts([document for document in documents if isinstance(document, str)])
             masks, kept = None, list(range(len(documents)))
@@ -112,6 +109,12 @@ class Encoder:
         mask = None if masks is None else _joined(masks, np.uint8)
         counts.supervised = counts.tokens if mask is None else int((mask & 1).sum())
         return Encoded(_joined(pieces, self.dtype), mask, table, counts)
+
+    def _read(self, line: bytes) -> Document:
+        document = parse(line, self.options.kind)
+        if isinstance(document, Conversation):
+            check_answers(document)
+        return document
 
     def _texts(self, texts: list[str]) -> list[np.ndarray]:
         """bos + text + eos, each once a document; a tokenizer without one of them leaves it out."""
@@ -153,29 +156,21 @@ class Encoder:
         return encode(with_system_prompt(document, key, options.random_system_prompt), self.tokenizer, **how)
 
 
-def in_process(batches: Iterable[Batch], encoder: Encoder) -> Iterator[tuple[Batch, Encoded]]:
-    """Encode batches one by one here."""
-    for batch in batches:
-        yield batch, encoder(batch)
-
-
 _encoder: Encoder
 
 
-def _start_worker(tokenizer: Tokenizer, options: Options) -> None:
+def _start_worker(encoder: Encoder) -> None:
     global _encoder
-    _encoder = Encoder(tokenizer, options)
+    _encoder = encoder
 
 
 def _work(batch: Batch) -> Encoded:
     return _encoder(batch)
 
 
-def in_pool(
-    batches: Iterable[Batch], tokenizer: Tokenizer, options: Options, workers: int
-) -> Iterator[tuple[Batch, Encoded]]:
+def in_pool(batches: Iterable[Batch], encoder: Encoder, workers: int) -> Iterator[tuple[Batch, Encoded]]:
     """Encode batches in `workers` processes, in order, with a bounded number of them on their way."""
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (tokenizer, options))
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (encoder,))
     waiting: deque[tuple[Batch, Future[Encoded]]] = deque()
     try:
         for batch in batches:
@@ -198,13 +193,3 @@ def token_dtype(tokenizer: Tokenizer) -> np.dtype:
 
 def _joined(arrays: list[np.ndarray], dtype: np.dtype | type) -> np.ndarray:
     return np.concatenate(arrays) if arrays else np.zeros(0, dtype)
-
-
-def _utf8_size(document: Document) -> int:
-    """UTF-8 bytes of the text, or of everything that is said in a conversation."""
-    if isinstance(document, str):
-        return len(utf8(content(document)))
-    if isinstance(document, Pair):
-        return _utf8_size(document.chosen) + _utf8_size(document.rejected)
-    said = (turn.get(key, "") for turn in document.messages for key in ("content", "reasoning_content"))
-    return sum(len(utf8(text)) for text in said)

@@ -10,14 +10,13 @@ an assistant turn on. The prompt is stored, and later computed, once; after it c
 Each answer begins with the last token of the generation prompt, which has to predict its first supervised token.
 """
 
-from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from minimind.data.conversations import Conversation, check_answers, read_turns, with_system_prompt
+from minimind.data.conversations import Conversation, check_answers, fit, read_turns, with_system_prompt
 from minimind.errors import UserError
 from minimind.tokenizer import chat
 from minimind.tokenizer.bpe import Tokenizer
@@ -96,9 +95,9 @@ def encode_pair(
     questions = [index for index, turn in enumerate(pair.chosen.messages[:turns]) if turn["role"] == "user"]
     head = pair.chosen.messages[: questions[0]]
 
-    def rendered(exchange: int) -> tuple[np.ndarray, np.ndarray]:
+    def rendered(start: int) -> tuple[np.ndarray, np.ndarray]:
         def render(messages: list[dict[str, Any]]) -> tuple[list[int], list[bool]]:
-            kept = head + messages[questions[exchange] :]
+            kept = head + messages[start:]
             return chat.render(kept, tokenizer, pair.chosen.tools, keep_empty_think=keep_empty_think)
 
         prompt = len(render(pair.chosen.messages[:turns])[0])
@@ -108,15 +107,4 @@ def encode_pair(
         marks = [0] * shared + [2 + bit for bit in chosen_mask[shared:]] + [4 + bit for bit in rejected_mask[shared:]]
         return np.array(chosen + rejected[shared:]), np.array(marks, np.uint8)
 
-    exchange = 0
-    ids, marks = rendered(0)
-    if max_length is not None and len(ids) > max_length:
-        if not drop_oldest:
-            return None
-        # The fewer exchanges, the shorter: so the first that fits is found by bisection.
-        choices = range(len(questions))
-        exchange = bisect_left(choices, True, key=lambda start: len(rendered(start)[0]) <= max_length)
-        if exchange == len(questions):
-            return None
-        ids, marks = rendered(exchange)
-    return ids, marks, questions[exchange] - questions[0]
+    return fit(rendered, questions, max_length, drop_oldest)

@@ -14,7 +14,7 @@ import numpy as np
 
 from minimind.console import warn
 from minimind.data.conversations import read_conversation
-from minimind.data.corpus import BadLine, bad_line, expand, read_batches, read_object, stopped_at, tell_of_lines
+from minimind.data.corpus import read_lines, read_object
 from minimind.errors import UserError
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
@@ -43,18 +43,7 @@ def read_prompts(files: Sequence[str | Path], on_bad_line: Literal["stop", "skip
     Raises:
         UserError: a file is missing or empty, or a line is wrong (with its number), unless those are skipped.
     """
-    prompts, skipped, first, mended = [], 0, "", 0
-    for batch in read_batches(expand(files)):
-        mended += batch.mended
-        for number, line in batch.lines:
-            try:
-                prompts.append(read_prompt(read_object(line)))
-            except (BadLine, UserError) as error:
-                sentence = bad_line(batch.file, number, str(error))
-                if on_bad_line == "stop":
-                    raise stopped_at(sentence) from None
-                skipped, first = skipped + 1, first or sentence
-    tell_of_lines(skipped, first, mended)
+    prompts = list(read_lines(files, lambda line: read_prompt(read_object(line)), on_bad_line))
     if not prompts:
         raise UserError(f"{', '.join(map(str, files))}: there is no prompt to learn from")
     return prompts

@@ -76,11 +76,6 @@ def remove_unfinished_build(folder: Path) -> None:
     (folder / PROGRESS).unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON file that is complete after any crash."""
-    files.write_json(path, value, indent=1)
-
-
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None where there is no such file.
 

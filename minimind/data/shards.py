@@ -22,7 +22,7 @@ from minimind import runtime
 from minimind.console import progress, warn
 from minimind.data import datasets_hub
 from minimind.data.corpus import Batch, Kind, Position, expand, read_batches, stopped_at, tell_of_lines
-from minimind.data.encoding import Counts, Encoded, Encoder, Options, in_pool, in_process, token_dtype
+from minimind.data.encoding import Counts, Encoded, Encoder, Options, in_pool, token_dtype
 from minimind.data.shard_files import (
     FORMAT,
     MANIFEST,
@@ -30,11 +30,10 @@ from minimind.data.shard_files import (
     ShardWriter,
     read_json,
     remove_unfinished_build,
-    write_json,
 )
 from minimind.data.shard_reader import Shards
 from minimind.errors import UserError
-from minimind.files import remove_drafts, sha256_of, writing_to
+from minimind.files import remove_drafts, sha256_of, write_json, writing_to
 from minimind.tokenizer.bpe import Tokenizer
 
 __all__ = ["Options", "Shards", "build", "ensure"]
@@ -178,7 +177,7 @@ class _Build:
             with writing_to(self.out):
                 if writer.documents or not self.shards:
                     self._finish(writer)
-                write_json(self.out / MANIFEST, self._manifest())
+                write_json(self.out / MANIFEST, self._manifest(), indent=1)
                 (self.out / PROGRESS).unlink()
         except BaseException:
             writer.abandon()
@@ -197,17 +196,16 @@ class _Build:
         left = None if self.position != (0, 0, 0) else sum(on_disk)
         batches = read_batches(self.names, self.position)
         with progress("tokenizing", left) as bar:
-            pairs = in_process(batches, Encoder(self.tokenizer, self.options))
-            if workers:
-                pairs = in_pool(batches, self.tokenizer, self.options, workers)
-            for batch, encoded in pairs:
+            encoder = Encoder(self.tokenizer, self.options)
+            here = ((batch, encoder(batch)) for batch in batches)
+            for batch, encoded in in_pool(batches, encoder, workers) if workers else here:
                 yield batch, encoded
                 bar.advance(batch.disk_bytes, f"{self.counts.tokens:,} tokens")
 
     def _finish(self, writer: ShardWriter) -> None:
         self.shards.append(writer.finish())
         done = {"shards": self.shards, "counts": asdict(self.counts), "position": self.position}
-        write_json(self.out / PROGRESS, self.identity | done)
+        write_json(self.out / PROGRESS, self.identity | done, indent=1)
 
     def _hopeless(self, writer: ShardWriter, error: UserError) -> UserError:
         """Leave nothing behind: with this corpus and these options no build ends well."""

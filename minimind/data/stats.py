@@ -10,6 +10,7 @@ import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -22,15 +23,15 @@ from minimind.data.conversations import Conversation
 from minimind.data.corpus import (
     KINDS,
     BadLine,
-    Batch,
     Document,
     Kind,
-    bad_line,
     content_hash,
     expand,
     language,
     parse,
+    parsed,
     read_batches,
+    said,
 )
 from minimind.data.preferences import Pair, encode_pair
 from minimind.errors import UserError
@@ -70,13 +71,13 @@ def measure(
     with progress("reading", total or None) as bar:
         for batch in read_batches(names):
             documents = []
-            for document in _parsed(batch, kind):
+            for document in parsed(batch, partial(parse, kind=kind)):
                 if isinstance(document, BadLine):
                     bad_lines += 1
                     first_bad = first_bad or str(document)
                 else:
                     documents.append(document)
-            texts = [text_of(document) for document in documents]
+            texts = ["\n".join(said(document)) for document in documents]
             lengths.extend(_token_counts(documents, texts, tokenizer))
             for document, text in zip(documents, texts, strict=True):
                 hashes.append(content_hash(document))
@@ -106,16 +107,6 @@ def measure(
     if benchmarks:
         figures["contamination"] = {name: benchmark.figures() for name, benchmark in benchmarks.items()}
     return figures
-
-
-def text_of(document: Document) -> str:
-    """The text of a document: of a conversation, everything that is said in it; of a pair, of both."""
-    if isinstance(document, str):
-        return document
-    if isinstance(document, Pair):
-        return f"{text_of(document.chosen)}\n{text_of(document.rejected)}"
-    said = (turn.get(key) for turn in document.messages for key in ("reasoning_content", "content"))
-    return "\n".join(text for text in said if text)
 
 
 def ngrams(text: str) -> np.ndarray:
@@ -155,9 +146,7 @@ class _Benchmark:
                 try:
                     yield "\n".join(_strings(read_json(line)))
                 except ValueError as error:
-                    raise UserError(
-                        f"{bad_line(batch.file, number, f'not valid JSON ({error})')}; correct it"
-                    ) from None
+                    raise UserError(f"{batch.file} line {number}: not valid JSON ({error}); correct it") from None
 
     def look(self, grams: np.ndarray) -> None:
         """Mark what one document of the corpus has in common."""
@@ -196,18 +185,10 @@ def _kind_of(names: Sequence[str]) -> Kind:
             for kind in KINDS:
                 try:
                     parse(line, kind)
-                except BadLine:
+                except UserError:
                     continue
                 return kind
     return "text"
-
-
-def _parsed(batch: Batch, kind: Kind) -> Iterator[Document | BadLine]:
-    for number, line in batch.lines:
-        try:
-            yield parse(line, kind)
-        except BadLine as error:
-            yield BadLine(bad_line(batch.file, number, str(error)))
 
 
 def _token_counts(documents: Sequence[Document], texts: Sequence[str], tokenizer: Tokenizer) -> list[int]:

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from minimind.data.corpus import BadLine, bad_line, expand, read_batches, read_object
+from minimind.data.corpus import BadLine, expand, parsed, read_batches, read_object
 from minimind.errors import UsageError, UserError, did_you_mean
 from minimind.eval import task_hub
 from minimind.eval.task_hub import Row
@@ -180,11 +180,10 @@ def _begins(stem: str, task: Task) -> bool:
 
 def _local_rows(file: Path) -> Iterator[Row]:
     for batch in read_batches(expand([file])):
-        for number, line in batch.lines:
-            try:
-                yield _row(read_object(line))
-            except BadLine as error:
-                raise UserError(f"{bad_line(batch.file, number, str(error))}; correct the line") from None
+        for row in parsed(batch, lambda line: _row(read_object(line))):
+            if isinstance(row, BadLine):
+                raise UserError(f"{row}; correct the line")
+            yield row
 
 
 def _hub_rows(name: str, task: Task) -> Iterator[Row]:
@@ -196,21 +195,21 @@ def _row(line: dict[str, object]) -> Row:
     """Check a line: `question`, `choices` (two to ten), `answer` (index or letter), perhaps `subject`."""
     missing = [key for key in ("question", "choices", "answer") if key not in line]
     if missing:
-        raise BadLine(f"no field {missing[0]!r} (a question has 'question', 'choices' and 'answer')")
+        raise UserError(f"no field {missing[0]!r} (a question has 'question', 'choices' and 'answer')")
     question, choices, answer, subject = (line.get(key) for key in ("question", "choices", "answer", "subject"))
     if not isinstance(question, str) or not question.strip():
-        raise BadLine("'question' must be a text")
+        raise UserError("'question' must be a text")
     if not isinstance(choices, list) or not all(isinstance(choice, str) and choice for choice in choices):
-        raise BadLine("'choices' must be a list of texts")
+        raise UserError("'choices' must be a list of texts")
     if not 2 <= len(choices) <= len(LETTERS):
-        raise BadLine(f"'choices' has {len(choices)} entries, but should have 2 to {len(LETTERS)}")
+        raise UserError(f"'choices' has {len(choices)} entries, but should have 2 to {len(LETTERS)}")
     if isinstance(answer, str) and len(answer.strip()) == 1:
         answer = LETTERS.find(answer.strip().upper())
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
         last = len(choices) - 1
-        raise BadLine(f"'answer' must be the index of a choice, 0 to {last}, or its letter, A to {LETTERS[last]}")
+        raise UserError(f"'answer' must be the index of a choice, 0 to {last}, or its letter, A to {LETTERS[last]}")
     if not isinstance(subject, str | None):
-        raise BadLine("'subject' must be a text")
+        raise UserError("'subject' must be a text")
     return Row(question, choices, answer, subject or "")
 
 

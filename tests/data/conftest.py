@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from minimind.data.encoding import DOCUMENT, Counts, Encoded
-from minimind.data.shard_files import FORMAT, MANIFEST, ShardWriter, write_json
+from minimind.data.shard_files import FORMAT, MANIFEST, ShardWriter
 from minimind.data.shards import Shards
+from minimind.files import write_json
 
 
 @pytest.fixture(scope="session")

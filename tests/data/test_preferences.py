@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from minimind.data.corpus import BadLine, parse, read_documents
+from minimind.data.corpus import parse, read_documents
 from minimind.data.preferences import Pair, encode_pair, read_pair
 from minimind.data.shards import ensure
 from minimind.errors import UserError
@@ -105,7 +105,7 @@ BAD = {
 def test_what_is_no_pair_is_refused_with_file_and_line(tmp_path, case):
     line, words = BAD[case]
     text = line if isinstance(line, str) else json.dumps(line)
-    with pytest.raises(BadLine) as error:
+    with pytest.raises(UserError) as error:
         parse(text.encode(), "dpo")
     assert words in str(error.value)
     path = tmp_path / "pairs.jsonl"
