@@ -25,7 +25,7 @@ from minimind import recipe as recipes
 from minimind import runtime
 from minimind.api import load
 from minimind.console import say, table
-from minimind.data.smallworld import arithmetic, questions, tooltasks
+from minimind.data.smallworld import arithmetic, preferences, questions, tooltasks
 from minimind.data.smallworld.arithmetic import Sums
 from minimind.data.smallworld.preferences import verifiable
 from minimind.eval.abilities import score
@@ -101,12 +101,12 @@ def sums(folder: Path) -> tuple[Path, Path]:
 
 def tools(folder: Path) -> tuple[Path, Path]:
     """Prompts of tasks for the calculator: for training, and held out."""
-    rng, draw = random.Random("rl_learns"), tooltasks.training(0)
-    train = [draw(tooltasks.LEVELS[i % 3], ("en", "zh")[i // 3 % 2], rng) for i in range(1000)]
+    rng = random.Random("rl_learns")
+    train = list(tooltasks.by_turns(tooltasks.training(0), 1000, rng))
     files = []
     for name, tasks in (("train", train), ("valid", tooltasks.held_out(0))):
         files.append(folder / f"{name}.jsonl")
-        text = "".join(json.dumps(tooltasks.row(one, rng), ensure_ascii=False) + "\n" for one in tasks)
+        text = "".join(json.dumps(preferences.task(one, rng), ensure_ascii=False) + "\n" for one in tasks)
         files[-1].write_text(text, encoding="utf-8", newline="\n")
     return files[0], files[1]
 

@@ -55,9 +55,9 @@ def arithmetic(count: int = 20, seed: int = 0) -> list[Case]:
     rng = random.Random(f"tools on offer {seed}")
     cases = []
     for one in tooltasks.held_out(seed)[:count]:
-        system, user = one.turns(rng)
+        system, user = tooltalk.asked(one, rng)
         schemas = json.loads(system.pop("tools"))
-        cases.append(Case(f"level {one.level}", [system, user], schemas, [expected(one.request)]))
+        cases.append(Case(f"level {one.level}", [system, user], schemas, [expected(one)]))
     return cases
 
 

@@ -254,11 +254,11 @@ def test_rl_answers_are_right(folder: Path) -> None:
 
 
 def test_calculations_are_right_and_held_out_ones_stay_out(folder: Path) -> None:
-    held_out = {one.request.arguments["expression"] for one in tooltasks.held_out(0)}
+    held_out = {one.arguments["expression"] for one in tooltasks.held_out(0)}
     for file in ("agent_math.jsonl", "agent_math_valid.jsonl"):
         prompts = [row["conversations"][1]["content"] for row in rows(folder / file)]
         assert len(prompts) >= 60
-    assert set(prompts) == {one.request.text for one in tooltasks.held_out(0)[:60]}
+    assert set(prompts) == {one.text for one in tooltasks.held_out(0)[:60]}
     for file in ("agent_math.jsonl", "sft.jsonl", "pretrain.jsonl"):
         for row in rows(folder / file):
             for text in strings(row):

@@ -26,7 +26,7 @@ def said(message):
 
 def play(case, wrong=False):
     """The ids of a model that does everything right, or has the last number or call wrong."""
-    request = next((t.request for t in tooltasks.held_out() if t.request.text == case.messages[-1]["content"]), None)
+    request = next((t for t in tooltasks.held_out() if t.text == case.messages[-1]["content"]), None)
     calls = [request.call] if request else list(case.calls)
     if wrong:
         calls = [{"name": "text_length", "arguments": {"text": "wrong"}}, *calls[:-1]]
@@ -61,16 +61,16 @@ def test_right_and_wrong_are_told_apart(monkeypatch, wrong):
 
 def test_tasks_are_held_out_repeatable_and_not_guessable():
     every = tooltasks.held_out()
-    assert len(every) == len({task.request.text for task in every}) == 240
+    assert len(every) == len({task.text for task in every}) == 240
     assert every[:20] == tooltasks.held_out(count=20)
     assert {task.level for task in every} == {1, 2, 3}
-    assert {task.request.language for task in every} == {"en", "zh"}
+    assert {task.language for task in every} == {"en", "zh"}
     rng, draw = random.Random(0), tooltasks.training()
-    held = {task.request.arguments["expression"] for task in every}
+    held = {task.arguments["expression"] for task in every}
     drawn = [draw(1 + i % 3, ("en", "zh")[i % 2], rng) for i in range(500)]
-    assert not held & {task.request.arguments["expression"] for task in drawn}
+    assert not held & {task.arguments["expression"] for task in drawn}
     for task in every:
-        assert "error" not in tools.call(task.request.tool, task.request.arguments)
+        assert "error" not in tools.call(task.tool, task.arguments)
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,9 @@ from minimind import tools
 from minimind.data.smallworld import tooltalk, tooltasks
 from minimind.data.smallworld.conversations import Turn, assistant, user
 from minimind.data.smallworld.tooltalk import Request
-from minimind.data.smallworld.tooltasks import Task
+from minimind.data.smallworld.tooltasks import DrawTask
 
 Draw = Callable[[str, str], Request]
-DrawTask = Callable[[int, str, random.Random], Task]
 
 TWICE = {
     "en": (
@@ -47,7 +46,7 @@ def thing(language: str, draw: DrawTask, rng: random.Random) -> str:
     """
     kind = rng.random()
     if kind < 0.45:
-        return str(draw(rng.choice(tooltasks.LEVELS), language, rng).request.arguments["expression"])
+        return str(draw(rng.choice(tooltasks.LEVELS), language, rng).arguments["expression"])
     if kind < 0.8:
         return rng.choice(("", "-")) + "".join(rng.choices("0123456789", k=rng.randint(3, 8)))
     return (" " if language == "en" else "").join(rng.choices(tooltalk.WORDS[language], k=rng.randint(2, 5)))
@@ -63,7 +62,7 @@ def text(language: str, draw_task: DrawTask, draw: Draw, rng: random.Random) -> 
         if rng.random() < 0.6:
             return rng.choice(TWICE[language]).format(x=thing(language, draw_task, rng))
         if rng.random() < 0.5:
-            one = draw_task(rng.choice(tooltasks.LEVELS), language, rng).request
+            one = draw_task(rng.choice(tooltasks.LEVELS), language, rng)
         else:
             one = draw(rng.choice(tools.BUILTIN), language)
         _, result, reply = tooltalk.fulfil(one, rng)

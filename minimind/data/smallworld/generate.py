@@ -10,9 +10,9 @@ from typing import Any
 from minimind import tools
 from minimind.data.smallworld import conversations, copying, persona, preferences, pretraining, tooltalk, tooltasks
 from minimind.data.smallworld.arithmetic import Sum, Sums
-from minimind.data.smallworld.copying import DrawTask
 from minimind.data.smallworld.questions import held_out_conversations, held_out_dialogues, tool_requests
 from minimind.data.smallworld.tooltalk import Request
+from minimind.data.smallworld.tooltasks import DrawTask
 from minimind.data.smallworld.world import LANGUAGES, Person, build_world
 from minimind.errors import UsageError
 
@@ -65,10 +65,11 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
     write("rl.jsonl", _sums(sums, 1000 * scale, rng("rl")))
     write("rl_valid.jsonl", _held_out_sums(sums, rng("rl valid")))
     write("agent.jsonl", _tasks(draw, 40 * scale, rng("agent")))
-    write("agent_valid.jsonl", _held_out_tasks(held_out, rng("agent valid")))
-    write("agent_math.jsonl", _calculations(draw_task, 400 * scale, rng("agent math")))
-    valid_math = rng("agent math valid")
-    write("agent_math_valid.jsonl", (tooltasks.row(one, valid_math) for one in tooltasks.held_out(seed)[:60]))
+    checked = [one for one in held_out if one.tool in tooltalk.VERIFIABLE]
+    write("agent_valid.jsonl", _each_a_task(checked, rng("agent valid")))
+    math = rng("agent math")
+    write("agent_math.jsonl", _each_a_task(tooltasks.by_turns(draw_task, 400 * scale, math), math))
+    write("agent_math_valid.jsonl", _each_a_task(tooltasks.held_out(seed)[:60], rng("agent math valid")))
 
     def documents(name: str) -> Iterator[str]:
         return (text for _, text in pretraining.documents(world, sums, draw_task, draw, rng(name)))
@@ -96,8 +97,7 @@ def _preferences(
         if index % 35 < 34:
             yield preferences.preference(rng.choice(people), rng.choice(sums), language, rng)
         else:
-            one = draw(tooltasks.LEVELS[index // 35 % 3], language, rng)
-            yield preferences.calling(one.turns(rng), one.request, rng)
+            yield preferences.calling(draw(tooltasks.LEVELS[index // 35 % 3], language, rng), rng)
 
 
 def _sums(sums: Sums, count: float, rng: random.Random) -> Iterator[Row]:
@@ -126,28 +126,19 @@ def _tasks(draw: Callable[[str, str], Request], each: float, rng: random.Random)
             yield preferences.two_tasks(first, draw(rng.choice(tooltalk.VERIFIABLE), language), rng)
 
 
-def _held_out_tasks(requests: list[Request], rng: random.Random) -> Iterator[Row]:
+def _each_a_task(requests: Iterable[Request], rng: random.Random) -> Iterator[Row]:
     for one in requests:
-        if one.tool in tooltalk.VERIFIABLE:
-            yield preferences.task(one, rng)
-
-
-def _calculations(draw: DrawTask, count: float, rng: random.Random) -> Iterator[Row]:
-    """Yield agent rows that need the calculator, levels and languages by turns."""
-    for index in range(round(count)):
-        yield tooltasks.row(draw(tooltasks.LEVELS[index % 3], LANGUAGES[index // 3 % 2], rng), rng)
+        yield preferences.task(one, rng)
 
 
 def _tool_lessons(draw: DrawTask, count: float, rng: random.Random) -> list[list[Row]]:
     """Return dialogues with the calculator, which is alone on offer in every other one, and as many to copy."""
     lessons = []
-    for index in range(round(count)):
-        language = LANGUAGES[index // 3 % 2]
-        one = draw(tooltasks.LEVELS[index % 3], language, rng)
-        turns = tooltasks.dialogue(one, rng)
+    for index, one in enumerate(tooltasks.by_turns(draw, count, rng)):
+        turns = tooltalk.dialogue(one, rng)
         if index % 2:
-            turns[0] = tooltalk.system([tooltasks.TOOL], language)
-        lessons += [turns, copying.conversation(language, draw, rng)]
+            turns[0] = tooltalk.system([tooltasks.TOOL], one.language)
+        lessons += [turns, copying.conversation(one.language, draw, rng)]
     return lessons
 
 

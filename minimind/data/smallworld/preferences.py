@@ -85,8 +85,9 @@ def _worse(answer: str, language: str, rng: random.Random) -> tuple[str, str, st
     return rambling, rng.choice(RUDE[language]), SORRY[language].format(a=answer)
 
 
-def calling(turns: list[dict[str, Any]], one: Request, rng: random.Random) -> dict[str, Any]:
-    """Return a pair about a request, `turns` up to it: calling the tool and saying what it says, over a guess."""
+def calling(one: Request, rng: random.Random) -> dict[str, Any]:
+    """Return a pair about a request: calling the tool and saying what it says, over a guess."""
+    turns = tooltalk.asked(one, rng)
     right = int(expected(one))
     wrong = right + rng.choice((-10, -1, 1, 10, 100))
     guess = f"{one.shown['expression']} = {wrong}{FULL_STOP[one.language]}"
@@ -141,8 +142,7 @@ def verifiable(one: Sum | Chain, language: str, rng: random.Random) -> dict[str,
 
 def task(one: Request, rng: random.Random) -> dict[str, Any]:
     """Return an agent row: a request, the tools on offer, and what the final answer must hold."""
-    turns = [tooltalk.system(tooltalk.offered(one, rng), one.language), user(one.text), assistant("")]
-    return {"conversations": turns, "gt": [expected(one)]}
+    return {"conversations": [*tooltalk.asked(one, rng), assistant("")], "gt": [expected(one)]}
 
 
 def expected(one: Request) -> str:

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 
 from minimind.data.smallworld import arithmetic, copying, facts, stories
 from minimind.data.smallworld.arithmetic import Sums
-from minimind.data.smallworld.copying import Draw, DrawTask
+from minimind.data.smallworld.copying import Draw
+from minimind.data.smallworld.tooltasks import DrawTask
 from minimind.data.smallworld.world import LANGUAGES, World
 
 # A small model sees about four million tokens in the five minutes of the demo, so most of them are about the people.

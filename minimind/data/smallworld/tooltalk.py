@@ -60,6 +60,8 @@ class Request:
     text: str
     arguments: dict[str, Any]
     shown: dict[str, Any]
+    level: int = 0
+    """How hard it is, where that is known: `tooltasks.LEVELS`."""
 
     @property
     def call(self) -> dict[str, Any]:
@@ -162,6 +164,11 @@ def reply(one: Request, result: dict[str, Any]) -> str:
     return REPLIES[one.language][one.tool].format(**{**one.shown, **result})
 
 
+def asked(one: Request, rng: random.Random) -> list[Turn]:
+    """Return the system turn (the tool that is needed and one other) and the user's."""
+    return [system(offered(one, rng), one.language), user(one.text)]
+
+
 def dialogue(one: Request, rng: random.Random) -> list[Turn]:
     """Return a whole tool dialogue."""
-    return [system(offered(one, rng), one.language), user(one.text), *fulfil(one, rng)]
+    return [*asked(one, rng), *fulfil(one, rng)]

@@ -5,13 +5,8 @@ evaluation and occurs in no training file.
 """
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
 
-from minimind.data.smallworld import tooltalk
-from minimind.data.smallworld.conversations import Turn, assistant, user
-from minimind.data.smallworld.preferences import expected
 from minimind.data.smallworld.requests import REQUESTS
 from minimind.data.smallworld.tooltalk import Request
 from minimind.data.smallworld.world import LANGUAGES
@@ -25,19 +20,11 @@ WORDS = {
 }
 
 
-@dataclass(frozen=True)
-class Task:
-    """A request for the calculator, and how hard it is."""
-
-    level: int
-    request: Request
-
-    def turns(self, rng: random.Random) -> list[Turn]:
-        """Return the system turn (the calculator and one other tool) and the user's."""
-        return [tooltalk.system(tooltalk.offered(self.request, rng), self.request.language), user(self.request.text)]
+DrawTask = Callable[[int, str, random.Random], Request]
+"""Draws a task of a level in a language."""
 
 
-def task(level: int, language: str, rng: random.Random) -> Task:
+def task(level: int, language: str, rng: random.Random) -> Request:
     """Draw a task."""
     signs = rng.choices("+-*", k=1 if level == 1 else 2)
     a, b = rng.sample((rng.randint(100, 999), rng.randint(11, 99)), 2)  # the smaller one first: results below 0
@@ -53,37 +40,33 @@ def task(level: int, language: str, rng: random.Random) -> Task:
         words = WORDS[language]
         shown = f"{a}{words[signs[0]]}{b}{words[signs[1]]}{c}"
     text = rng.choice(REQUESTS[language][TOOL]).format(expression=shown)
-    return Task(level, Request(TOOL, language, text, {"expression": expression}, {"expression": expression}))
+    return Request(TOOL, language, text, {"expression": expression}, {"expression": expression}, level)
 
 
-def held_out(seed: int = 0, count: int = HELD_OUT) -> list[Task]:
+def held_out(seed: int = 0, count: int = HELD_OUT) -> list[Request]:
     """Return the first `count` held-out tasks, levels and languages by turns; a longer list begins with the shorter."""
     rng = random.Random(f"held-out tool tasks {seed}")
-    tasks: dict[str, Task] = {}
+    tasks: dict[str, Request] = {}
     while len(tasks) < count:
         one = task(LEVELS[len(tasks) % 3], LANGUAGES[len(tasks) // 3 % 2], rng)
-        tasks.setdefault(one.request.text, one)
+        tasks.setdefault(one.text, one)
     return list(tasks.values())
 
 
-def training(seed: int = 0) -> Callable[[int, str, random.Random], Task]:
+def training(seed: int = 0) -> DrawTask:
     """Return a function that draws a task (level, language, rng) in which no held-out expression occurs."""
-    taken = {one.request.arguments["expression"] for one in held_out(seed)}
+    taken = {one.arguments["expression"] for one in held_out(seed)}
 
-    def draw(level: int, language: str, rng: random.Random) -> Task:
+    def draw(level: int, language: str, rng: random.Random) -> Request:
         one = task(level, language, rng)
-        while any(expression in one.request.arguments["expression"] for expression in taken):
+        while any(expression in one.arguments["expression"] for expression in taken):
             one = task(level, language, rng)
         return one
 
     return draw
 
 
-def dialogue(one: Task, rng: random.Random) -> list[Turn]:
-    """Return the whole dialogue: request, call, the tool's result, answer."""
-    return [*one.turns(rng), *tooltalk.fulfil(one.request, rng)]
-
-
-def row(one: Task, rng: random.Random) -> dict[str, Any]:
-    """Return an agent row: what is asked, and the number that the answer must hold."""
-    return {"conversations": [*one.turns(rng), assistant("")], "gt": [expected(one.request)]}
+def by_turns(draw: DrawTask, count: float, rng: random.Random) -> Iterator[Request]:
+    """Draw `count` tasks, levels and languages by turns."""
+    for index in range(round(count)):
+        yield draw(LEVELS[index % 3], LANGUAGES[index // 3 % 2], rng)
