@@ -4,7 +4,8 @@ The command line prints them without a traceback and exits 1 (`UserError`: somet
 (`UsageError`: the command itself was wrong). Any other exception is a bug in MiniMind and keeps its traceback.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -18,6 +19,19 @@ class UsageError(UserError):
     """The command line or the recipe asks for something that does not exist."""
 
     exit_code = 2
+
+
+@contextmanager
+def optional(missing: str) -> Iterator[None]:
+    """Say `missing`, in which `{name}` is the library's name, where the block imports one that is not installed.
+
+    Raises:
+        UserError: it is not.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(missing.replace("{name}", str(error.name))) from None
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from minimind.config import ModelConfig
 from minimind.data.shard_reader import Shards
-from minimind.errors import UserError
+from minimind.errors import optional
 from minimind.losses.lm import IGNORE
 from minimind.model.hf_config import config_to_hf
 from minimind.model.qwen3 import Transformer
@@ -27,13 +27,11 @@ def build(config: ModelConfig, seed: int) -> nn.Module:
     Raises:
         UserError: transformers is not installed.
     """
-    try:
+    with optional(
+        "the reference is transformers, which is not installed; get it with `pip install 'minimind[bench]'`, or "
+        "leave the reference out with --no-reference"
+    ):
         import transformers
-    except ImportError:
-        raise UserError(
-            "the reference is transformers, which is not installed; get it with `pip install 'minimind[bench]'`, or "
-            "leave the reference out with --no-reference"
-        ) from None
     transformers.logging.set_verbosity_error()
     torch.manual_seed(seed)
     content = config_to_hf(config, dtype="float32") | {"use_cache": False}

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from minimind.errors import UsageError, UserError, did_you_mean
+from minimind.errors import UsageError, did_you_mean, optional
 from minimind.recipe import parse_value
 
 
@@ -188,10 +188,8 @@ def server_for(port: int) -> ModuleType:
     at_least(0, port=port)
     if port > 65535:
         raise UsageError(f"--port {port}: ports end at 65535")
-    try:
+    with optional("the server needs {name}; install it with: pip install 'minimind[serve]'"):
         from minimind.serve import server
-    except ImportError as error:
-        raise UserError(f"the server needs {error.name}; install it with: pip install 'minimind[serve]'") from error
     return server
 
 

@@ -12,7 +12,7 @@ from minimind.convert import gguf_kquants
 from minimind.convert.gguf_layout import Part, add_metadata, architecture, parts
 from minimind.convert.gguf_tokenizer import add_tokenizer
 from minimind.convert.tensors import from_directory, select
-from minimind.errors import UsageError, UserError, did_you_mean
+from minimind.errors import UsageError, UserError, did_you_mean, optional
 from minimind.files import atomic_write, writing_to
 from minimind.model.store import load_config
 from minimind.tokenizer.bpe import Tokenizer
@@ -43,10 +43,8 @@ def export_gguf(model: Path, out: Path, kind: str = "f16", thinking: bool = True
     check_type(kind)
     if out.suffix != ".gguf":
         raise UsageError(f"{out}: name a file that ends in .gguf")
-    try:
+    with optional("exporting GGUF needs the library gguf; pip install 'minimind[export]'"):
         import gguf
-    except ImportError:
-        raise UserError("exporting GGUF needs the library gguf; pip install 'minimind[export]'") from None
     config = load_config(model)
     arch = architecture(config, str(model))
     stored = select(from_directory(model), config, str(model))

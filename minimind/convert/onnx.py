@@ -14,7 +14,7 @@ from typing import Any
 
 from minimind.console import hushed
 from minimind.convert.tensors import new_directory
-from minimind.errors import UsageError, UserError, did_you_mean
+from minimind.errors import UsageError, UserError, did_you_mean, optional
 from minimind.files import write_json
 from minimind.model.store import load_config
 from minimind.tokenizer.bpe import Tokenizer
@@ -46,12 +46,10 @@ def export_onnx(model: Path, out: Path, kind: str = "f32") -> dict[str, Any]:
             f"{model} is a mixture of experts, which onnxruntime-genai's builder has no layer for; take export "
             f"openvino or export gguf, or give the directory to vLLM or mlx-lm"
         )
-    try:
+    with optional(f"exporting ONNX needs {{name}}; {INSTALL}"):
         import onnx_ir
         import onnxruntime_genai
         from onnxruntime_genai.models.builder import create_model, parse_extra_options
-    except ImportError as error:
-        raise UserError(f"exporting ONNX needs {error.name}; {INSTALL}") from None
     with new_directory(out) as folder, hushed(), redirect_stdout(sys.stderr):
         where = ("", str(model), str(folder), ONNX_TYPES[kind], "cpu", str(folder / "cache"))
         create_model(*where, **parse_extra_options(*where, []))

@@ -8,7 +8,7 @@ from typing import Any
 
 from minimind.console import hushed
 from minimind.convert.tensors import new_directory
-from minimind.errors import UsageError, UserError, did_you_mean
+from minimind.errors import UsageError, did_you_mean, optional
 from minimind.model.store import load_config
 
 OPENVINO_TYPES = {"f32": "fp32", "f16": "fp16"}
@@ -33,11 +33,9 @@ def export_openvino(model: Path, out: Path, kind: str = "f16") -> dict[str, Any]
     if kind not in OPENVINO_TYPES:
         raise UsageError(f"--type {kind}: there is no such type here{did_you_mean(kind.lower(), OPENVINO_TYPES)}")
     load_config(model)
-    try:
+    with optional(f"exporting for OpenVINO needs {{name}}; {INSTALL}"):
         from optimum.exporters.openvino import main_export
         from optimum.intel import OVConfig
-    except ImportError as error:
-        raise UserError(f"exporting for OpenVINO needs {error.name}; {INSTALL}") from None
     with new_directory(out) as folder, hushed(), redirect_stdout(sys.stderr):
         main_export(
             str(model),

@@ -19,7 +19,7 @@ from minimind.console import warn
 from minimind.data import datasets_hub
 from minimind.data.conversations import Conversation, read_conversation
 from minimind.data.preferences import Pair, read_pair
-from minimind.errors import UserError
+from minimind.errors import UserError, optional
 from minimind.text import mend_json, utf8
 
 Kind: TypeAlias = Literal["text", "sft", "dpo"]
@@ -149,10 +149,8 @@ def _decompressed(file: str, raw: BinaryIO) -> BinaryIO | gzip.GzipFile:
     if file.endswith(".gz"):
         return gzip.GzipFile(fileobj=raw)
     if file.endswith(".zst"):
-        try:
+        with optional(f"{file}: reading .zst needs a library; pip install 'minimind[data]'"):
             import zstandard
-        except ImportError:
-            raise UserError(f"{file}: reading .zst needs a library; pip install 'minimind[data]'") from None
         reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
         return _Zstd(reader, zstandard.ZstdError)
     return raw

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from minimind.errors import UserError
+from minimind.errors import UserError, optional
 
 PREFIX = "hf:"
 
@@ -36,10 +36,8 @@ def _folder(name: str) -> Path:
 
 
 def _open(name: str) -> Any:
-    try:
+    with optional(f"{name}: reading datasets needs a library; pip install 'minimind[data]'"):
         import datasets
-    except ImportError:
-        raise UserError(f"{name}: reading datasets needs a library; pip install 'minimind[data]'") from None
     folder = _folder(name)
     try:
         if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from minimind import runtime
 from minimind.console import say, warn
-from minimind.errors import UsageError, UserError, did_you_mean
+from minimind.errors import UsageError, UserError, did_you_mean, optional
 from minimind.files import sha256_of, writing_to
 
 CORPORA: dict[str, tuple[str, ...]] = {
@@ -32,6 +32,7 @@ CORPORA |= {
     "all": tuple(file for files in CORPORA.values() for file in files),
 }
 REPOSITORY = {"huggingface": "jingyaogong/minimind_dataset", "modelscope": "gongjy/minimind_dataset"}
+NEEDS = "downloading needs the library {}; pip install 'minimind[data]'"
 
 
 class Published(NamedTuple):
@@ -94,10 +95,8 @@ def _fetch_file(file: str, out: Path, hubs: list[str]) -> dict[str, Any]:
 
 
 def _from_huggingface(file: str, out: Path) -> Offer:
-    try:
+    with optional(NEEDS.format("huggingface_hub")):
         from huggingface_hub import HfApi, RepoFile, hf_hub_download
-    except ImportError:
-        raise _not_installed("huggingface_hub") from None
     endpoint, repository = runtime.hub_endpoint("huggingface"), REPOSITORY["huggingface"]
     found = HfApi(endpoint=endpoint).get_paths_info(repository, file, repo_type="dataset")
     if not found or not isinstance(found[0], RepoFile):
@@ -107,10 +106,8 @@ def _from_huggingface(file: str, out: Path) -> Offer:
 
 
 def _from_modelscope(file: str, out: Path) -> Offer:
-    try:
+    with optional(NEEDS.format("modelscope")):
         from modelscope_hub import HubApi
-    except ImportError:
-        raise _not_installed("modelscope") from None
     api, repository = HubApi(endpoint=runtime.hub_endpoint("modelscope")), REPOSITORY["modelscope"]
     found = [one for one in api.list_repo_files(repository, "dataset") if one.path == file]
     if not found:
@@ -155,7 +152,3 @@ def _client_errors(out: Path) -> Iterator[None]:
                 raise
         lines = str(error).strip().splitlines()
         raise HubError(lines[0] if lines else type(error).__name__) from error
-
-
-def _not_installed(library: str) -> UserError:
-    return UserError(f"downloading needs the library {library}; pip install 'minimind[data]'")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from minimind.console import hushed
-from minimind.errors import UserError
+from minimind.errors import UserError, optional
 
 
 class Row(NamedTuple):
@@ -34,12 +34,9 @@ def rows(task: str, source: Source, subjects: Sequence[str]) -> Iterator[Row]:
     Raises:
         UserError: `datasets` is not installed, or the hub does not give the data.
     """
-    try:
+    library = f"{task}: the hub is read with a library; pip install 'minimind[data]', or name local files with --data"
+    with optional(library):
         import datasets
-    except ImportError:
-        raise UserError(
-            f"{task}: the hub is read with a library; pip install 'minimind[data]', or name local files with --data"
-        ) from None
     for subject in subjects:
         try:
             with hushed():
