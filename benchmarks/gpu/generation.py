@@ -13,8 +13,7 @@ from benchmarks.gpu.machine import bandwidth
 from benchmarks.gpu.work import Row, Tell, Work, message
 from minimind import runtime
 from minimind.bench.generate import Ours
-from minimind.bench.generator import Generator
-from minimind.bench.rivals import Transformers
+from minimind.bench.rivals import Generator, Transformers
 from minimind.config import ModelConfig
 from minimind.model.store import load_config, load_model
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from minimind import runtime
-from minimind.bench.generator import Generator, Prompts, Speed
+from minimind.bench.rivals import Generator, LlamaCpp, Prompts, Speed, Transformers
 from minimind.config import PRESETS
 from minimind.console import progress
 from minimind.engine.engine import Engine
@@ -96,7 +96,7 @@ def measure(model: str, work: Work, rounds: int, reference: bool) -> dict[str, A
         with progress("turns", total=rounds * len(engines)) as bar:
             for _ in range(rounds):
                 for engine in engines:
-                    for dtype, batch, *speed in _in_a_process(engine, work, folder):
+                    for dtype, batch, *speed in in_a_process("generate", engine, work, folder):
                         old = best.get((engine, dtype, batch), Speed(0, 0))
                         best[engine, dtype, batch] = Speed(*map(max, zip(old, speed, strict=True)))
                     bar.advance(note=engine)
@@ -114,8 +114,13 @@ def measure(model: str, work: Work, rounds: int, reference: bool) -> dict[str, A
     return {"device": on.type, "threads": torch.get_num_threads(), "rows": rows, "ratios": _ratios(rows)}
 
 
-def _in_a_process(engine: str, work: Work, folder: str) -> list[list[Any]]:
-    command = [sys.executable, "-m", "minimind.bench.generate", engine, json.dumps(asdict(work)), folder]
+def in_a_process(module: str, engine: str, work: Any, *more: str) -> Any:
+    """Let a process of its own do a turn of `minimind.bench.MODULE`, and return what that gives.
+
+    Raises:
+        UserError: it failed.
+    """
+    command = [sys.executable, "-m", f"minimind.bench.{module}", engine, json.dumps(asdict(work)), *more]
     ended = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace")
     if ended.returncode:
         last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
@@ -125,8 +130,6 @@ def _in_a_process(engine: str, work: Work, folder: str) -> list[list[Any]]:
 
 def turn(engine: str, work: Work, folder: Path) -> list[tuple[str, int, float, float]]:
     """Do the work once, in this process: `(dtype, batch, prefill, decode)` of each combination that the engine has."""
-    from minimind.bench.rivals import LlamaCpp, Transformers
-
     directory, on, context = Path(work.directory), runtime.device(work.device), work.prompt + work.new + 1
     vocabulary = min(load_config(directory).vocab_size, Tokenizer.load(directory).vocab_size)
     random = torch.Generator().manual_seed(0)

@@ -19,7 +19,7 @@ from minimind.train.precision import Precision
 
 
 class TimedStream:
-    """A stream that counts the seconds spent waiting for it."""
+    """A stream that counts the seconds spent waiting for it; all else is the stream's own."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream, self.seconds = stream, 0.0
@@ -31,17 +31,8 @@ class TimedStream:
         self.seconds += time.perf_counter() - start
         return batch
 
-    def rehearsal_batch(self, rows: int, rank: int = 0, world: int = 1) -> Any:
-        """As the stream's."""
-        return self.stream.rehearsal_batch(rows, rank, world)
-
-    def state_dict(self) -> dict[str, Any]:
-        """As the stream's."""
-        return self.stream.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """As the stream's."""
-        self.stream.load_state_dict(state)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 class Ours:

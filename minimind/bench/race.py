@@ -3,8 +3,7 @@
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -21,24 +20,21 @@ class Contestant(Protocol):
         """Do one optimizer step and return its real (non-padding) tokens."""
 
 
-@dataclass
-class Laps:
+class Turn(NamedTuple):
+    """What a contestant did in one turn."""
+
+    tokens: int
+    seconds: float
+    steps: int
+
+
+class Laps(list[Turn]):
     """The turns of one contestant."""
-
-    tokens: list[int] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    steps: list[int] = field(default_factory=list)
-
-    def add(self, tokens: int, seconds: float, steps: int) -> None:
-        """Note one turn."""
-        self.tokens.append(tokens)
-        self.seconds.append(seconds)
-        self.steps.append(steps)
 
     @property
     def speeds(self) -> list[float]:
         """Tokens per second of each turn."""
-        return [tokens / seconds for tokens, seconds in zip(self.tokens, self.seconds, strict=True)]
+        return [turn.tokens / turn.seconds for turn in self]
 
     @property
     def tokens_per_second(self) -> float:
@@ -48,7 +44,7 @@ class Laps:
     @property
     def step_seconds(self) -> float:
         """Of a step of the median turn."""
-        return statistics.median(seconds / steps for seconds, steps in zip(self.seconds, self.steps, strict=True))
+        return statistics.median(turn.seconds / turn.steps for turn in self)
 
 
 def race(contestants: Mapping[str, Contestant], seconds: float, on: torch.device) -> dict[str, Laps]:
@@ -60,7 +56,7 @@ def race(contestants: Mapping[str, Contestant], seconds: float, on: torch.device
     laps = {name: Laps() for name in contestants}
     began = time.perf_counter()
     with progress("measuring", seconds) as bar:
-        while time.perf_counter() - began < seconds or len(next(iter(laps.values())).steps) < LEAST_TURNS:
+        while time.perf_counter() - began < seconds or len(next(iter(laps.values()))) < LEAST_TURNS:
             for name, contestant in contestants.items():
                 tokens, steps, start = 0, 0, time.perf_counter()
                 while not steps or time.perf_counter() - start < turn:
@@ -68,6 +64,6 @@ def race(contestants: Mapping[str, Contestant], seconds: float, on: torch.device
                     steps += 1
                 runtime.synchronize(on)
                 taken = time.perf_counter() - start
-                laps[name].add(tokens, taken, steps)
+                laps[name].append(Turn(tokens, taken, steps))
                 bar.advance(taken, f"{name} {tokens / taken:,.0f} tokens/s")
     return laps

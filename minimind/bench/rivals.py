@@ -6,30 +6,43 @@ import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from minimind import runtime
-from minimind.bench.generator import Prompts, Speed
 from minimind.convert.gguf import export_gguf
-from minimind.errors import UserError
+from minimind.errors import optional
 
+Prompts = list[list[int]]
 GGUF_TYPES = {"float32": "f32", "bfloat16": "bf16", "int8": "q8_0"}
+
+
+MISSING = (
+    "the comparison needs {name}, which is not installed; get it with `pip install 'minimind[bench]'`, "
+    "or leave the references out with --no-reference"
+)
+
+
+class Speed(NamedTuple):
+    """Tokens per second of all rows together."""
+
+    prefill: float
+    decode: float
+
+
+class Generator(Protocol):
+    """Something that continues prompts of equal length greedily, each by exactly `new` tokens."""
+
+    def run(self, prompts: Prompts, new: int) -> Speed:
+        """Generate once, nothing cached from before."""
 
 
 class Transformers:
     """`AutoModelForCausalLM.generate` with its default (growing) cache."""
 
     def __init__(self, directory: Path, dtype: str, on: torch.device) -> None:
-        try:
-            import transformers
-        except ImportError:
-            raise _missing("transformers") from None
-        transformers.logging.set_verbosity_error()
-        model: Any = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype))
-        self._model = model.to(on)
-        self._on = on
+        self._model, self._on = _their_model(directory, dtype, on), on
 
     def run(self, prompts: Prompts, new: int) -> Speed:
         """The prompt's time is that of generating a single token."""
@@ -58,10 +71,8 @@ class LlamaCpp:
     """llama.cpp's own server in this process, one slot a prompt, with as many threads as torch has."""
 
     def __init__(self, directory: Path, dtype: str, batch: int, context: int, folder: Path) -> None:
-        try:
+        with optional(MISSING):
             import xllamacpp
-        except ImportError:
-            raise _missing("xllamacpp") from None
         file = folder / f"{dtype}.gguf"
         if not file.exists():
             export_gguf(directory, file, GGUF_TYPES[dtype])
@@ -97,13 +108,7 @@ def sampler(directory: Path, dtype: str, on: torch.device, at_once: bool) -> Cal
 
     A batch goes on until its longest answer is through.
     """
-    try:
-        import transformers
-    except ImportError:
-        raise _missing("transformers") from None
-    transformers.logging.set_verbosity_error()
-    loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype))
-    model = loaded.to(on)
+    model = _their_model(directory, dtype, on)
 
     def generate(prompts: Prompts, new: int) -> None:
         longest = max(map(len, prompts))
@@ -125,8 +130,9 @@ def sampler(directory: Path, dtype: str, on: torch.device, at_once: bool) -> Cal
     return run
 
 
-def _missing(package: str) -> UserError:
-    return UserError(
-        f"the comparison needs {package}, which is not installed; get it with `pip install 'minimind[bench]'`, "
-        f"or leave the references out with --no-reference"
-    )
+def _their_model(directory: Path, dtype: str, on: torch.device) -> Any:
+    with optional(MISSING):
+        import transformers
+    transformers.logging.set_verbosity_error()
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype))
+    return model.to(on)

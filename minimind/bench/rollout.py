@@ -5,22 +5,22 @@ batch that is padded waits for its longest. Everybody samples at temperature 1 a
 """
 
 import json
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from minimind import runtime
-from minimind.bench.generate import DTYPES, random_directory
+from minimind.bench.generate import DTYPES, in_a_process, random_directory
+from minimind.bench.rivals import sampler
 from minimind.console import progress
 from minimind.engine.sampling import Sampling
-from minimind.errors import UsageError, UserError, did_you_mean
+from minimind.errors import UsageError, did_you_mean
 from minimind.model.store import load_config, load_model
 from minimind.rl.rollout import LocalRollout
 from minimind.tokenizer.bpe import Tokenizer
@@ -76,7 +76,7 @@ def measure(model: str, work: Work, rounds: int, reference: bool) -> dict[str, A
         work = replace(work, directory=str(directory))
         for _ in range(rounds):
             for engine in engines:
-                best[engine] = min(_in_a_process(engine, work), best.get(engine, float("inf")))
+                best[engine] = min(in_a_process("rollout", engine, work), best.get(engine, float("inf")))
                 bar.advance(note=engine)
     count, tokens = work.groups * work.samples, sum(work.lengths())
     rows = [
@@ -92,28 +92,13 @@ def measure(model: str, work: Work, rounds: int, reference: bool) -> dict[str, A
     return {**figures, "samples": count, "tokens": tokens, "rows": rows, "ratios": ratios}
 
 
-def _in_a_process(engine: str, work: Work) -> float:
-    command = [sys.executable, "-m", "minimind.bench.rollout", engine, json.dumps(asdict(work))]
-    ended = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace")
-    if ended.returncode:
-        last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(last.removeprefix("minimind.errors.UserError: "))
-    return float(ended.stdout.splitlines()[-1])
-
-
 def turn(engine: str, work: Work) -> float:
     """Do the work once in this process; return its seconds."""
     directory = Path(work.directory)
     vocabulary = min(load_config(directory).vocab_size, Tokenizer.load(directory).vocab_size)
     prompts, lengths = work.prompts(vocabulary), work.lengths()
-    run: Callable[[list[list[int]], list[int]], None]
-    if engine == ENGINES[0]:
-        run = ours(work)
-    else:
-        from minimind.bench.rivals import sampler
-
-        run = sampler(directory, work.dtype, runtime.device(work.device), at_once=engine == ENGINES[1])
     on = runtime.device(work.device)
+    run = ours(work) if engine == ENGINES[0] else sampler(directory, work.dtype, on, at_once=engine == ENGINES[1])
     # A compiler runs, memory is touched; on a GPU graphs are recorded, others for more and longer sequences.
     run(*((prompts, lengths) if on.type == "cuda" else (prompts[:2], [4, 4])))
     runtime.synchronize(on)

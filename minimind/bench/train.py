@@ -84,7 +84,7 @@ def measure(
         "mfu": round(flops / rate, 4),
         "mfu_of_data_sheet": round(flops / published, 4) if published else None,
         "padding": round(ours.padding, 4),
-        "input_share": round(ours.stream.seconds / sum(laps["ours"].seconds), 5),
+        "input_share": round(ours.stream.seconds / sum(turn.seconds for turn in laps["ours"]), 5),
         "checkpoint_seconds": round(saving, 3),
         "checkpoint_share": round(saving / (saving + between), 5) if between else None,
         "peak_memory_bytes": ours_peak,

@@ -13,7 +13,7 @@ SMALL = ["--groups", "2", "--samples", "2", "--prompt", "8", "--new", "8", "--dt
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch):
     """Starting a process for each turn takes longer than these turns."""
-    monkeypatch.setattr(rollout, "_in_a_process", rollout.turn)
+    monkeypatch.setattr(rollout, "in_a_process", lambda _, *turn: rollout.turn(*turn))
 
 
 def test_it_reports_every_engine(minimind):
