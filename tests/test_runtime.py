@@ -70,7 +70,12 @@ def test_a_processor_that_is_held_to_avx2_computes_as_one_that_has_no_more():
 @pytest.mark.parametrize("training", [True, False])
 def test_a_model_is_left_in_the_mode_in_which_it_was_whatever_happens(training):
     model = torch.nn.Sequential(torch.nn.Dropout()).train(training)
-    with pytest.raises(RuntimeError), runtime.evaluating(model):
-        assert not any(module.training for module in model.modules())
-        raise RuntimeError
+
+    def fail():
+        with runtime.evaluating(model):
+            assert not any(module.training for module in model.modules())
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert all(module.training == training for module in model.modules())
