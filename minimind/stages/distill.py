@@ -38,7 +38,7 @@ from minimind.rl.batch import Packed, minibatches, pack, pad_rows
 from minimind.rl.metrics import PolicyDrift
 from minimind.rl.rollout import Sample
 from minimind.rl.stream import RolloutStream
-from minimind.stages import setup
+from minimind.stages import setup, setup_rl
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import parallel
 from minimind.train.folder import check_writable
@@ -104,7 +104,7 @@ def make_on_policy_job(recipe: Recipe, model: Transformer, teacher: Transformer,
     rl, length = recipe.rl, recipe.data.sequence_length
     _, validation = setup.shards(recipe, tokenizer, kind="sft") if recipe.data.valid else (None, None)
     parallel.shard(model, model.layers, recipe.train)
-    collector = setup.make_collector(recipe, model, tokenizer)
+    collector = setup_rl.make_collector(recipe, model, tokenizer)
 
     def make_batches(samples: Sequence[Sample], number: int) -> list[Packed]:
         """Answers of the student -> packed rows, that the teacher reads, too; as many on all ranks."""
@@ -120,14 +120,14 @@ def make_on_policy_job(recipe: Recipe, model: Transformer, teacher: Transformer,
         optimizers=make_optimizers(model, recipe.optim),
         stream=RolloutStream(collector, model, make_batches, PolicyDrift()),
         loss=partial(teacher_loss, teacher=teacher, rule=rule_of(recipe)),
-        steps=setup.rl_steps(recipe, collector.prompts),
+        steps=setup_rl.steps(recipe, collector.prompts),
         flops_per_token=model.config.flops_per_token(context=length / 2),
         write_model=partial(setup.write_model, model, tokenizer, dtype=setup.save_dtype(recipe)),
         validate=partial(setup.valid_bpb, recipe, model, tokenizer, validation),
         sample=collector.transcripts,
         compile=partial(compile_both, model, teacher),
         figures=collector.meter.take,
-        data=setup.rl_data(recipe, collector.prompts),
+        data=setup_rl.describe(recipe, collector.prompts),
     )
 
 

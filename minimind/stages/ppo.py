@@ -30,7 +30,7 @@ from minimind.rl.batch import Packed, PolicyBatch, compute_log_probs, minibatche
 from minimind.rl.metrics import PolicyDrift, measure_policy
 from minimind.rl.rollout import Sample
 from minimind.rl.stream import RolloutStream
-from minimind.stages import setup
+from minimind.stages import setup, setup_rl
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import parallel
 from minimind.train.folder import check_writable
@@ -80,12 +80,12 @@ def make_job(recipe: Recipe, actor: Transformer, critic: Scorer, tokenizer: Toke
     optimizers = [make_optimizers(network, recipe.optim) for network in (actor, critic)]
 
     # prompts → answers → rewards
-    collector = setup.make_collector(recipe, actor, tokenizer)
-    held_out = setup.valid_prompts(recipe, tokenizer)
+    collector = setup_rl.make_collector(recipe, actor, tokenizer)
+    held_out = setup_rl.valid_prompts(recipe, tokenizer)
 
     # what π_old, and the model that the run started from, say of every sampled token
-    runner = setup.make_log_prob_runner(recipe, actor, collector.sampling)
-    algorithm, drift = setup.algorithm(rl), PolicyDrift()
+    runner = setup_rl.make_log_prob_runner(recipe, actor, collector.sampling)
+    algorithm, drift = setup_rl.algorithm(rl), PolicyDrift()
 
     def make_batches(samples: Sequence[Sample], number: int) -> list[Packed]:
         """Rewards of rollout `number`, values of the critic → advantages → the batches of its optimizer steps."""
@@ -149,14 +149,14 @@ def make_job(recipe: Recipe, actor: Transformer, critic: Scorer, tokenizer: Toke
         optimizers=[*optimizers[0], *optimizers[1]],
         stream=stream,
         loss=loss,
-        steps=setup.rl_steps(recipe, collector.prompts),
+        steps=setup_rl.steps(recipe, collector.prompts),
         flops_per_token=2 * actor.config.flops_per_token(context=length / 2),
         write_model=partial(setup.write_model, actor, tokenizer, dtype=setup.save_dtype(recipe)),
         validate=partial(collector.validate, actor, held_out),
         sample=collector.transcripts,
         compile=model.compile_blocks,
         figures=collector.meter.take,
-        data=setup.rl_data(recipe, collector.prompts),
+        data=setup_rl.describe(recipe, collector.prompts),
         close=collector.close,
     )
 

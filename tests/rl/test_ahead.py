@@ -18,7 +18,7 @@ from minimind.model.qwen3 import Transformer
 from minimind.rl.ahead import Ahead, BackgroundRollout, Producer
 from minimind.rl.rollout import single_turn
 from minimind.rl.settings import RlConfig
-from minimind.stages import setup
+from minimind.stages import setup_rl
 
 
 class Engine:
@@ -303,4 +303,4 @@ def test_what_cannot_be_ahead_is_refused_before_anything_else(recipe, model, tok
         "distill": "what the student says now",
     }
     with pytest.raises(UsageError, match=said[what]):
-        setup.make_collector(recipe, model, tokenizer)
+        setup_rl.make_collector(recipe, model, tokenizer)
