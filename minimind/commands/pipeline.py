@@ -48,26 +48,15 @@ COURSE = {
 STAGES = ("random", *COURSE)
 TALKS = "sft"
 """The first stage whose model answers."""
+_FEW_ANSWERS = {"rl.groups": 2, "rl.samples": 2, "rl.filter_groups": "keep", "rl.max_new_tokens": 16}
 QUICK: dict[str, dict[str, Any]] = {
     "pretrain": {"train.max_steps": 12, "train.tokens_per_step": 1024, "train.micro_batch_tokens": 1024},
     "sft": {"train.max_steps": 4, "train.tokens_per_step": 2048, "train.micro_batch_tokens": 2048},
     "distill": {"train.max_steps": 2, "train.tokens_per_step": 2048, "train.micro_batch_tokens": 2048},
     "lora": {"train.max_steps": 2, "train.tokens_per_step": 1024, "train.micro_batch_tokens": 1024},
     "dpo": {"train.max_steps": 2},
-    "grpo": {
-        "train.max_steps": 2,
-        "rl.groups": 2,
-        "rl.samples": 2,
-        "rl.filter_groups": "keep",
-        "rl.max_new_tokens": 16,
-    },
-    "agent": {
-        "train.max_steps": 1,
-        "rl.groups": 2,
-        "rl.samples": 2,
-        "rl.filter_groups": "keep",
-        "rl.max_new_tokens": 16,
-    },
+    "grpo": {"train.max_steps": 2, **_FEW_ANSWERS},
+    "agent": {"train.max_steps": 1, **_FEW_ANSWERS},
 }
 
 
@@ -217,15 +206,9 @@ class Pipeline:
         if lesson.teacher:
             changes["distill.teacher"] = str(self.folder / lesson.teacher / "model")
         if self.quick:
-            changes |= {
-                "data.valid": [],
-                "data.valid_fraction": 0.0,
-                "train.valid_every": 0,
-                "train.save_every": 0,
-                "train.sample_every": 0,
-                **QUICK[name],
-            }
-            changes |= {"model": {"num_hidden_layers": 2}, "train.compile": "never"}
+            changes |= {"data.valid": [], "data.valid_fraction": 0.0, "train.compile": "never"}
+            changes |= dict.fromkeys(("train.valid_every", "train.save_every", "train.sample_every"), 0)
+            changes |= {"model": {"num_hidden_layers": 2}, **QUICK[name]}
         return load(Recipe, find(f"tiny/{name}", lesson.stage), changes)
 
     def _random(self, tokenizer: Path) -> Path:
@@ -239,8 +222,7 @@ class Pipeline:
 
     def _train(self, name: str, tokenizer: Path, run: Path, seed: int) -> Path:
         stage = importlib.import_module(f"minimind.stages.{COURSE[name].stage}")
-        model: Path = stage.run(self._recipe(name, tokenizer, seed), run)
-        return model
+        return stage.run(self._recipe(name, tokenizer, seed), run)
 
     def _measure(self, directory: Path, most: int | None) -> dict[str, Any]:
         """Bits per byte on unseen text, and the share of held-out questions answered right, at most so many a kind."""

@@ -101,7 +101,8 @@ def serve(
     if not served:
         raise UsageError("--name is empty: clients need a name to call the model by")
     adapters = _adapters(lora, model, served)
-    load = _loader(model, adapters, context, parallel, cache_tokens, queue, dtype, device, rope.scaling(model))
+    sizes = {"max_batch_size": parallel, "context": context, "cache_tokens": cache_tokens}
+    load = _loader(model, adapters, rope.scaling(model), dtype, device, queue, sizes)
     settings = Settings(
         model=served,
         adapters=tuple(adapters),
@@ -154,15 +155,7 @@ def _adapters(given: tuple[str, ...], model: str, served: str) -> dict[str, Path
 
 
 def _loader(
-    model: str,
-    adapters: dict[str, Path],
-    context: int,
-    parallel: int,
-    cache_tokens: int,
-    queue: int,
-    dtype: str,
-    device: str,
-    rope_scaling: dict[str, Any] | None,
+    model: str, adapters: dict[str, Path], rope_scaling: Any, dtype: str, device: str, queue: int, sizes: dict[str, Any]
 ) -> Any:
     """What loads the model later, in another thread; mistakes that can be seen now are raised now."""
     import torch
@@ -188,15 +181,7 @@ def _loader(
         if rope_scaling is not None:
             weights.use_rope_scaling(rope_scaling)
         variants = {name: adapted_copy(weights, folder, Path(model)) for name, folder in adapters.items()}
-        engine = Engine(
-            weights,
-            tokenizer,
-            max_batch_size=parallel,
-            context=context,
-            cache_tokens=cache_tokens,
-            int8=dtype == "int8",
-            variants=variants,
-        )
+        engine = Engine(weights, tokenizer, int8=dtype == "int8", variants=variants, **sizes)
         engine.grammars  # noqa: B018  # made now: not while others are answered
         tokens, memory = engine.cache_size
         console.say(

@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import combinations
+from functools import partial
+from itertools import combinations, permutations
 from typing import Any, TypeVar
 
 from minimind.console import track
@@ -42,6 +43,7 @@ OBJECT = re.compile(r"\{[^{}]*\}")
 PARALLEL = 8
 Grades = dict[str, float]
 """Criterion -> grade."""
+K = TypeVar("K")
 T = TypeVar("T")
 
 
@@ -113,58 +115,42 @@ def judge_answers(judge: Judge, prompts: Sequence[str], answers: Mapping[str, Se
     Raises:
         UserError: the judge refuses any request, or has answered none.
     """
-    grading = [(name, n) for name in answers for n in range(len(prompts))]
-    comparing = [
-        (first, second, n, swapped)
-        for first, second in combinations(answers, 2)
-        for n in range(len(prompts))
-        for swapped in (False, True)
-    ]
-
-    def grade(task: tuple[str, int]) -> Grades | None:
-        name, n = task
-        return judge.grade(prompts[n], answers[name][n])
-
-    def compare(task: tuple[str, str, int, bool]) -> int | None:
-        first, second, n, swapped = task
-        if not swapped:
-            return judge.compare(prompts[n], answers[first][n], answers[second][n])
-        verdict = judge.compare(prompts[n], answers[second][n], answers[first][n])
-        return None if verdict is None else -verdict
-
-    graded = dict(zip(grading, _at_once(grade, grading, "grading"), strict=True))
-    grades = {name: [graded[name, n] for n in range(len(prompts))] for name in answers}
+    numbers = range(len(prompts))
+    grading = {(name, n): partial(judge.grade, prompts[n], answers[name][n]) for name in answers for n in numbers}
+    comparing = {
+        (one, other, n): partial(judge.compare, prompts[n], answers[one][n], answers[other][n])
+        for one, other in permutations(answers, 2)
+        for n in numbers
+    }
+    graded = _at_once(grading, "grading")
+    grades = {name: [graded[name, n] for n in numbers] for name in answers}
     mean = {
         name: {criterion: _mean([g[criterion] for g in of_model if g]) for criterion in CRITERIA}
         for name, of_model in grades.items()
     }
-    compared = dict(zip(comparing, _at_once(compare, comparing, "comparing"), strict=True))
-    pairs = [
-        {
-            **{"first": first, "second": second},
-            **count_verdicts(
-                [(compared[first, second, n, False], compared[first, second, n, True]) for n in range(len(prompts))]
-            ),
-        }
-        for first, second in combinations(answers, 2)
-    ]
+    compared = _at_once(comparing, "comparing")
+    pairs = []
+    for first, second in combinations(answers, 2):
+        both = [(compared[first, second, n], compared[second, first, n]) for n in numbers]
+        verdicts = [(one, other and -other) for one, other in both]  # None and 0 stay as they are
+        pairs.append({"first": first, "second": second, **count_verdicts(verdicts)})
     return {"grades": grades, "mean": mean, "pairs": pairs}
 
 
-def _at_once(function: Callable[[Any], T | None], tasks: Sequence[Any], title: str) -> list[T | None]:
+def _at_once(tasks: Mapping[K, Callable[[], T | None]], title: str) -> dict[K, T | None]:
     """Do all tasks side by side; None for one whose request failed, which is no reason to lose the others."""
     failures = Failures()
 
-    def attempt(task: Any) -> T | RequestFailed | None:
+    def attempt(task: Callable[[], T | None]) -> T | RequestFailed | None:
         try:
-            return function(task)
+            return task()
         except RequestFailed as failure:
             return failure
 
     found: list[T | None] = []
     with ThreadPoolExecutor(PARALLEL) as pool:
         try:
-            for value in track(pool.map(attempt, tasks), title, len(tasks)):
+            for value in track(pool.map(attempt, tasks.values()), title, len(tasks)):
                 if isinstance(value, RequestFailed):
                     failures.add(value)
                     found.append(None)
@@ -175,7 +161,7 @@ def _at_once(function: Callable[[Any], T | None], tasks: Sequence[Any], title: s
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     failures.conclude("judgements")
-    return found
+    return dict(zip(tasks, found, strict=True))
 
 
 def _mean(values: Sequence[float]) -> float | None:

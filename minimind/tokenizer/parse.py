@@ -13,6 +13,12 @@ from minimind.tokenizer.chat import parse_call
 
 Delta = dict[str, Any]  # one of {"content": str}, {"reasoning_content": str}, {"tool_calls": [call]}
 _MARKERS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
+# What comes after a marker in a state, and how many newlines of the layout stand first there.
+_NEXT = {
+    ("</think>", "reasoning_content"): ("content", 2),
+    ("<think>", "content"): ("reasoning_content", 1),
+    ("<tool_call>", "content"): ("tool_call", 0),
+}
 
 
 def parse(ids: Iterable[int], tokenizer: Tokenizer, open_thinking: bool | None = None) -> dict[str, Any]:
@@ -24,8 +30,8 @@ def parse(ids: Iterable[int], tokenizer: Tokenizer, open_thinking: bool | None =
     """
     ids = list(ids)
     if open_thinking is None:
-        first = next((i for i in ids if i in _control_ids(tokenizer, "<think>", "</think>")), None)
-        open_thinking = first is not None and first == tokenizer.control_id("</think>")
+        opening, closing = map(tokenizer.control_id, ("<think>", "</think>"))
+        open_thinking = next((id == closing for id in ids if id in (opening, closing)), False)
     parser = MessageParser(tokenizer, open_thinking)
     for id in ids:
         parser.feed(id)
@@ -134,27 +140,16 @@ class MessageParser:
             self._parts.append(marker)
             return []
         text = self._taken()
-        if marker == "</think>" and self._state == "reasoning_content":
-            deltas = self._give(text.removesuffix("\n"))
-            self._change("content", skip=2)
-            return deltas
-        if marker == "<think>" and self._state == "content":
-            deltas = self._give(text)
-            self._change("reasoning_content", skip=1)
-            return deltas
-        if marker == "<tool_call>" and self._state == "content":
-            deltas = self._give(text.removesuffix("\n"))
-            self._change("tool_call")
-            return deltas
-        return self._give(text + marker)  # out of place: it is what the model said
-
-    def _change(self, state: str, skip: int = 0) -> None:
-        self._state, self._skip = state, skip
+        if (marker, self._state) not in _NEXT:
+            return self._give(text + marker)  # out of place: it is what the model said
+        deltas = self._give(text if marker == "<think>" else text.removesuffix("\n"))
+        self._state, self._skip = _NEXT[marker, self._state]
+        return deltas
 
     def _call(self) -> list[Delta]:
         written = self._taken()
         call = parse_call(written)
-        self._change("content")
+        self._state, self._skip = "content", 0
         if call is None or (self._callable is not None and call["function"]["name"] not in self._callable):
             return self._give(f"<tool_call>{written}</tool_call>")
         self.message.setdefault("tool_calls", []).append(call)
@@ -170,7 +165,3 @@ class MessageParser:
         field = "reasoning_content" if self._state == "reasoning_content" else "content"
         self.message[field] = self.message.get(field, "") + text
         return [{field: text}]
-
-
-def _control_ids(tokenizer: Tokenizer, *markers: str) -> set[int | None]:
-    return {tokenizer.control_id(marker) for marker in markers}

@@ -14,7 +14,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from minimind.tools import tables
-from minimind.tools.registry import Context, tool
+from minimind.tools.registry import Context, names, tool
 
 MAX_EXPRESSION = 200  # characters; also bounds the depth of the syntax tree
 MAX_BITS = 4096  # of a numerator or denominator: 9**9**9 must cost nothing
@@ -240,13 +240,5 @@ def translate_text(text: str, target_language: str) -> dict:
     return {"translated": english if language == "en" else tables.DICTIONARY[english]}
 
 
-NAMES = (
-    "calculate_math",
-    "get_current_time",
-    "random_number",
-    "text_length",
-    "unit_converter",
-    "get_current_weather",
-    "get_exchange_rate",
-    "translate_text",
-)
+NAMES = tuple(names())
+"""All that is registered so far: those of this file."""

@@ -16,6 +16,7 @@ import atexit
 import json
 import threading
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,16 +98,12 @@ def load(path: str | Path, limits: Limits | None = None) -> tuple[str, ...]:
         raise UserError(f"{file}: there is no such file of tools")
     sandbox = Sandbox(file, limits)
     schemas = sandbox.describe()
-    for schema in schemas:
-        registry.add(registry.Tool(schema["function"]["name"], _Remote(sandbox, schema["function"]["name"]), schema))
-    return tuple(schema["function"]["name"] for schema in schemas)
+    names = tuple(schema["function"]["name"] for schema in schemas)
+    for name, schema in zip(names, schemas, strict=True):
+        registry.add(registry.Tool(name, partial(_remote, sandbox, name), schema))
+    return names
 
 
-class _Remote:
+def _remote(sandbox: Sandbox, tool: str, /, **arguments: Any) -> Any:
     """A tool's function as seen from here."""
-
-    def __init__(self, sandbox: Sandbox, name: str) -> None:
-        self._sandbox, self._name = sandbox, name
-
-    def __call__(self, **arguments: Any) -> Any:
-        return self._sandbox.call(self._name, arguments)
+    return sandbox.call(tool, arguments)

@@ -236,7 +236,8 @@ def test_the_flag_of_chat_and_serve_takes_files(mine):
 
 def test_the_environment_has_no_keys(mine, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    registry._TOOLS["environment"].function._sandbox.close()
+    sandbox, _ = registry._TOOLS["environment"].function.args
+    sandbox.close()
     assert "secret" not in tools.call("environment", {})
 
 
