@@ -70,12 +70,8 @@ def model_card(
 
 
 def _front_matter(config: ModelConfig) -> str:
-    tags = ["minimind", "qwen3_moe" if config.num_experts else "qwen3"]
-    return (
-        "---\nlibrary_name: transformers\npipeline_tag: text-generation\nlanguage: [zh, en]\ntags: [{}]\n---\n".format(
-            ", ".join(tags)
-        )
-    )
+    tags = f"[minimind, {'qwen3_moe' if config.num_experts else 'qwen3'}]"
+    return f"---\nlibrary_name: transformers\npipeline_tag: text-generation\nlanguage: [zh, en]\ntags: {tags}\n---\n"
 
 
 def _recipe(run: Path) -> dict[str, Any]:

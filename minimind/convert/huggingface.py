@@ -72,6 +72,5 @@ def _conversation(
         return []
     asked = [[{"role": "user", "content": question}] for question in questions]
     prompts = [render(messages, tokenizer, add_generation_prompt=True)[0] for messages in asked]
-    stop = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-    answers = complete(load_model(model), prompts, GREEDY, stop, max_new_tokens=80)
+    answers = complete(load_model(model), prompts, GREEDY, tokenizer.eos, max_new_tokens=80)
     return [(q, tokenizer.decode(ids, skip_special=True).strip()) for q, ids in zip(questions, answers, strict=True)]

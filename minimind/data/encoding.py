@@ -118,10 +118,7 @@ class Encoder:
 
     def _texts(self, texts: list[str]) -> list[np.ndarray]:
         """bos + text + eos, each once a document; a tokenizer without one of them leaves it out."""
-        before, after = (
-            np.array([] if id is None else [id], dtype=self.dtype)
-            for id in (self.tokenizer.bos_id, self.tokenizer.eos_id)
-        )
+        before, after = np.array(self.tokenizer.bos, self.dtype), np.array(self.tokenizer.eos, self.dtype)
         encoded = self.tokenizer.encode_batch(texts)
         return [np.concatenate([before, np.asarray(ids, self.dtype), after]) for ids in encoded]
 

@@ -199,5 +199,5 @@ def _token_counts(documents: Sequence[Document], texts: Sequence[str], tokenizer
     conversations = [document for document in documents if isinstance(document, Conversation)]
     if conversations:
         return [len(chat.render(one.messages, tokenizer, one.tools)[0]) for one in conversations]
-    ends = (tokenizer.bos_id is not None) + (tokenizer.eos_id is not None)
+    ends = len(tokenizer.bos + tokenizer.eos)
     return [len(ids) + ends for ids in tokenizer.encode_batch(texts)]

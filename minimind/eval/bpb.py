@@ -33,10 +33,7 @@ def text_document(text: str, tokenizer: Tokenizer) -> Document:
     Without bos nothing predicts the first token, so neither it nor its bytes count.
     """
     body = tokenizer.encode(text)
-    ids = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    start = len(ids)
-    ids += body
-    ids += [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    ids, start = [*tokenizer.bos, *body, *tokenizer.eos], len(tokenizer.bos)
     scored = np.zeros(len(ids), dtype=bool)
     scored[max(1, start) : start + len(body)] = True
     size = sum(len(tokenizer.token_bytes(id)) for id in body[1 - start :])

@@ -52,10 +52,8 @@ def answers(
             for prompt in prompts
         ]
     else:
-        bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-        asked = [bos + tokenizer.encode(prompt) for prompt in prompts]
-    stop = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-    replies = complete(model, asked, sampling, stop, max_new_tokens)
+        asked = [tokenizer.bos + tokenizer.encode(prompt) for prompt in prompts]
+    replies = complete(model, asked, sampling, tokenizer.eos, max_new_tokens)
     if chat:
         return [str(parse(ids, tokenizer)["content"]) for ids in replies]
     return [tokenizer.decode(ids, skip_special=True) for ids in replies]

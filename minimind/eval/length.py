@@ -56,14 +56,13 @@ def read_texts(files: Sequence[str], on_bad_line: Literal["stop", "skip"] = "sto
 
 def read_text(texts: Iterable[str], tokenizer: Tokenizer, most: int) -> Text:
     """Encode texts until there are `most` tokens; documents follow each other as bos + text + eos."""
-    eos = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     ids: list[int] = []
     for text in texts:
         if len(ids) >= most:
             break
         # A book is one document: of it no more is encoded than can be needed.
-        ids += [*(bos if ids else []), *tokenizer.encode(text[: MAX_CHARACTERS * (most - len(ids))]), *eos]
+        ids += tokenizer.bos if ids else []
+        ids += [*tokenizer.encode(text[: MAX_CHARACTERS * (most - len(ids))]), *tokenizer.eos]
     sizes = [0 if tokenizer.is_special(id) else len(tokenizer.token_bytes(id)) for id in range(tokenizer.vocab_size)]
     kept = np.array(ids[:most], dtype=np.int64)
     return Text(kept, np.array(sizes)[kept])

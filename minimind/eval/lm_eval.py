@@ -5,6 +5,7 @@
 is `lm_eval` with one more model. Which tokens are scored is decided by lm-eval (`TemplateLM`), as for its `hf` model.
 """
 
+import json
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
@@ -132,15 +133,10 @@ class MiniMindLM(TemplateLM):
 
 def _alike(requests: list[Instance]) -> list[tuple[dict[str, Any], list[int]]]:
     """Which requests share their options and can be generated together."""
-    groups: list[tuple[dict[str, Any], list[int]]] = []
+    groups: dict[str, list[int]] = {}
     for number, request in enumerate(requests):
-        options = request.args[1]
-        same = next((numbers for known, numbers in groups if known == options), None)
-        if same is None:
-            groups.append((options, [number]))
-        else:
-            same.append(number)
-    return groups
+        groups.setdefault(json.dumps(request.args[1], sort_keys=True, default=repr), []).append(number)
+    return [(requests[numbers[0]].args[1], numbers) for numbers in groups.values()]
 
 
 def _generation(options: dict[str, Any]) -> tuple[list[str], int, Sampling]:

@@ -59,7 +59,7 @@ def haystack(tokenizer: Tokenizer, length: int, depths: Sequence[float], seed: i
     ]
     attribute = rng.choice(ATTRIBUTES)
     needles = [tokenizer.encode(facts.answer(person, attribute, language) + "\n") for person in people]
-    room = length - sum(map(len, needles)) - (tokenizer.bos_id is not None)
+    room = length - sum(map(len, needles)) - len(tokenizer.bos)
     if room <= 0:
         raise UserError(f"--lengths {length}: too few tokens for {len(needles)} needles; take longer texts")
     hay: list[list[int]] = []
@@ -71,8 +71,7 @@ def haystack(tokenizer: Tokenizer, length: int, depths: Sequence[float], seed: i
         left -= len(hay[-1])
     for needle, depth in sorted(zip(needles, depths, strict=True), key=lambda pair: -pair[1]):
         hay.insert(round(depth * len(hay)), needle)
-    ids = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    ids += [id for piece in hay for id in piece]
+    ids = [*tokenizer.bos, *(id for piece in hay for id in piece)]
     return Haystack(ids, [_question(person, attribute, language, tokenizer) for person in people])
 
 

@@ -33,9 +33,8 @@ class _Ours:
         chat = lm.tokenizer.control_id("<|im_start|>") is not None
         self.prompts = [prompt for prompt in PROMPTS if chat or prompt.text]
         self.rendered = [prompt.ids(lm.tokenizer) for prompt in self.prompts]
-        bos = [] if lm.tokenizer.bos_id is None else [lm.tokenizer.bos_id]
         pairs = zip(self.prompts, self.rendered, strict=True)
-        self.given = [bos + ids if prompt.text else ids for prompt, ids in pairs]
+        self.given = [lm.tokenizer.bos + ids if prompt.text else ids for prompt, ids in pairs]
         if max(map(len, self.given)) + length > CONTEXT:
             raise UserError(f"{model}: its tokenizer makes a prompt too long; parity reads at most {CONTEXT} tokens")
         ends = {lm.tokenizer.control_id(end) for end in ENDS} | {lm.tokenizer.eos_id}

@@ -108,6 +108,16 @@ class Tokenizer:
     def __reduce__(self) -> tuple[Any, ...]:
         return Tokenizer, (self.files, self._source)
 
+    @property
+    def bos(self) -> list[int]:
+        """What a text begins with: bos, where there is one."""
+        return [] if self.bos_id is None else [self.bos_id]
+
+    @property
+    def eos(self) -> list[int]:
+        """What it ends with: eos, where there is one."""
+        return [] if self.eos_id is None else [self.eos_id]
+
     # Encoding
 
     def encode(self, text: str) -> list[int]:
@@ -146,13 +156,8 @@ class Tokenizer:
         try:
             pattern = fast.split_pattern(self._spec)
             ranks = fast.mergeable_ranks(self._spec) if pattern else None
-        except (
-            AttributeError,
-            KeyError,
-            TypeError,
-            ValueError,
-        ):  # not as such files are: the library says what is wrong
-            return None
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return None  # not as such files are: the library says what is wrong
         if pattern is None or ranks is None:
             return None
         import tiktoken

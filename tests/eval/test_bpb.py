@@ -74,7 +74,7 @@ def test_every_token_is_scored_in_exactly_one_window(length):
 
 def test_without_bos_the_first_token_is_not_scored(tokenizer):
     class NoBos:
-        bos_id, eos_id = None, 2
+        bos, eos = [], [2]
         encode, token_bytes = staticmethod(tokenizer.encode), staticmethod(tokenizer.token_bytes)
 
     text = "hello there"
