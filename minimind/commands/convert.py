@@ -137,9 +137,9 @@ def merge_lora(
         adapter: directory of an adapter, ours or one of peft's.
         base: the model that it was trained on, if that is no longer where the adapter says.
     """
-    from minimind.convert import merge
+    from minimind.convert import huggingface
 
-    _show(merge.merge_lora(adapter, out, base, dtype), json, f"Talk to it:  minimind chat {out}")
+    _show(huggingface.merge_lora(adapter, out, base, dtype), json, f"Talk to it:  minimind chat {out}")
 
 
 def import_(

@@ -89,7 +89,7 @@ def push(model: Path, destination: str, private: bool = False, dry_run: bool = F
     config = load_config(model)
     select(from_directory(model), config, str(model))
     Tokenizer.load(model)
-    going = [path for path in sorted(model.iterdir()) if _goes(path)]
+    going = [path for path in sorted(model.iterdir()) if path.is_file() and not path.name.startswith(".")]
     for path in going:
         if not path.resolve().is_relative_to(model.resolve()):
             raise UserError(f"{path} is a link out of the directory; put a copy there, or take it away")
@@ -98,10 +98,6 @@ def push(model: Path, destination: str, private: bool = False, dry_run: bool = F
         with _client(where):
             _send(model, where, private, list(files))
     return {"address": where.address, "files": files, "sent": not dry_run}
-
-
-def _goes(path: Path) -> bool:
-    return path.is_file() and not path.name.startswith(".")
 
 
 def _send(model: Path, where: Place, private: bool, files: list[str]) -> None:
@@ -131,10 +127,7 @@ def _client(where: Place) -> Iterator[None]:
     """
     login = {"huggingface": "hf auth login", "modelscope": "modelscope login"}[where.hub]
     try:
-        with (
-            redirect_stdout(sys.stderr),
-            hushed(),
-        ):  # they print reports; ours is the only one on stdout
+        with redirect_stdout(sys.stderr), hushed():  # they print reports; ours is the only one on stdout
             yield
     except ImportError as error:
         raise UserError(f"{where.hub} needs the library {error.name}; pip install 'minimind[data]'") from None

@@ -1,19 +1,21 @@
-"""A model directory once more: in another number format, in shards, with a model card.
+"""A model directory once more: in another number format, in shards, with a model card; or with an adapter in it.
 
 Any model directory is what `transformers` reads as it is; this is for handing one on.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from minimind.config import ModelConfig
 from minimind.convert.card import model_card
-from minimind.convert.tensors import from_directory, new_directory, parse_size, select, write_weights
+from minimind.convert.tensors import Stored, from_directory, new_directory, parse_size, select, write_weights
 from minimind.engine.generate import complete
 from minimind.engine.sampling import GREEDY
 from minimind.errors import UserError
 from minimind.files import write_text
-from minimind.model.store import DTYPES, load_config, load_model, save_config
+from minimind.model.adapter import base_of
+from minimind.model.store import DTYPES, load_config, load_model, save_config, save_model
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
 
@@ -42,22 +44,56 @@ def export_hf(
     size = parse_size(max_shard_size, "--max-shard-size")
     config, tokenizer = load_config(model), Tokenizer.load(model)
     stored = select(from_directory(model), config, str(model))
-    kind = kept_dtype(stored["model.embed_tokens.weight"].dtype) if dtype == "keep" else dtype
+    kind = number_format(stored, dtype)
     chat = _conversation(model, config, tokenizer, questions)
     with new_directory(out) as folder:
         files = write_weights(stored, folder, None if dtype == "keep" else DTYPES[dtype], size)
         save_config(config, folder, kind)
-        if (model / "generation_config.json").is_file():  # it may hold more than ids: temperature, several ends
-            (folder / "generation_config.json").write_bytes((model / "generation_config.json").read_bytes())
-        tokenizer.save(folder)
+        add_companions(folder, model, tokenizer)
         card = model_card(out.name, config, tokenizer, model.resolve().parent, chat, kind)
         write_text(folder / "README.md", card)
     return {"model": str(out), "parameters": config.parameters(), "dtype": kind, "files": files}
 
 
-def kept_dtype(dtype: Any) -> str:
-    """The name by which `config.json` knows a number format; what no model is saved in counts as float32."""
-    return next((name for name, one in DTYPES.items() if one == dtype), "float32")
+def merge_lora(adapter: Path, out: Path, base: Path | None = None, dtype: str = "keep") -> dict[str, Any]:
+    """Write the base with the adapter's change added to it to `out`, which appears whole or not at all.
+
+    The sum is made in float32 and rounded once, to the base's number format unless `dtype` names another.
+
+    Args:
+        adapter: an adapter's directory.
+        out: folder to make.
+        base: the model that it was trained on, if that is no longer where the adapter says.
+        dtype: bfloat16, float16, float32, or keep.
+
+    Returns:
+        `{"model", "base", "parameters", "dtype"}`.
+
+    Raises:
+        UserError: no adapter, no base or another one, or `out` is there already or cannot be written.
+    """
+    base = base or base_of(adapter)
+    model = load_model(base, adapter=adapter)
+    tokenizer = Tokenizer.load(base)
+    kind = number_format(from_directory(base), dtype)
+    with new_directory(out) as folder:
+        save_model(model, folder, kind)
+        add_companions(folder, base, tokenizer)
+    return {"model": str(out), "base": str(base), "parameters": model.config.parameters(), "dtype": kind}
+
+
+def number_format(stored: Mapping[str, Stored], dtype: str) -> str:
+    """The format that `dtype` names; `keep` is that of the embedding, float32 where no model is saved in that."""
+    own = stored["model.embed_tokens.weight"].dtype
+    return next((name for name, one in DTYPES.items() if one == own), "float32") if dtype == "keep" else dtype
+
+
+def add_companions(folder: Path, source: Path, tokenizer: Tokenizer) -> None:
+    """Put beside the weights in `folder` a tokenizer, and how `source` generates: temperature, several ends."""
+    generation = source / "generation_config.json"
+    if generation.is_file():
+        (folder / generation.name).write_bytes(generation.read_bytes())
+    tokenizer.save(folder)
 
 
 def _conversation(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from minimind.config import ModelConfig
 from minimind.console import say
-from minimind.convert.huggingface import kept_dtype
+from minimind.convert.huggingface import add_companions, number_format
 from minimind.convert.tensors import Stored, from_directory, new_directory, parse_size, select, write_weights
 from minimind.errors import UserError
 from minimind.files import read_json
@@ -79,18 +79,15 @@ def import_model(
         )
     if source.is_file():
         config = replace(config, bos_token_id=words.bos_id, eos_token_id=words.eos_id, pad_token_id=words.pad_id)
-    kept = kept_dtype(chosen["model.embed_tokens.weight"].dtype)
+    kind = number_format(chosen, dtype)
     with new_directory(out) as folder:
         files = write_weights(chosen, folder, None if dtype == "keep" else DTYPES[dtype], size)
-        save_config(config, folder, kept if dtype == "keep" else dtype)
-        generation = source / "generation_config.json"
-        if generation.is_file():  # temperature, several ends
-            (folder / generation.name).write_bytes(generation.read_bytes())
-        words.save(folder)
+        save_config(config, folder, kind)
+        add_companions(folder, source, words)
     return {
         "model": str(out),
         "parameters": config.parameters(),
-        "dtype": kept if dtype == "keep" else dtype,
+        "dtype": kind,
         "files": files,
         "tensors": len(chosen),
         "vocab_size": words.vocab_size,

@@ -1,7 +1,7 @@
 """Programs that read a model in a format of their own, which `minimind export` writes; classes as in `programs`."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,21 @@ class OpenVino:
         return torch.from_numpy(logits[0, -1].copy()).float().log_softmax(-1)
 
 
-class OnnxRuntime:
+class _Stepwise:
+    """A program that is asked for one token after the other."""
+
+    _ends: Collection[int | None]
+    log_probs: Callable[[Sequence[int]], torch.Tensor]
+
+    def greedy(self, ids: Sequence[int], length: int) -> list[int]:
+        """At most `length` tokens, each the likeliest after the whole text before it."""
+        answer: list[int] = []
+        while len(answer) < length and not (answer and answer[-1] in self._ends):
+            answer.append(int(self.log_probs([*ids, *answer]).argmax()))
+        return answer
+
+
+class OnnxRuntime(_Stepwise):
     """ONNX Runtime, which renders no prompts itself; transformers.js is built on it."""
 
     package, install = "onnxruntime", onnx.INSTALL
@@ -78,10 +92,6 @@ class OnnxRuntime:
 
     def ids(self, prompt: Prompt) -> None:
         """Nothing: it is given tokens."""
-
-    def greedy(self, ids: Sequence[int], length: int) -> list[int]:
-        """Token by token, each from the whole text before it."""
-        return _greedily(self, ids, length, self._ends)
 
     def log_probs(self, ids: Sequence[int]) -> torch.Tensor:
         """From the logits."""
@@ -140,7 +150,7 @@ class NotExportedError(UserError):
     """A program's own format of the model is not there, and no package holds what writes it."""
 
 
-class Mnn:
+class Mnn(_Stepwise):
     """MNN, from the folder MODEL-mnn beside the model."""
 
     package, install = "MNN", "pip install MNN"
@@ -169,20 +179,8 @@ class Mnn:
         ids: list[int] = list(self._llm.tokenizer_encode(text))
         return ids
 
-    def greedy(self, ids: Sequence[int], length: int) -> list[int]:
-        """Token by token, each from the whole text before it."""
-        return _greedily(self, ids, length, self._ends)
-
     def log_probs(self, ids: Sequence[int]) -> torch.Tensor:
         """From the logits."""
         self._llm.reset()
         logits = self._llm.forward(list(ids)).read()
         return torch.from_numpy(np.array(logits).ravel()).float().log_softmax(-1)
-
-
-def _greedily(program: OnnxRuntime | Mnn, ids: Sequence[int], length: int, ends: Collection[int | None]) -> list[int]:
-    """At most `length` tokens, each the likeliest after the whole text before it."""
-    answer: list[int] = []
-    while len(answer) < length and not (answer and answer[-1] in ends):
-        answer.append(int(program.log_probs([*ids, *answer]).argmax()))
-    return answer

@@ -190,9 +190,8 @@ def _layer(
     hidden = config.hidden_size
     queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     attention: float = bytes * (2 * queries + 2 * keys)  # rotated queries and keys, values, what leaves the heads
-    if on_cpu and (
-        blocks := blocks_of_products(length)
-    ):  # each keeps the keys and values that it sees, and its weights
+    if on_cpu and (blocks := blocks_of_products(length)):
+        # each keeps the keys and values that it sees, and its weights
         seen = (blocks + 1) / 2
         attention += bytes * (2 * keys * (seen - 1) + config.num_attention_heads * seen * length / blocks)
     if masked and not on_cpu:  # its kernels take a mask only where each head has keys and values of its own

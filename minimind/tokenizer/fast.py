@@ -74,11 +74,8 @@ def mergeable_ranks(spec: dict[str, Any]) -> dict[bytes, int] | None:
     last = -1
     for merge in model["merges"]:
         left, right = merge.split(" ") if isinstance(merge, str) else merge
-        token, pair, rank = (
-            token_to_bytes(left + right),
-            [token_to_bytes(left), token_to_bytes(right)],
-            vocabulary[left + right],
-        )
+        token, rank = token_to_bytes(left + right), vocabulary[left + right]
+        pair = [token_to_bytes(left), token_to_bytes(right)]
         if token is None or rank <= last or _merge_alone(token, ranks) != pair:
             return None
         ranks[token] = last = rank
