@@ -175,7 +175,7 @@ class Bar:
 
     def lines(self) -> list[str]:
         """What stands under the bar."""
-        return [line for line in (self._note, *self._shown, _in_all(self)) if line]
+        return [line for line in (self._note, *self._shown, _in_all and _in_all(self)) if line]
 
     @property
     def part_left(self) -> float:
@@ -208,14 +208,10 @@ class Bar:
     def _plain_line(self) -> str:
         completed, left = self._bars.tasks[self._task].completed, self.seconds_left()
         known = f"{completed:,.0f} done" if left is None else f"{1 - self.part_left:.0%}, {left:.0f} s left"
-        return "  ".join([f"{self._title}: {known}", *filter(None, [self._note, _in_all(self)])])
+        return "  ".join([f"{self._title}: {known}", *filter(None, [self._note, _in_all and _in_all(self)])])
 
 
-def _nothing(bar: Bar) -> str:
-    return ""
-
-
-_in_all: Callable[[Bar], str] = _nothing
+_in_all: Callable[[Bar], str] | None = None
 
 
 @contextmanager
@@ -226,7 +222,7 @@ def in_all(line: Callable[[Bar], str]) -> Iterator[None]:
     try:
         yield
     finally:
-        _in_all = _nothing
+        _in_all = None
 
 
 @contextmanager

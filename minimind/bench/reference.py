@@ -52,19 +52,19 @@ def as_ours(model: nn.Module, config: ModelConfig) -> Transformer:
 class PaddedRows:
     """Documents in a seeded order, each cut to a row (keeping its end token) or padded to one; epoch after epoch."""
 
-    def __init__(self, shards: Shards, length: int = LENGTH, seed: int = 0) -> None:
-        self.shards, self.length, self.seed = shards, length, seed
+    def __init__(self, shards: Shards, seed: int = 0) -> None:
+        self.shards, self.seed = shards, seed
         self.epoch, self.order = 0, np.zeros(0, np.int64)
 
     @property
     def tokens_per_row(self) -> float:
         """Real tokens of a row on average."""
-        return float(np.minimum(self.shards.lengths, self.length).mean())
+        return float(np.minimum(self.shards.lengths, LENGTH).mean())
 
     def next_batch(self, rows: int) -> tuple[Tensor, Tensor]:
-        """Token ids and labels (-100 on padding, not shifted: the model does that), int64 `[rows, length]`."""
-        ids_BT = np.zeros((rows, self.length), np.int64)
-        labels_BT = np.full((rows, self.length), IGNORE, np.int64)
+        """Token ids and labels (-100 on padding, not shifted: the model does that), int64 `[rows, LENGTH]`."""
+        ids_BT = np.zeros((rows, LENGTH), np.int64)
+        labels_BT = np.full((rows, LENGTH), IGNORE, np.int64)
         for row in range(rows):
             if not len(self.order):
                 self.order = np.random.default_rng([self.seed, self.epoch]).permutation(self.shards.documents)
@@ -72,8 +72,8 @@ class PaddedRows:
             document, self.order = int(self.order[0]), self.order[1:]
             start, size = int(self.shards.starts[document]), int(self.shards.lengths[document])
             ids = self.shards.read(start, size).astype(np.int64)
-            if size > self.length:
-                ids = np.append(ids[: self.length - 1], ids[-1])
+            if size > LENGTH:
+                ids = np.append(ids[: LENGTH - 1], ids[-1])
             ids_BT[row, : len(ids)] = labels_BT[row, : len(ids)] = ids
         return torch.from_numpy(ids_BT), torch.from_numpy(labels_BT)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from minimind.console import hushed
-from minimind.convert.tensors import new_directory
+from minimind.convert.tensors import folder_figures, new_directory
 from minimind.errors import UsageError, UserError, did_you_mean, optional
 from minimind.files import write_json
 from minimind.model.store import load_config
@@ -70,9 +70,4 @@ def export_onnx(model: Path, out: Path, kind: str = "f32") -> dict[str, Any]:
         write_json(folder / "config.json", own | {"transformers.js_config": browser})
         shutil.copy(model / "generation_config.json", folder)
         Tokenizer.load(model).save(folder)
-    return {
-        "folder": str(out),
-        "bytes": sum(file.stat().st_size for file in out.rglob("*") if file.is_file()),
-        "type": kind,
-        "builder": f"onnxruntime-genai {onnxruntime_genai.__version__}",
-    }
+    return folder_figures(out, kind, f"onnxruntime-genai {onnxruntime_genai.__version__}")

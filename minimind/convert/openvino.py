@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from minimind.console import hushed
-from minimind.convert.tensors import new_directory
+from minimind.convert.tensors import folder_figures, new_directory
 from minimind.errors import UsageError, did_you_mean, optional
 from minimind.model.store import load_config
 
@@ -44,9 +44,4 @@ def export_openvino(model: Path, out: Path, kind: str = "f16") -> dict[str, Any]
             ov_config=OVConfig(OPENVINO_TYPES[kind]),
             convert_tokenizer=True,
         )
-    return {
-        "folder": str(out),
-        "bytes": sum(file.stat().st_size for file in out.rglob("*") if file.is_file()),
-        "type": kind,
-        "builder": f"optimum-intel {importlib.metadata.version('optimum-intel')}",
-    }
+    return folder_figures(out, kind, f"optimum-intel {importlib.metadata.version('optimum-intel')}")

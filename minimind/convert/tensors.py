@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -141,6 +141,12 @@ def parse_size(text: str, flag: str) -> int:
     if not match or float(match[1]) == 0:
         raise UsageError(f"{flag} {text}: write a size such as 500MB or 2GB")
     return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def folder_figures(folder: Path, kind: str, builder: str) -> dict[str, Any]:
+    """What an export into a folder has made: `{"folder", "bytes", "type", "builder"}`."""
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return {"folder": str(folder), "bytes": size, "type": kind, "builder": builder}
 
 
 @contextmanager

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minimind.data.packing import WINDOW, PackedStream
-from minimind.data.shards import Shards
+from minimind.data.packing import PackedStream
 from minimind.losses.lm import IGNORE
 from minimind.model.attend import Segments
 
@@ -74,21 +73,8 @@ Place = tuple[list[int], list[int]]
 class PairStream(PackedStream):
     """The packed stream of pairs: its documents are pairs, and none is ever cut."""
 
-    def __init__(
-        self,
-        shards: Shards,
-        sequence_length: int,
-        seed: int = 0,
-        reference: np.ndarray | None = None,
-        window: int = WINDOW,
-    ) -> None:
-        """Pack `shards` of kind `dpo`; `reference`: the log-probability of each token of the corpus, float32.
-
-        Raises:
-            UserError: there is no pair, or one is longer than a row.
-        """
-        super().__init__(shards, sequence_length, seed, window)
-        self.reference = reference
+    reference: np.ndarray | None = None
+    """Log-probability of each token of the corpus under the reference model, float32; without it batches have 0."""
 
     def epoch(self, rows: int) -> Iterator[tuple[list[Place], PairBatch]]:
         """Every pair once, at most `rows` rows at a time, and where they come from; the stream stays where it is."""

@@ -82,8 +82,7 @@ def choice(seed: int = 0) -> list[Case]:
             add("no tool", language, prompts[0], [])
         for _ in range(NO_TOOL):
             first, second = (draw(name, language) for name in rng.sample(tooltalk.VERIFIABLE, 2))
-            join = " And then: " if language == "en" else " 然后："
-            add("two tools", language, first.text + join + second.text, [first.call, second.call])
+            add("two tools", language, tooltalk.together(first, second), [first.call, second.call])
     return cases
 
 

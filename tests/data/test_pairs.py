@@ -83,7 +83,9 @@ def test_gradients_flow_through_the_shared_prompt(shards):
 
 def test_the_reference_comes_with_the_tokens_it_belongs_to(shards):
     numbered = np.arange(shards.tokens, dtype=np.float32) + 1
-    for places, batch in PairStream(shards, 320, reference=numbered).epoch(rows=3):
+    stream = PairStream(shards, 320)
+    stream.reference = numbered
+    for places, batch in stream.epoch(rows=3):
         for row_of, (starts, lengths) in enumerate(places):
             expected = [start + i + 1 for start, length in zip(starts, lengths, strict=True) for i in range(length)]
             assert batch.reference[row_of, : len(expected)].tolist() == expected

@@ -143,7 +143,8 @@ def train(folder, data, experts=0, micro=1024):
     model = Transformer(replace(SHAPE, num_experts=experts))
     pairs = ensure([data], TOKENIZER, "dpo", cache=folder / "cache")
     reference = -3 * np.random.default_rng(0).random(int(pairs.tokens), np.float32)
-    stream = PairStream(pairs, 256, reference=reference)
+    stream = PairStream(pairs, 256)
+    stream.reference = reference
     job = dpo.make_job(recipe, model, TOKENIZER, pairs, stream)
     job.optimizers, job.write_model = [torch.optim.SGD(model.parameters())], lambda _: None
     loop.run(job, run_config(recipe), folder / "run")

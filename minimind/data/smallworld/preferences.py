@@ -156,8 +156,6 @@ def expected(one: Request) -> str:
 
 def two_tasks(first: Request, second: Request, rng: random.Random) -> dict[str, Any]:
     """Return an agent row that needs two calls: both results must be in the final answer."""
-    language = first.language
-    join = " And then: " if language == "en" else " 然后："
     names = list(dict.fromkeys(rng.sample([first.tool, second.tool], 2)))
-    turns = [tooltalk.system(names, language), user(first.text + join + second.text), assistant("")]
+    turns = [tooltalk.system(names, first.language), user(tooltalk.together(first, second)), assistant("")]
     return {"conversations": turns, "gt": [expected(first), expected(second)]}

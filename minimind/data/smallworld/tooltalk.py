@@ -164,6 +164,11 @@ def reply(one: Request, result: dict[str, Any]) -> str:
     return REPLIES[one.language][one.tool].format(**{**one.shown, **result})
 
 
+def together(first: Request, second: Request) -> str:
+    """Return what asks for both of two things."""
+    return first.text + {"en": " And then: ", "zh": " 然后："}[first.language] + second.text
+
+
 def asked(one: Request, rng: random.Random) -> list[Turn]:
     """Return the system turn (the tool that is needed and one other) and the user's."""
     return [system(offered(one, rng), one.language), user(one.text)]
