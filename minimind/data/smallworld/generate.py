@@ -10,6 +10,7 @@ from typing import Any
 from minimind import tools
 from minimind.data.smallworld import conversations, copying, persona, preferences, pretraining, tooltalk, tooltasks
 from minimind.data.smallworld.arithmetic import Sum, Sums
+from minimind.data.smallworld.conversations import user
 from minimind.data.smallworld.questions import held_out_conversations, held_out_dialogues, tool_requests
 from minimind.data.smallworld.tooltalk import Request
 from minimind.data.smallworld.tooltasks import DrawTask
@@ -51,7 +52,7 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
     draw_task = tooltasks.training(seed)
     talk = rng("sft tools")
     training = conversations.training(world, sums, scale, rng("sft"))
-    training += [tooltalk.dialogue(draw(*pair), talk) for pair in _tool_pairs(16 * scale, tools.BUILTIN)]
+    training += [_tool_talk(draw, *pair, talk) for pair in _tool_pairs(8 * scale, tools.BUILTIN)]
     training += _tool_lessons(draw_task, 10 * scale, rng("tool lessons"))
     write("sft.jsonl", chats(rng("sft order").sample(training, len(training))))
     asked = [turns for _, turns in held_out_conversations(world, sums)]
@@ -86,6 +87,16 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
 def _tool_pairs(each: float, names: Iterable[str]) -> list[tuple[str, str]]:
     """Return every (tool, language) `each` times."""
     return [(name, language) for name in names for language in LANGUAGES] * max(1, round(each))
+
+
+def _tool_talk(draw: Callable[[str, str], Request], tool: str, language: str, rng: random.Random) -> list[Row]:
+    """Return a dialogue of two requests: the schemas, most of its tokens, are read once for both."""
+    first = draw(tool, language)
+    names = tooltalk.offered(first, rng)
+    turns = [tooltalk.system(names, language)]
+    for one in (first, draw(rng.choice(names), language)):
+        turns += [user(one.text), *tooltalk.fulfil(one, rng)]
+    return turns
 
 
 def _preferences(
