@@ -13,7 +13,8 @@ class DataConfig:
     files: list[str] = field(default_factory=list)
     """JSON Lines files (`.gz`, `.zst` too), globs, or a Hugging Face dataset as `hf:NAME`."""
     valid: list[str] = field(default_factory=list)
-    """Held-out files; when empty, `valid_fraction` of the documents is held out by a hash of their content."""
+    """Held-out files; when empty, `valid_fraction` of the documents is held out by a hash of their content, or in
+    reinforcement learning nothing."""
     valid_fraction: float = 0.01
     """Fraction of the documents that is held out, where `valid` names no files."""
     sequence_length: int = 512

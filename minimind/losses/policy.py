@@ -81,7 +81,10 @@ class TokenColumns(Protocol):
 def policy_loss(
     algorithm: Algorithm, log_probs: Tensor, entropy: Tensor, old_log_probs: Tensor, tokens: TokenColumns
 ) -> Terms:
-    """f(r) A · min(π_old / π_rollout, limit) + kl_coef · KL(π ‖ reference) - entropy_coef · H, of each token."""
+    """ρ ℓ(r, A) + kl_coef · KL(π ‖ reference) - entropy_coef · H of each token: the bracket in `stages/grpo.py`.
+
+    ℓ is one of the functions below, r = π / π_old, and ρ = min(π_old / π_rollout, limit), or 1 without a limit.
+    """
     mask, (low, high) = tokens.mask, (algorithm.clip_low, algorithm.clip_high)
     given = (log_probs, old_log_probs, tokens.advantages, mask)
     if algorithm.loss == "gspo":
@@ -181,7 +184,7 @@ def token_weights(
 
 
 def sequence_mean(values: Tensor, mask: Tensor, sequences: Tensor) -> Tensor:
-    """The mean of each token's answer, over the mask; shaped like `values`. Their numbers are below that of tokens."""
+    """The mean of each token's answer, over the mask; shaped like `values`. Answers' numbers are below that of tokens."""
     count = sequences.numel()
     sums = _sums(values.where(mask, 0), sequences, count)
     return (sums / _sums(mask.to(values.dtype), sequences, count).clamp(min=1))[sequences]

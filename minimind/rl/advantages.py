@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 def group_advantages(rewards_N: Tensor, groups: Sequence[int], divide: bool = True, epsilon: float = 1e-4) -> Tensor:
     """A = (R - mean) / (σ + ε) over the answers of one prompt (GRPO, Shao et al. 2024, arXiv 2402.03300).
 
-    Dr. GRPO does not `divide` by σ (the unbiased one): it makes easy and hard prompts weigh more than those between.
+    σ is the unbiased one. Dr. GRPO does not `divide` by it: dividing makes easy and hard prompts weigh more.
 
     Args:
         rewards_N: of each answer.

@@ -28,7 +28,7 @@ from minimind.train.job import split, to_device
 from minimind.train.precision import Precision
 
 MAX_BRANCHES = 255
-"""Of a document: their numbers are bytes."""
+"""Of a document: branches are numbered in uint8."""
 
 
 class PolicyBatch(NamedTuple):
@@ -47,20 +47,21 @@ class PolicyBatch(NamedTuple):
     answers: Tensor
     """Which of its row's samples a token belongs to; 0 on padding."""
     rollout_log_probs: Tensor
-    """Log-probabilities under the engine that sampled."""
+    """Log-probabilities under the engine that sampled; from `pack`, read by the importance weight."""
     old_log_probs: Tensor
-    """Under the trainer's model at that time."""
+    """Under the trainer's model before the rollout's first step; from `LogProbRunner`, the denominator of r."""
     reference_log_probs: Tensor
-    """Under the reference model."""
+    """Under the reference model; from `LogProbRunner`, read by the KL term; 0 without a reference."""
     values: Tensor
-    """The critic's at that time."""
+    """The critic's before the rollout's first step; PPO only, like the next."""
     returns: Tensor
-    """What they should have been."""
+    """The critic's target: advantage + value."""
     advantages: Tensor
+    """From the stage."""
     token_weights: Tensor
-    """What each token counts (`losses.policy.token_weights`)."""
+    """w, what each token counts; from `pack` (`losses.policy.token_weights`)."""
     row_items: Tensor
-    """[rows, 1]: what each row adds to `num_items`."""
+    """[rows, 1]: what each row adds to N, `num_items`."""
     host: Any = None
     """Of a batch on a device, the one that it was copied from (`train.job.to_device`)."""
 

@@ -1,4 +1,13 @@
-"""What reinforcement learning logs: means, maxima, rates and histograms over all ranks, and the policy's drift."""
+"""What reinforcement learning logs: means, maxima, rates and histograms over all ranks, and the policy's drift.
+
+reward, reward_NAME                  mean and histogram over answers, of the sum and of each reward before weights
+answer_tokens, truncated, unjudged   length; share cut off; share without a reward
+zero_std_groups                      share of groups whose rewards do not differ
+kl, entropy                          KL(old ‖ new) since the rollout, in nats a token; of the policy
+clipped, ratio_max                   share of tokens whose gradient the clip stopped; largest r
+mismatch_kl, mismatch_ratio_max      engine against trainer at the time of the rollout
+reference_kl                         KL from the model that the run started from, where there is one
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -127,7 +136,7 @@ def measure_policy(
     tokens = int(batch.on_host.mask.sum())
     if not tokens:
         return
-    kl = policy.kl_estimate(old, log_probs, mask, "k3")  # of the old policy from the new: it sampled
+    kl = policy.kl_estimate(old, log_probs, mask, "k3")  # KL(old ‖ new): the old policy sampled
     mismatch = policy.kl_estimate(batch.rollout_log_probs, old, mask, "k3")
     meter.masked(mask, kl=kl, entropy=scored.entropy, clipped=clipped.float(), mismatch_kl=mismatch)
     meter.maximum("ratio_max", policy.ratios(log_probs, old, mask).max())

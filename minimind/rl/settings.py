@@ -12,7 +12,8 @@ class RlConfig:
     """Reinforcement learning on the model's own answers (`minimind/losses/policy.py`, `minimind/rl/`)."""
 
     algorithm: Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo", "ppo_clip"] = "cispo"
-    """Policy loss; a field below that is `auto` or 0 takes its paper's choice."""
+    """Policy loss. Its paper decides where `clip_low`, `clip_high` or `ratio_max` is 0, `normalise` or `divide_by_sigma`
+    "auto"."""
     groups: int = 16
     """Prompts of a rollout, over all ranks."""
     samples: int = 8
@@ -59,12 +60,12 @@ class RlConfig:
     """What is done with a larger weight: it is cut to the limit, or its token is left out, as one whose weight is below
     1 / `importance_limit` is then."""
     filter_groups: Literal["drop", "resample", "keep"] = "drop"
-    """What is done with a group of equal rewards, whose advantages are all 0: dropped, replaced by other prompts
-    (DAPO's dynamic sampling), or kept."""
+    """What is done with a group whose answers have the same `filter_metric`: dropped, replaced by other prompts (DAPO's
+    dynamic sampling), or kept."""
     filter_metric: str = ""
     """Reward by which a group is filtered, before weights and shaping; empty: the first one."""
     attempts: int = 10
-    """Largest number of rollouts in a row of which too few groups remain."""
+    """Times that prompts are asked for one rollout, until enough groups remain."""
     stop_kl: float = 0.0
     """KL divergence from the old policy above which the run stops, saved; 0: never."""
     stop_entropy: float = 0.0

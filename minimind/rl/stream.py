@@ -41,8 +41,8 @@ SHOWN = 3
 Fill = Callable[[Sequence[Sample]], None]
 """Fills samples with what the policy (and in episodes its tools) said, each by its own rules."""
 MakeBatches = Callable[[Sequence[Sample], int], list[Packed]]
-"""Makes the judged samples of rollout number N into the batches of its optimizer steps: as many, with as many rows, on
-all ranks."""
+"""Makes the judged samples of rollout number N into the batches of its optimizer steps. All ranks make equally many, of
+equally many rows."""
 
 
 class Judge(Protocol):
@@ -63,7 +63,7 @@ class RolloutStream:
         make_batches: what a stage makes of the samples.
         drift: of the policy since it sampled, recorded by the stage's loss.
         target_kl: drop what is left of a rollout once the policy has drifted further; 0: never.
-        before_step: is told the number of the rollout before each of its steps.
+        before_step: called with the number of the rollout before each of its steps.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class RolloutStream:
         self.queue: list[PolicyBatch] = []
 
     def next_batch(self, rows: int, rank: int = 0, world: int = 1) -> PolicyBatch:
-        """The next optimizer step's batch; how many rows it has depends on what was said.
+        """The next optimizer step's batch; how many rows it has depends on what was said, not on `rows`.
 
         Raises:
             Halt: the policy has collapsed, there is nothing left to learn, or the rollout server is gone.
@@ -104,7 +104,7 @@ class RolloutStream:
         return self.make_batches(samples, self.number)[0].batch
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the prompts, and what is left of the last rollout, of all ranks."""
+        """The place in the prompts, what is left of the last rollout, and the policy's drift, of all ranks."""
         parts = ranks.all_gather(self.queue)
         queue = [batches.joined(same) for same in zip(*parts, strict=True)]
         return {

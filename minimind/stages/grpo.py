@@ -3,12 +3,19 @@
     prompts → a group of answers each → rewards R → advantages A → packed rows → policy loss
 
     A_i  = (R_i - mean of its group) / (σ of its group + 1e-4)       Shao et al. 2024; Dr. GRPO: without σ
-    loss = (1 / N) Σ_answers Σ_tokens w_t ℓ(r_t, A_i)                r_t = π(token) / π_old(token)
-           + kl_coef · KL(π ‖ start) - entropy_coef · H
+    loss = (1 / N) Σ_answers Σ_tokens w_t [ρ_t ℓ(r_t, A_i) + kl_coef · KL_t - entropy_coef · H_t]
 
-ℓ, and what N counts, is the algorithm: `rl.algorithm` = cispo (the default), grpo, dr_grpo, dapo, gspo or ppo_clip; w
-corrects for an engine that samples from not quite the trainer's model (`minimind/losses/policy.py`). A group whose
-answers have equal rewards has nothing to compare; it is left out. Where a rollout makes a single step, every r is 1.
+    r_t = π(token) / π_old(token)             π_old: the trainer's model before the first step of the rollout
+    ρ_t = min(π_old / π_rollout, limit)       π_rollout: the engine's, whose rounding or weights may differ
+    w_t, N                                    what a token counts, and what all of them do, by `rl.normalise`
+
+ℓ, w and N are the algorithm: `rl.algorithm` = cispo (the default), grpo, dr_grpo, dapo, gspo or ppo_clip
+(`minimind/losses/policy.py`). Where a rollout makes a single step, every r is 1.
+
+With `recipes/minimind-3/grpo.toml` a rollout asks 32 prompts for 8 answers each. A group whose answers have the same
+first reward (`numeric`), before weights, has nothing to compare: other prompts are asked instead, up to ten times. The
+32 · 8 answers, whose R is a weighted sum of four rewards, are shuffled, and make two optimizer steps. In each ℓ is
+CISPO's, A is R minus the group's mean, w is 1, N is the number of sampled tokens, and KL and entropy have no weight.
 
 The loop (`minimind/train/loop.py`) asks `minimind/rl/stream.py` for each step's batch. When the last rollout is used
 up, the stream gives the engine the newest weights, has prompts answered and judged, and calls `make_batches`. An answer
@@ -63,7 +70,7 @@ def make_job(recipe: Recipe, model: Transformer, tokenizer: Tokenizer, generate:
     rl, length = recipe.rl, recipe.data.sequence_length
     parallel.shard(model, model.layers, recipe.train)
 
-    # prompts → answers → rewards
+    # prompts → answers → rewards: `rl.groups` prompts, `rl.samples` answers each, groups that differ
     collector = setup_rl.make_collector(recipe, model, tokenizer, generate)
     held_out = setup_rl.valid_prompts(recipe, tokenizer)
 
@@ -76,17 +83,19 @@ def make_job(recipe: Recipe, model: Transformer, tokenizer: Tokenizer, generate:
         parts = minibatches(len(samples), rl.minibatches, (recipe.train.seed, number))
         rewards_N = torch.tensor([sample.reward for sample in samples], dtype=torch.float64)
         packs = []
-        for part in parts:
-            own = [samples[i] for i in part]
-            packed = runner.with_log_probs(pack(own, length, algorithm.normalise, rl.max_new_tokens, rl.share_prompts))
+        for indices in parts:
+            packed = pack(
+                [samples[i] for i in indices], length, algorithm.normalise, rl.max_new_tokens, rl.share_prompts
+            )
+            packed = runner.with_log_probs(packed)
             if runner.reference is not None and rl.kl_in == "reward":
                 kl = kl_estimate(packed.batch.old_log_probs, packed.batch.reference_log_probs, packed.batch.mask, rl.kl)
-                rewards_N[part] -= torch.tensor([float(one.sum()) for one in packed.gather(rl.kl_coef * kl)])
+                rewards_N[indices] -= torch.tensor([float(kl_T.sum()) for kl_T in packed.gather(rl.kl_coef * kl)])
             packs.append(packed)
         advantages_N = group_advantages(rewards_N, [sample.group for sample in samples], algorithm.divide_by_sigma)
         batches = [
-            packed.with_columns(advantages=packed.scatter(advantages_N[part]))
-            for packed, part in zip(packs, parts, strict=True)
+            packed.with_columns(advantages=packed.scatter(advantages_N[indices]))
+            for packed, indices in zip(packs, parts, strict=True)
         ]
         return batches * rl.epochs
 

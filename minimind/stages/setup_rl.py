@@ -1,4 +1,4 @@
-"""What is no lesson of a stage that samples: from a recipe to prompts, engine and judge, and to who scores answers."""
+"""The parts of a stage that samples, made from its recipe: prompts, engine, judge, and what scores answers."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -19,7 +19,7 @@ class TrainConfig:
     """Minutes after which the run stops; 0: never. A time budget makes a run's length depend on the machine: not
     exact."""
     tokens_per_step: int = 16384
-    """Positions in one optimizer step, over all ranks and micro-batches."""
+    """Positions in one optimizer step, over all ranks and micro-batches; in RL the rollout decides."""
     micro_batch_tokens: int = 8192
     """Positions that one rank works on at a time; lower it when memory runs out, nothing else changes."""
     log_every: int = 10
