@@ -5,7 +5,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import minimind
-from minimind.serve import bodies, errors, glass, ollama_routes, rollout, routes, schema, site, weights
+from minimind.serve import bodies, errors, glass, ollama, rollout, routes, schema, site, weights
 from minimind.serve import rollout_schema as trainer
 from minimind.serve.guard import Guard
 from minimind.serve.messages_schema import CountRequest, MessagesRequest
@@ -43,7 +43,7 @@ def create_app(service: Service) -> FastAPI:
     )
     errors.install(app)
     app.include_router(routes.router(service))
-    app.include_router(ollama_routes.router(service))
+    app.include_router(ollama.router(service))
     if settings.rollout_root:
         updates = weights.Weights(service)
         app.include_router(rollout.router(updates, settings.rollout_root))

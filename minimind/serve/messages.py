@@ -2,34 +2,50 @@
 
 import json
 import uuid
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
 from typing import Any
 
-from minimind.serve import chat
 from minimind.serve.errors import anthropic
 from minimind.serve.events import named
 from minimind.serve.messages_schema import MessagesRequest
-from minimind.serve.schema import ChatRequest
-from minimind.serve.service import Job, Service
 
 Event = dict[str, Any]
 
 
-class _Writer:
+class Writer:
     """Turns a chat's chunks into events, and collects the message that they add up to."""
 
-    def __init__(self, model: str, tokens: int) -> None:
-        usage = {"input_tokens": tokens, "output_tokens": 0}
+    framing = named(anthropic)
+
+    def __init__(self, body: MessagesRequest, model: str) -> None:
+        usage = {"input_tokens": 0, "output_tokens": 0}
         usage |= {"cache_read_input_tokens": 0, "cache_creation_input_tokens": 0}
         self.message: dict[str, Any] = {
             **{"id": f"msg_{uuid.uuid4().hex}", "type": "message", "role": "assistant", "model": model, "content": []},
             **{"stop_reason": None, "stop_sequence": None, "usage": usage},
         }
-        self.open = ""
+        self.open, self.finish = "", ""
+        self.stop: str | None = None
 
-    def take(self, delta: dict[str, Any]) -> list[Event]:
-        """What one delta of a chat adds."""
+    def begin(self, tokens: int) -> list[Event]:
+        """The first event, of a prompt of so many tokens."""
+        self.message["usage"]["input_tokens"] = tokens
+        return [{"type": "message_start", "message": self.message | {"content": []}}]
+
+    def take(self, chunk: dict[str, Any]) -> list[Event]:
+        """What a chunk of a chat adds; the last one ends the message."""
+        events: list[Event] = []
+        for choice in chunk["choices"]:
+            events += self._add(choice["delta"])
+            self.finish, self.stop = choice["finish_reason"] or self.finish, choice.get("stop_reason") or self.stop
+        if usage := chunk.get("usage"):
+            events += self._close() + self._end(usage)
+        return events
+
+    def whole(self) -> dict[str, Any]:
+        """The whole message."""
+        return self.message
+
+    def _add(self, delta: dict[str, Any]) -> list[Event]:
         events: list[Event] = []
         for call in delta.get("tool_calls", []):
             if "id" in call:
@@ -47,7 +63,7 @@ class _Writer:
         return events
 
     def _begin(self, kind: str, fields: dict[str, Any]) -> list[Event]:
-        events, self.open = self.close(), kind
+        events, self.open = self._close(), kind
         self.message["content"].append({"type": kind, **fields})
         index = len(self.message["content"]) - 1
         return [*events, {"type": "content_block_start", "index": index, "content_block": {"type": kind, **fields}}]
@@ -55,8 +71,7 @@ class _Writer:
     def _more(self, delta: dict[str, Any]) -> list[Event]:
         return [{"type": "content_block_delta", "index": len(self.message["content"]) - 1, "delta": delta}]
 
-    def close(self) -> list[Event]:
-        """End the open block."""
+    def _close(self) -> list[Event]:
         if not self.open:
             return []
         if self.open == "tool_use":
@@ -65,53 +80,12 @@ class _Writer:
         self.open = ""
         return [*signed, {"type": "content_block_stop", "index": len(self.message["content"]) - 1}]
 
-    def end(self, finish: str, stop: str | None, usage: dict[str, Any]) -> list[Event]:
-        """The last events."""
-        said = {"tool_calls": "tool_use", "length": "max_tokens", "stop": "stop_sequence" if stop else "end_turn"}
-        ended = {"stop_reason": said[finish], "stop_sequence": stop}
+    def _end(self, usage: dict[str, Any]) -> list[Event]:
+        said = {"tool_calls": "tool_use", "length": "max_tokens", "stop": "stop_sequence" if self.stop else "end_turn"}
+        ended = {"stop_reason": said[self.finish], "stop_sequence": self.stop}
         self.message["usage"] |= {
             "output_tokens": usage["completion_tokens"],
             "cache_read_input_tokens": usage["prompt_tokens_details"]["cached_tokens"],
         }
         self.message |= ended
         return [{"type": "message_delta", "delta": ended, "usage": self.message["usage"]}, {"type": "message_stop"}]
-
-
-async def stream(
-    body: MessagesRequest, request: ChatRequest, service: Service, jobs: Sequence[Job]
-) -> AsyncGenerator[Event, None]:
-    """The message in events."""
-    writer = _Writer(request.model or service.settings.model, len(jobs[0].prompt_ids))
-    yield {"type": "message_start", "message": writer.message | {"content": []}}
-    async with aclosing(_events(writer, request, service, jobs)) as events:
-        async for event in events:
-            yield event
-
-
-async def _events(
-    writer: _Writer, request: ChatRequest, service: Service, jobs: Sequence[Job]
-) -> AsyncGenerator[Event, None]:
-    finish, stop = "", None
-    async with aclosing(chat.stream(request, service, list(jobs), usage=True)) as chunks:
-        async for chunk in chunks:
-            for choice in chunk["choices"]:
-                for event in writer.take(choice["delta"]):
-                    yield event
-                finish, stop = choice["finish_reason"] or finish, choice.get("stop_reason") or stop
-            if usage := chunk.get("usage"):
-                for event in [*writer.close(), *writer.end(finish, stop, usage)]:
-                    yield event
-
-
-async def complete(
-    body: MessagesRequest, request: ChatRequest, service: Service, jobs: Sequence[Job]
-) -> dict[str, Any]:
-    """The whole message."""
-    writer = _Writer(request.model or service.settings.model, len(jobs[0].prompt_ids))
-    async with aclosing(_events(writer, request, service, jobs)) as events:
-        async for _ in events:
-            pass
-    return writer.message
-
-
-FRAMING = named(anthropic)

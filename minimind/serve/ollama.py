@@ -3,21 +3,30 @@
 import hashlib
 import json
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
 
-from minimind.serve import chat, completions
-from minimind.serve.errors import ollama
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from minimind.serve import embeddings
+from minimind.serve.bodies import described, read
+from minimind.serve.errors import DESCRIBED_OLLAMA, Json, ollama
 from minimind.serve.events import lines
-from minimind.serve.ollama_schema import OllamaChatRequest, OllamaRequest
-from minimind.serve.schema import ChatRequest, CompletionRequest
-from minimind.serve.service import Job, Service
+from minimind.serve.ollama_schema import (
+    EmbedRequest,
+    OllamaChatRequest,
+    OllamaGenerateRequest,
+    OllamaRequest,
+    ShowRequest,
+    SingleRequest,
+)
+from minimind.serve.replies import Kind, reply, translated
+from minimind.serve.service import Service
 
 VERSION = "0.12.0"
 """That of ollama whose interface this is: its clients refuse servers that are too old."""
-FRAMING = lines(ollama)
 Line = dict[str, Any]
 
 
@@ -25,11 +34,13 @@ def _now() -> str:
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
-class _Writer:
-    """Turns chunks into lines, and collects the answer that they add up to."""
+class Writer:
+    """Turns a chat's or a text's chunks into lines, and collects the answer that they add up to."""
 
-    def __init__(self, body: OllamaRequest) -> None:
-        self.model, self.start = body.model, time.perf_counter_ns()
+    framing = lines(ollama)
+
+    def __init__(self, body: OllamaRequest, model: str) -> None:
+        self.model = model
         self.is_chat = isinstance(body, OllamaChatRequest)
         self.text, self.thinking = "", ""
         self.calls: list[dict[str, Any]] = []
@@ -38,7 +49,12 @@ class _Writer:
         self.timings: dict[str, Any] = {}
         self.usage: dict[str, Any] = {}
 
-    def line(self, text: str, thinking: str, calls: list[Any], logprobs: list[Any], **more: Any) -> Line:
+    def begin(self, tokens: int) -> list[Line]:
+        """Nothing is said before the first token."""
+        self.start = time.perf_counter_ns()
+        return []
+
+    def line(self, text: str = "", thinking: str = "", calls: Any = (), logprobs: Any = ()) -> Line:
         """One line."""
         line: Line = {"model": self.model, "created_at": _now()}
         if self.is_chat:
@@ -48,10 +64,10 @@ class _Writer:
         else:
             line["response"] = text
             line |= {"thinking": thinking} if thinking else {}
-        return line | ({"logprobs": logprobs} if logprobs else {}) | {"done": False, **more}
+        return line | ({"logprobs": logprobs} if logprobs else {}) | {"done": False}
 
     def take(self, chunk: dict[str, Any]) -> list[Line]:
-        """What a chunk adds."""
+        """What a chunk adds; the last one ends the answer."""
         said: list[Line] = []
         for choice in chunk["choices"]:
             delta = choice.get("delta") or {"content": choice.get("text")}
@@ -63,8 +79,15 @@ class _Writer:
             self.finish = choice["finish_reason"] or self.finish
             if text or thinking or calls or logprobs:
                 said.append(self.line(text, thinking, calls, logprobs))
-        self.timings, self.usage = chunk.get("timings") or self.timings, chunk.get("usage") or self.usage
+        self.timings = chunk.get("timings") or self.timings
+        if usage := chunk.get("usage"):
+            self.usage = usage
+            said.append(self._end(self.line()))
         return said
+
+    def whole(self) -> Line:
+        """The whole answer."""
+        return self._end(self.line(self.text, self.thinking, self.calls, self.logprobs))
 
     def _call(self, call: dict[str, Any]) -> dict[str, Any] | None:
         """A chat tells first who is called, then with what."""
@@ -74,8 +97,8 @@ class _Writer:
         arguments = json.loads(call["function"]["arguments"] or "{}")
         return {**self._head, "function": self._head["function"] | {"arguments": arguments}}
 
-    def end(self, *said: Any) -> Line:
-        """The last line; `said`: everything, where there were no others."""
+    def _end(self, said: Line) -> Line:
+        """The last line."""
         total = time.perf_counter_ns() - self.start
         read = min(total, int(self.timings.get("prompt_ms", 0) * 1e6))
         counts = {
@@ -84,47 +107,70 @@ class _Writer:
             **{"eval_count": self.usage.get("completion_tokens", 0), "eval_duration": total - read},
         }
         reason = "length" if self.finish == "length" else "stop"
-        return self.line(*(said or ("", "", [], []))) | {"done": True, "done_reason": reason, **counts}
+        return said | {"done": True, "done_reason": reason, **counts}
 
 
-def loaded(body: OllamaRequest) -> Line:
-    """The answer to who only asks for the model to be there."""
-    return _Writer(body).line("", "", [], []) | {"done": True, "done_reason": "load"}
+def router(service: Service) -> APIRouter:
+    """`/api/...`, over one service."""
+    routes = APIRouter(prefix="/api", tags=["ollama"], default_response_class=Json, responses=DESCRIBED_OLLAMA)
+
+    async def answer(kind: type[OllamaChatRequest | OllamaGenerateRequest], http: Request) -> Response:
+        body = await read(kind, http, service.texts)
+        if body.loads:
+            service.check_model(body.model)
+            return Json(Writer(body, body.model).line() | {"done": True, "done_reason": "load"})
+        return await translated(service, Writer, body, http)
+
+    @routes.post("/chat", **described(OllamaChatRequest))
+    async def chat(http: Request) -> Response:
+        """Answer a conversation, in lines unless `stream` is false."""
+        return await answer(OllamaChatRequest, http)
+
+    @routes.post("/generate", **described(OllamaGenerateRequest))
+    async def generate(http: Request) -> Response:
+        """Answer one question, or with `raw` continue a text."""
+        return await answer(OllamaGenerateRequest, http)
+
+    @routes.post("/embed", **described(EmbedRequest))
+    async def embed(http: Request) -> Response:
+        """Turn texts into vectors."""
+        body = await read(EmbedRequest, http, service.texts)
+        return await reply(service, Kind(embeddings.jobs, None, embeddings.ollama), body.texts(), http)
+
+    @routes.post("/embeddings", **described(SingleRequest))
+    async def single(http: Request) -> Response:
+        """Turn one text into a vector."""
+        body = await read(SingleRequest, http, service.texts)
+        return await reply(service, Kind(embeddings.jobs, None, embeddings.ollama_single), body.texts(), http)
+
+    @routes.get("/tags")
+    async def tags() -> Response:
+        """List the models."""
+        return Json({"models": [_card(service, name) for name in service.models]})
+
+    @routes.get("/ps")
+    async def running() -> Response:
+        """List the models that are loaded: all."""
+        never = datetime.max.replace(tzinfo=UTC).isoformat()
+        here = {"expires_at": never, "size_vram": 0, "context_length": service.engine.engine.context}
+        return Json({"models": [_card(service, name) | here for name in service.models]})
+
+    @routes.post("/show", **described(ShowRequest))
+    async def show(http: Request) -> Response:
+        """Describe a model."""
+        body = await read(ShowRequest, http, service.texts)
+        service.check_model((body.model or body.name or service.settings.model).removesuffix(":latest"))
+        return Json(_show(service))
+
+    @routes.get("/version")
+    async def version() -> Response:
+        """Say which interface this is."""
+        return Json({"version": VERSION})
+
+    return routes
 
 
-async def _chunks(
-    writer: _Writer, request: ChatRequest | CompletionRequest, service: Service, jobs: Sequence[Job]
-) -> AsyncGenerator[Line, None]:
-    source = chat if isinstance(request, ChatRequest) else completions
-    async with aclosing(source.stream(request, service, list(jobs), usage=True)) as chunks:
-        async for chunk in chunks:
-            for line in writer.take(chunk):
-                yield line
-
-
-async def stream(
-    body: OllamaRequest, request: ChatRequest | CompletionRequest, service: Service, jobs: Sequence[Job]
-) -> AsyncGenerator[Line, None]:
-    """The answer in lines."""
-    writer = _Writer(body)
-    async with aclosing(_chunks(writer, request, service, jobs)) as said:
-        async for line in said:
-            yield line
-    yield writer.end()
-
-
-async def complete(
-    body: OllamaRequest, request: ChatRequest | CompletionRequest, service: Service, jobs: Sequence[Job]
-) -> Line:
-    """The whole answer."""
-    writer = _Writer(body)
-    async with aclosing(_chunks(writer, request, service, jobs)) as said:
-        async for _ in said:
-            pass
-    return writer.end(writer.text, writer.thinking, writer.calls, writer.logprobs)
-
-
-def card(service: Service, name: str) -> dict[str, Any]:
+def _card(service: Service, name: str) -> dict[str, Any]:
     """One model of `/api/tags`. The digest is of what the model is called and made of, not of its weights."""
     model = service.engine.engine.model
     identity = f"{name} {service.tokenizer.fingerprint} {model.config}"
@@ -135,14 +181,7 @@ def card(service: Service, name: str) -> dict[str, Any]:
     }
 
 
-def running(service: Service) -> dict[str, Any]:
-    """`/api/ps`."""
-    never = datetime.max.replace(tzinfo=UTC).isoformat()
-    here = {"expires_at": never, "size_vram": 0, "context_length": service.engine.engine.context}
-    return {"models": [card(service, name) | here for name in service.models]}
-
-
-def show(service: Service) -> dict[str, Any]:
+def _show(service: Service) -> dict[str, Any]:
     """`/api/show`."""
     engine, tokenizer = service.engine.engine, service.tokenizer
     config, family = engine.model.config, _details(service)["family"]

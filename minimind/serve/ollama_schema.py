@@ -123,17 +123,21 @@ class OllamaGenerateRequest(OllamaRequest):
             if getattr(self, name):
                 raise ApiError(400, f"{name} is not supported: {why}", "invalid_value", name)
 
-    def chat(self) -> ChatRequest:
-        """The same as a chat."""
+    def chat(self) -> ChatRequest | CompletionRequest:
+        """The same as a chat, or with `raw` as a text.
+
+        Raises:
+            ApiError: 400, it holds what they have no word for.
+        """
         self._possible()
+        if self.raw:
+            return self._text()
         turns = [{"role": "system", "content": self.system}] if self.system else []
         return validated(
             ChatRequest, {**self._common(), "messages": [*turns, {"role": "user", "content": self.prompt}]}
         )
 
-    def text(self) -> CompletionRequest:
-        """The same as a text, for `raw`."""
-        self._possible()
+    def _text(self) -> CompletionRequest:
         body = self._common()
         if self.think or self.system or body["response_format"] or self.logprobs or self.top_logprobs:
             raise ApiError(400, "raw goes without system, think, format and logprobs", "invalid_value", "raw")

@@ -2,30 +2,34 @@
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from typing import Any
 
-from minimind.serve import chat
 from minimind.serve.errors import ApiError
 from minimind.serve.events import named
 from minimind.serve.responses_schema import ResponsesRequest
-from minimind.serve.schema import ChatRequest
-from minimind.serve.service import Job, Service
 
 Event = dict[str, Any]
 _PARTS = {"reasoning": "reasoning_text", "message": "output_text"}
 
 
-class _Writer:
+def _failed(error: ApiError) -> Event:
+    """An error that comes when the stream has begun."""
+    told = error.body["error"]
+    return {"type": "error", "code": told["code"], "message": told["message"], "param": told["param"]}
+
+
+class Writer:
     """Turns a chat's chunks into events, and collects the response that they add up to."""
 
-    def __init__(self, body: ResponsesRequest) -> None:
-        self.number, self.open = -1, ""
+    framing = named(_failed)
+
+    def __init__(self, body: ResponsesRequest, model: str) -> None:
+        self.number, self.open, self.finish = -1, "", ""
         self.response: dict[str, Any] = {
             **{"id": f"resp_{uuid.uuid4().hex}", "object": "response", "created_at": int(time.time())},
             **{"status": "in_progress", "error": None, "incomplete_details": None, "output": [], "usage": None},
-            **{"model": body.model, "instructions": body.instructions, "max_output_tokens": body.max_output_tokens},
+            **{"model": model, "instructions": body.instructions, "max_output_tokens": body.max_output_tokens},
             **{"temperature": 1.0 if body.temperature is None else body.temperature, "store": False},
             **{"top_p": 1.0 if body.top_p is None else body.top_p, "truncation": "disabled"},
             **{"tools": body.tools or [], "tool_choice": body.tool_choice or "auto", "metadata": body.metadata or {}},
@@ -34,16 +38,32 @@ class _Writer:
             "text": {"format": (body.text and body.text.format) or {"type": "text"}},
         }
 
-    def event(self, type: str, **fields: Any) -> Event:
+    def begin(self, tokens: int) -> list[Event]:
+        """The first events."""
+        return [self._so_far("created"), self._so_far("in_progress")]
+
+    def take(self, chunk: dict[str, Any]) -> list[Event]:
+        """What a chunk of a chat adds; the last one ends the response."""
+        events: list[Event] = []
+        for choice in chunk["choices"]:
+            events += self._add(choice["delta"], (choice["logprobs"] or {}).get("content", []))
+            self.finish = choice["finish_reason"] or self.finish
+        return events + (self._end(chunk["usage"]) if chunk.get("usage") else [])
+
+    def whole(self) -> dict[str, Any]:
+        """The whole response."""
+        return self.response
+
+    def _event(self, type: str, **fields: Any) -> Event:
         """One event, numbered."""
         self.number += 1
         return {"type": f"response.{type}", "sequence_number": self.number, **fields}
 
-    def whole(self, type: str) -> Event:
+    def _so_far(self, type: str) -> Event:
         """An event with the response so far."""
-        return self.event(type, response=self.response | {"output": [dict(item) for item in self.response["output"]]})
+        return self._event(type, response=self.response | {"output": [dict(item) for item in self.response["output"]]})
 
-    def take(self, delta: dict[str, Any], logprobs: list[Any]) -> list[Event]:
+    def _add(self, delta: dict[str, Any], logprobs: list[Any]) -> list[Event]:
         """What one delta of a chat adds, with the log-probabilities of its text."""
         events: list[Event] = []
         for call in delta.get("tool_calls", []):
@@ -77,11 +97,11 @@ class _Writer:
             self.item["content"] = []
             self.item |= {"role": "assistant"} if kind == "message" else {"summary": list[str]()}
         self.response["output"].append(self.item)
-        events = [self.event("output_item.added", output_index=self._at["output_index"], item=dict(self.item))]
+        events = [self._event("output_item.added", output_index=self._at["output_index"], item=dict(self.item))]
         if kind != "function_call":
             part: dict[str, Any] = {"type": _PARTS[kind], "text": ""}
             part |= {"annotations": [], "logprobs": []} if kind == "message" else {}
-            events.append(self.event("content_part.added", **self._at, content_index=0, part=dict(part)))
+            events.append(self._event("content_part.added", **self._at, content_index=0, part=dict(part)))
             self.item["content"] = [part]
         return events
 
@@ -98,7 +118,7 @@ class _Writer:
         if self.open == "message":
             target["logprobs"] = [*target["logprobs"], *logprobs]
             extra["logprobs"] = list(logprobs)
-        return [self.event(f"{name}.delta", **self._at, **extra, delta=text)] if text else []
+        return [self._event(f"{name}.delta", **self._at, **extra, delta=text)] if text else []
 
     def _close(self) -> list[Event]:
         if not self.open:
@@ -106,17 +126,16 @@ class _Writer:
         target, extra = self._place()
         if self.open == "function_call":
             named = {"name": self.item["name"], "arguments": target["arguments"]}
-            events = [self.event("function_call_arguments.done", **self._at, **named)]
+            events = [self._event("function_call_arguments.done", **self._at, **named)]
         else:
-            events = [self.event(f"{target['type']}.done", **self._at, **extra, text=target["text"])]
-            events.append(self.event("content_part.done", **self._at, content_index=0, part=dict(target)))
+            events = [self._event(f"{target['type']}.done", **self._at, **extra, text=target["text"])]
+            events.append(self._event("content_part.done", **self._at, content_index=0, part=dict(target)))
         self.item["status"], self.open = "completed", ""
-        return [*events, self.event("output_item.done", output_index=self._at["output_index"], item=dict(self.item))]
+        return [*events, self._event("output_item.done", output_index=self._at["output_index"], item=dict(self.item))]
 
-    def end(self, finish: str, usage: dict[str, Any]) -> list[Event]:
-        """The last events."""
+    def _end(self, usage: dict[str, Any]) -> list[Event]:
         events = self._close()
-        cut = finish == "length"
+        cut = self.finish == "length"
         self.response["status"] = "incomplete" if cut else "completed"
         self.response["incomplete_details"] = {"reason": "max_output_tokens"} if cut else None
         if cut and self.response["output"]:
@@ -128,43 +147,4 @@ class _Writer:
             "output_tokens_details": usage["completion_tokens_details"],
             "total_tokens": usage["total_tokens"],
         }
-        return [*events, self.whole(self.response["status"])]
-
-
-async def stream(
-    body: ResponsesRequest, request: ChatRequest, service: Service, jobs: Sequence[Job]
-) -> AsyncGenerator[Event, None]:
-    """The response in events, the last with all of it."""
-    writer, finish = _Writer(body), ""
-    writer.response["model"] = request.model or service.settings.model
-    yield writer.whole("created")
-    yield writer.whole("in_progress")
-    async with aclosing(chat.stream(request, service, list(jobs), usage=True)) as chunks:
-        async for chunk in chunks:
-            for choice in chunk["choices"]:
-                for event in writer.take(choice["delta"], (choice["logprobs"] or {}).get("content", [])):
-                    yield event
-                finish = choice["finish_reason"] or finish
-            if chunk.get("usage"):
-                for event in writer.end(finish, chunk["usage"]):
-                    yield event
-
-
-async def complete(
-    body: ResponsesRequest, request: ChatRequest, service: Service, jobs: Sequence[Job]
-) -> dict[str, Any]:
-    """The whole response."""
-    last: Event = {}
-    async with aclosing(stream(body, request, service, jobs)) as events:
-        async for event in events:
-            last = event
-    return dict(last["response"])
-
-
-def _failed(error: ApiError) -> Event:
-    """An error that comes when the stream has begun."""
-    told = error.body["error"]
-    return {"type": "error", "code": told["code"], "message": told["message"], "param": told["param"]}
-
-
-FRAMING = named(_failed)
+        return [*events, self._so_far(self.response["status"])]

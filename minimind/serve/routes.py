@@ -10,7 +10,6 @@ import minimind
 from minimind import tools
 from minimind.serve import chat, embeddings, messages, responses
 from minimind.serve.bodies import described, read
-from minimind.serve.constraint import constraint
 from minimind.serve.errors import DESCRIBED, DESCRIBED_ANTHROPIC, ApiError, Json
 from minimind.serve.messages_schema import CountRequest, MessagesRequest
 from minimind.serve.replies import CHAT, TEXT, Kind, reply, translated
@@ -46,18 +45,17 @@ def router(service: Service) -> APIRouter:
     @aliased("POST", "/chat/completions", tags=["OpenAI"], **described(ChatRequest))
     async def chat_completions(http: Request) -> Response:
         """Answer a conversation; with `stream`, as server-sent events."""
-        request = await read(ChatRequest, http, service.texts)
-        return await reply(service, CHAT, request, http, constraint(request))
+        return await reply(service, CHAT, await read(ChatRequest, http, service.texts), http)
 
     @aliased("POST", "/responses", tags=["OpenAI"], **described(ResponsesRequest))
     async def response(http: Request) -> Response:
         """Answer items; with `stream`, as named events."""
-        return await translated(service, responses, await read(ResponsesRequest, http, service.texts), http)
+        return await translated(service, responses.Writer, await read(ResponsesRequest, http, service.texts), http)
 
     @routes.post("/v1/messages", tags=["Anthropic"], responses=DESCRIBED_ANTHROPIC, **described(MessagesRequest))
     async def message(http: Request) -> Response:
         """Answer a conversation; with `stream`, as named events."""
-        return await translated(service, messages, await read(MessagesRequest, http, service.texts), http)
+        return await translated(service, messages.Writer, await read(MessagesRequest, http, service.texts), http)
 
     @routes.post(
         "/v1/messages/count_tokens", tags=["Anthropic"], responses=DESCRIBED_ANTHROPIC, **described(CountRequest)
@@ -72,8 +70,7 @@ def router(service: Service) -> APIRouter:
     @aliased("POST", "/completions", tags=["OpenAI"], **described(CompletionRequest))
     async def text_completions(http: Request) -> Response:
         """Continue a text."""
-        request = await read(CompletionRequest, http, service.texts)
-        return await reply(service, TEXT, request, http, constraint(request))
+        return await reply(service, TEXT, await read(CompletionRequest, http, service.texts), http)
 
     @aliased("POST", "/embeddings", tags=["OpenAI"], **described(EmbeddingsRequest))
     async def embed(http: Request) -> Response:

@@ -136,9 +136,14 @@ class Sampled(Body):
             raise ValueError("stream_options go with stream: true only")
         return self
 
-    def form(self, thinks: bool = False) -> str | None:
-        """The grammar that the answer is held to; `thinks`: behind a thought."""
-        return self.structured_outputs.grammar_text(thinks) if self.structured_outputs else None
+    @property
+    def thinks(self) -> bool:
+        """Whether the answer begins with visible reasoning."""
+        return False
+
+    def form(self) -> str | None:
+        """The grammar that the answer is held to; None: anything may be said."""
+        return self.structured_outputs.grammar_text(self.thinks) if self.structured_outputs else None
 
     @property
     def stops(self) -> list[str]:

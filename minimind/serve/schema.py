@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
+from minimind.engine import grammar
 from minimind.engine.sampling import MAX_TOP_LOGPROBS
 from minimind.serve.bodies import few
 from minimind.serve.sampled import MOST, Body, Ids, Sampled, Token, Tokens
@@ -206,6 +207,21 @@ class ChatRequest(Sampled):
         mode = choice.allowed_tools.mode if isinstance(choice, AllowedChoice) else choice
         return mode == "required" or isinstance(choice, NamedTool)
 
+    def form(self) -> str | None:
+        """The grammar that the answer is held to, behind a thought. A forced tool call beats a response format."""
+        if self.must_call:
+            chosen = self.callable
+            if isinstance(self.tool_choice, NamedTool):
+                chosen = {self.tool_choice.function.name}
+            tools = [tool.model_dump(exclude_none=True) for tool in self.tools or [] if tool.function.name in chosen]
+            return grammar.tool_call(tools, self.thinks)
+        shape = self.response_format
+        if shape and shape.json_schema:
+            return grammar.json_schema(shape.json_schema.schema_, self.thinks)
+        if shape and shape.type == "json_object":
+            return grammar.json_schema({"type": "object", **(shape.schema_ or {})}, self.thinks)
+        return super().form()
+
     @property
     def thinks(self) -> bool:
         """Whether the answer begins with visible reasoning."""
@@ -269,6 +285,9 @@ class EmbeddingsRequest(Body):
     dimensions: int | None = None
     truncate: bool = False
     stream: Literal[False] | None = None
+
+    def form(self) -> None:
+        """Nothing is written, in no form."""
 
 
 class TemplateRequest(ChatRequest):
