@@ -5,30 +5,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import minimind
-from minimind.serve import bodies, errors, glass, ollama, rollout, routes, schema, site, weights
-from minimind.serve import rollout_schema as trainer
+from minimind.serve import bodies, errors, glass, ollama, rollout, routes, site, weights
 from minimind.serve.guard import Guard
-from minimind.serve.messages_schema import CountRequest, MessagesRequest
-from minimind.serve.ollama_schema import (
-    EmbedRequest,
-    OllamaChatRequest,
-    OllamaGenerateRequest,
-    ShowRequest,
-    SingleRequest,
-)
-from minimind.serve.responses_schema import ResponsesRequest
 from minimind.serve.service import Service
-
-BODIES = (
-    *(schema.ChatRequest, schema.CompletionRequest, schema.EmbeddingsRequest),
-    *(schema.TemplateRequest, schema.TokenizeRequest, schema.DetokenizeRequest),
-    *(ResponsesRequest, MessagesRequest, CountRequest),
-    *(OllamaChatRequest, OllamaGenerateRequest, ShowRequest, EmbedRequest, SingleRequest),
-    *(schema.ToolRequest, trainer.GenerateRequest, trainer.PauseRequest, trainer.AbortRequest),
-    *(trainer.DiskRequest, trainer.TensorRequest, trainer.DistributedRequest, trainer.GroupRequest, trainer.GroupName),
-    *(trainer.VersionRequest, trainer.WeightRequest, trainer.MemoryRequest),
-)
-"""What the routes read, for the description of the interface."""
 
 
 def create_app(service: Service) -> FastAPI:
@@ -51,7 +30,7 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(site.router())
     if service.glass:
         app.include_router(glass.router(service.glass))
-    bodies.describe(app, BODIES)
+    bodies.describe(app)
     # The last added runs first: counting, then cross-origin headers (errors need them too), then the guard.
     app.add_middleware(Guard, settings=settings)
     app.add_middleware(

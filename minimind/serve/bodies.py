@@ -4,7 +4,7 @@ Lists have a most, and are given up at their first fault: a million wrong elemen
 descriptions of it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from fastapi import FastAPI
@@ -86,19 +86,25 @@ def _named(error: ValidationError) -> ApiError:
     return ApiError(400, f"{param or 'the body'}: {what}", "invalid_value", param or None)
 
 
+_DESCRIBED: dict[str, type[BaseModel]] = {}
+"""By name, the bodies that routes read."""
+
+
 def described(kind: type[BaseModel]) -> dict[str, Any]:
     """The arguments by which a route that reads its own body tells the OpenAPI description of it."""
+    _DESCRIBED[kind.__name__] = kind
     content = {"application/json": {"schema": {"$ref": REFERENCE.format(model=kind.__name__)}}}
     return {"openapi_extra": {"requestBody": {"content": content, "required": True}}}
 
 
-def describe(app: FastAPI, kinds: Sequence[type[BaseModel]]) -> None:
-    """Add the schemas of these bodies to an application's OpenAPI description."""
+def describe(app: FastAPI) -> None:
+    """Add the schemas of the bodies that were `described` to an application's OpenAPI description."""
     plain: Callable[[], dict[str, Any]] = app.openapi
 
     def openapi() -> dict[str, Any]:
         description = plain()
-        _, schemas = models_json_schema([(kind, "validation") for kind in kinds], ref_template=REFERENCE)
+        kinds = [(kind, "validation") for kind in _DESCRIBED.values()]
+        _, schemas = models_json_schema(kinds, ref_template=REFERENCE)
         description.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
         return description
 
