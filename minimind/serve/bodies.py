@@ -103,8 +103,7 @@ def describe(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         description = plain()
-        kinds = [(kind, "validation") for kind in _DESCRIBED.values()]
-        _, schemas = models_json_schema(kinds, ref_template=REFERENCE)
+        _, schemas = models_json_schema([(kind, "validation") for kind in _DESCRIBED.values()], ref_template=REFERENCE)
         description.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
         return description
 

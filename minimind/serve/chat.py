@@ -11,6 +11,7 @@ from minimind.engine.grammar import Compiled
 from minimind.engine.request import Output, Request
 from minimind.engine.text import StopFinder
 from minimind.serve.errors import ApiError
+from minimind.serve.frame import Frame
 from minimind.serve.logprobs import TokenNames, check_scored
 from minimind.serve.sampled import limit
 from minimind.serve.schema import ChatRequest
@@ -183,28 +184,14 @@ class Choice:
             self._logprobs.setdefault(field, []).append(self._names.entry(output.token))
 
 
-class _Reply:
+class _Reply(Frame):
     """What all chunks of one reply share, and its counts."""
 
-    def __init__(self, request: ChatRequest, service: Service, jobs: list[Job]) -> None:
-        self.id, self.created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
-        self.start = time.perf_counter()
-        self.model = request.model or service.settings.model
-        self.fingerprint = f"minimind-{service.engine.engine.version}"
+    def __init__(self, kind: str, request: ChatRequest, service: Service, jobs: list[Job], usage: bool = False) -> None:
+        super().__init__(kind, "chatcmpl", request, service, usage)
+        self.start, self._request, self._names = time.perf_counter(), request, TokenNames(service.tokenizer)
         self.prompt_ids, self.prompt_tokens = jobs[0].prompt_ids, len(jobs[0].prompt_ids)
-        self._request, self._names = request, TokenNames(service.tokenizer)
-        self.choices = [Choice(request, service.tokenizer) for _ in jobs]
-
-    def frame(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        """The outer object of a reply or a chunk."""
-        return {
-            "id": self.id,
-            "object": kind,
-            "created": self.created,
-            "model": self.model,
-            "system_fingerprint": self.fingerprint,
-            "choices": choices,
-        }
+        self.answers = [Choice(request, service.tokenizer) for _ in jobs]
 
     def ids(self) -> dict[str, Any]:
         """The prompt's token ids, for who asked for them."""
@@ -212,7 +199,7 @@ class _Reply:
 
     def scores(self) -> dict[str, Any]:
         """How likely the prompt is, for who asked."""
-        first = self.choices[0].engine_request
+        first = self.answers[0].engine_request
         if first is None or self._request.prompt_logprobs is None:
             return {}
         return {"prompt_logprobs": self._names.prompt(first.prompt_tokens)}
@@ -231,37 +218,31 @@ class _Reply:
         return told
 
     def usage(self) -> dict[str, Any]:
-        """Tokens read and written; the prompt counts once, however many answers there are."""
-        tokens = sum(choice.tokens for choice in self.choices)
-        first = self.choices[0].engine_request
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": tokens,
-            "total_tokens": self.prompt_tokens + tokens,
-            "prompt_tokens_details": {"cached_tokens": coarse(first.cached_tokens) if first else 0},
-            "completion_tokens_details": {"reasoning_tokens": sum(c.reasoning_tokens for c in self.choices)},
-        }
+        """Tokens read and written, and those of thoughts."""
+        first = self.answers[0].engine_request
+        self.cached_tokens = coarse(first.cached_tokens) if first else 0
+        thought = sum(choice.reasoning_tokens for choice in self.answers)
+        return super().usage() | {"completion_tokens_details": {"reasoning_tokens": thought}}
 
 
 async def complete(request: ChatRequest, service: Service, jobs: list[Job]) -> dict[str, Any]:
     """The whole reply as one object."""
-    reply = _Reply(request, service, jobs)
+    reply = _Reply("chat.completion", request, service, jobs)
     messages = [{"role": "assistant", "content": None, "refusal": None} for _ in jobs]
     async with service.answers(jobs) as answers:
         async for index, output in answers:
-            choice = reply.choices[index]
+            choice = reply.answers[index]
             for delta in choice.feed(output):
                 _add(messages[index], delta)
             if choice.finish_reason and not output.finish_reason:
                 answers.stop(index)
     choices = []
-    for index, (choice, message) in enumerate(zip(reply.choices, messages, strict=True)):
+    for index, (choice, message) in enumerate(zip(reply.answers, messages, strict=True)):
         if message["content"] is None and not choice.calls:
             message["content"] = ""
         shared = {"finish_reason": choice.finish_reason, "logprobs": choice.take_logprobs(), "stop_reason": choice.stop}
         choices.append({"index": index, "message": message, **shared, **choice.take_ids()})
-    extras = {"usage": reply.usage(), "timings": reply.timings(reply.choices[0]), **reply.ids(), **reply.scores()}
-    return reply.frame("chat.completion", choices) | extras
+    return reply.whole(choices) | {"timings": reply.timings(reply.answers[0]), **reply.ids(), **reply.scores()}
 
 
 def _add(message: dict[str, Any], delta: Delta) -> None:
@@ -281,23 +262,20 @@ async def stream(
     request: ChatRequest, service: Service, jobs: list[Job], usage: bool = False
 ) -> AsyncGenerator[dict[str, Any], None]:
     """The reply in chunks: the role, what is added, why it ended; at last, with `usage` or if asked, the usage."""
-    reply = _Reply(request, service, jobs)
-    usage = usage or request.include_usage
-    no_usage: dict[str, Any] = {"usage": None} if usage else {}
+    reply = _Reply("chat.completion.chunk", request, service, jobs, usage)
 
     def chunk(index: int, delta: Delta, logprobs: Any = None, finish: str | None = None) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-        choice |= reply.choices[index].take_ids()
+        choice |= reply.answers[index].take_ids()
         if finish:
-            choice["stop_reason"] = reply.choices[index].stop
-        counted = {"usage": reply.usage()} if request.counts_always else no_usage
-        return reply.frame("chat.completion.chunk", [choice]) | counted
+            choice["stop_reason"] = reply.answers[index].stop
+        return reply.chunk(choice)
 
     for index in range(len(jobs)):
         yield chunk(index, {"role": "assistant", "content": ""}) | (reply.ids() if index == 0 else {})
     async with service.answers(jobs) as answers, aclosing(aiter(answers)) as outputs:
         async for index, output in outputs:
-            choice = reply.choices[index]
+            choice = reply.answers[index]
             for delta in choice.feed(output):
                 yield chunk(index, delta, choice.take_logprobs())
             if choice.finish_reason:
@@ -305,6 +283,5 @@ async def stream(
                 yield last | {"timings": reply.timings(choice)}
                 if not output.finish_reason:
                     answers.stop(index)
-    if usage:
-        counted = {"usage": reply.usage(), "timings": reply.timings(reply.choices[0])}
-        yield reply.frame("chat.completion.chunk", []) | counted
+    if reply.counts:
+        yield reply.whole([]) | {"timings": reply.timings(reply.answers[0])}

@@ -1,8 +1,6 @@
 """`/v1/completions`: texts in, their continuations out, as in pretraining (no chat template)."""
 
 import codecs
-import time
-import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -10,6 +8,7 @@ from typing import Any
 from minimind.engine.grammar import Compiled
 from minimind.engine.request import Output, Request
 from minimind.serve.errors import ApiError
+from minimind.serve.frame import Frame
 from minimind.serve.logprobs import TokenNames, check_scored
 from minimind.serve.sampled import limit
 from minimind.serve.schema import CompletionRequest, EmbeddingsRequest
@@ -130,47 +129,21 @@ class _Text:
             self._at += len(self._utf8.decode(self._names.bytes(id) if seen else b""))
 
 
-class _Reply:
-    """What all chunks of one reply share."""
+class _Reply(Frame):
+    """What all chunks of one reply share; whole replies and chunks have the same name here."""
 
-    def __init__(self, request: CompletionRequest, service: Service, jobs: list[Job]) -> None:
-        self.id, self.created = f"cmpl-{uuid.uuid4().hex}", int(time.time())
-        self.model = request.model or service.settings.model
-        self.fingerprint = f"minimind-{service.engine.engine.version}"
-        n = request.n or 1
+    def __init__(self, request: CompletionRequest, service: Service, jobs: list[Job], usage: bool = False) -> None:
+        super().__init__("text_completion", "cmpl", request, service, usage)
+        n, tokenizer = request.n or 1, service.tokenizer
         given = [text for text in prompts(request) for _ in range(n)]
-        self.texts = [
-            _Text(request, service.tokenizer, text, job.prompt_ids) for text, job in zip(given, jobs, strict=True)
-        ]
+        self.answers = [_Text(request, tokenizer, text, job.prompt_ids) for text, job in zip(given, jobs, strict=True)]
         self.prompt_tokens = sum(len(job.prompt_ids) for job in jobs[::n])
-        self.cached_tokens = 0
-
-    def frame(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        """The outer object of a reply or a chunk: both have the same name here."""
-        return {
-            "id": self.id,
-            "object": "text_completion",
-            "created": self.created,
-            "model": self.model,
-            "system_fingerprint": self.fingerprint,
-            "choices": choices,
-        }
 
     def choice(self, index: int, piece: str) -> dict[str, Any]:
         """One answer, or a piece of it."""
-        text = self.texts[index]
+        text = self.answers[index]
         said = {"index": index, "text": piece, "logprobs": text.take_logprobs(), "finish_reason": text.finish_reason}
         return said | text.take_extras()
-
-    def usage(self) -> dict[str, Any]:
-        """Tokens read and written."""
-        tokens = sum(text.tokens for text in self.texts)
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": tokens,
-            "total_tokens": self.prompt_tokens + tokens,
-            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
-        }
 
 
 async def complete(request: CompletionRequest, service: Service, jobs: list[Job]) -> dict[str, Any]:
@@ -178,35 +151,27 @@ async def complete(request: CompletionRequest, service: Service, jobs: list[Job]
     reply = _Reply(request, service, jobs)
     async with service.answers(jobs) as answers:
         async for index, output in answers:
-            reply.texts[index].feed(output)
+            reply.answers[index].feed(output)
             if output.finish_reason and index % (request.n or 1) == 0:
                 reply.cached_tokens += coarse(output.request.cached_tokens)
-    choices = [reply.choice(i, text.text) for i, text in enumerate(reply.texts)]
-    return reply.frame(choices) | {"usage": reply.usage()}
+    return reply.whole([reply.choice(i, text.text) for i, text in enumerate(reply.answers)])
 
 
 async def stream(
     request: CompletionRequest, service: Service, jobs: list[Job], usage: bool = False
 ) -> AsyncGenerator[dict[str, Any], None]:
     """The reply in chunks; the last of a text says why it ended."""
-    reply = _Reply(request, service, jobs)
-    usage = usage or request.include_usage
-    no_usage: dict[str, Any] = {"usage": None} if usage else {}
-
-    def chunk(index: int, piece: str) -> dict[str, Any]:
-        counted = {"usage": reply.usage()} if request.counts_always else no_usage
-        return reply.frame([reply.choice(index, piece)]) | counted
-
+    reply = _Reply(request, service, jobs, usage)
     scored = request.echo and request.logprobs is not None  # then the echo waits for what there is to say about it
-    for index, text in enumerate(reply.texts):
+    for index, text in enumerate(reply.answers):
         if text.echo and not scored:
-            yield chunk(index, text.echo)
+            yield reply.chunk(reply.choice(index, text.echo))
     async with service.answers(jobs) as answers, aclosing(aiter(answers)) as outputs:
         async for index, output in outputs:
-            text = reply.texts[index]
+            text = reply.answers[index]
             first = scored and text.text == text.echo and not text.tokens
             piece = (text.echo if first else "") + text.feed(output)
             if piece or output.finish_reason:
-                yield chunk(index, piece)
-    if usage:
-        yield reply.frame([]) | {"usage": reply.usage()}
+                yield reply.chunk(reply.choice(index, piece))
+    if reply.counts:
+        yield reply.whole([])

@@ -56,7 +56,8 @@ class Service:
         self._engine: EngineThread | None = None
         self._closing = False
         self._open = 0
-        self._live: set[Answers] = set()
+        self.live: set[Answers] = set()
+        """What is being written or waits."""
 
     @property
     def engine(self) -> EngineThread:
@@ -147,40 +148,32 @@ class Service:
 
     def answers(self, jobs: Sequence[Job], partial: bool = False) -> "Answers":
         """Start the jobs; use the result with `async with`. `partial`: that some are aborted is no error."""
-        return Answers(self.engine, jobs, self.settings.seconds, self.metrics, self._live, partial)
+        return Answers(self, jobs, partial)
 
     def abort(self) -> None:
         """Abort every answer that is being written or waiting."""
-        for answers in list(self._live):
+        for answers in list(self.live):
             answers.abort()
 
 
 class Answers:
     """Outputs of several requests as they come: `async for number_of_job, output in answers`."""
 
-    def __init__(
-        self,
-        engine: EngineThread,
-        jobs: Sequence[Job],
-        seconds: float,
-        metrics: Metrics,
-        live: "set[Answers]",
-        partial: bool,
-    ) -> None:
-        self._engine, self._jobs, self._seconds, self._metrics = engine, jobs, seconds, metrics
-        self._live, self._partial, self._aborted = live, partial, False
+    def __init__(self, service: Service, jobs: Sequence[Job], partial: bool) -> None:
+        self._service, self._engine, self._jobs = service, service.engine, jobs
+        self._partial, self._aborted = partial, False
         self._outputs: asyncio.Queue[tuple[int, Output | Exception | None]] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> "Answers":
-        self._deadline = asyncio.get_running_loop().time() + self._seconds
+        self._deadline = asyncio.get_running_loop().time() + self._service.settings.seconds
         self._tasks = [asyncio.create_task(self._pump(i, job)) for i, job in enumerate(self._jobs)]
         self._left = set(range(len(self._jobs)))
-        self._live.add(self)
+        self._service.live.add(self)
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        self._live.discard(self)
+        self._service.live.discard(self)
         for task in self._tasks:
             task.cancel()
 
@@ -207,7 +200,8 @@ class Answers:
                 async with asyncio.timeout_at(self._deadline):
                     job, output = await self._outputs.get()
             except TimeoutError:
-                message = f"the answer was not finished within {self._seconds:g} s, the limit of this server"
+                seconds = self._service.settings.seconds
+                message = f"the answer was not finished within {seconds:g} s, the limit of this server"
                 raise ApiError(504, message, "timeout") from None
             if output is None or job not in self._left:
                 continue
@@ -220,14 +214,14 @@ class Answers:
             raise ApiError(503, "the answer was aborted by the server", "aborted")
 
     async def _pump(self, number: int, job: Job) -> None:
-        start, first = time.perf_counter(), True
+        start, first, metrics = time.perf_counter(), True, self._service.metrics
         try:
             async with aclosing(self._engine.generate(*job)) as outputs:
                 async for output in outputs:
                     if first and output.token:
-                        self._metrics.first(output.request, time.perf_counter() - start)
+                        metrics.first(output.request, time.perf_counter() - start)
                         first = False
-                    self._metrics.tokens.inc(output.token is not None)
+                    metrics.tokens.inc(output.token is not None)
                     self._outputs.put_nowait((number, output))
         except Exception as error:  # handed to whoever reads the answers
             self._outputs.put_nowait((number, error))

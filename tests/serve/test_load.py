@@ -29,7 +29,7 @@ def test_sixteen_clients_get_complete_streams_equal_to_those_alone(model, tokeni
         assert outcome.streams >= 16
         time.sleep(0.1)
         assert (service._open, engine.open_requests, engine.engine.has_work) == (0, 0, False), "everything is released"
-        assert not service._live
+        assert not service.live
         assert not engine._sinks
 
 
