@@ -94,7 +94,7 @@ def _tiles(report: Mapping[str, Any]) -> str:
         ("parameters", "参数", _count(report.get("parameters"))),
         ("tokens trained on", "训练 token", _count(sum(_number(stage.get("tokens")) or 0 for stage in stages))),
         ("time", "用时", _duration(sum(_number(stage.get("seconds")) or 0 for stage in stages))),
-        ("bits per byte", "每字节比特数", _decimal(stages[-1].get("bpb") if stages else None)),
+        ("bits per byte", "每字节比特数", figure(stages[-1].get("bpb") if stages else None, ".3f")),
     )
     return "\n".join(
         f'<div><dt>{english} <span lang="zh">{chinese}</span></dt><dd>{figure}</dd></div>'
@@ -113,16 +113,12 @@ def _table(stages: Mapping[str, Mapping[str, Any]]) -> str:
     abilities = _abilities(stages)
     columns = [("stage", "阶段"), ("time", "用时"), ("tokens", "token 数"), ("bits per byte", "每字节比特数")]
     columns += [ABILITIES.get(ability, (ability, "")) for ability in abilities]
-    head = "".join(f'<th scope="col">{safe(en)}<small lang="zh">{zh}</small></th>' for en, zh in columns)
     rows = []
     for name, stage in stages.items():
-        cells = [_duration(stage.get("seconds")), _count(stage.get("tokens")), _decimal(stage.get("bpb"))]
-        cells += [_percent(_scores(stage).get(ability)) + _spread(stage, ability) for ability in abilities]
-        rows.append(f'<tr><th scope="row">{safe(name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>')
-    return (
-        f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+        cells = [_duration(stage.get("seconds")), _count(stage.get("tokens")), figure(stage.get("bpb"), ".3f")]
+        cells += [figure(_scores(stage).get(ability), ".0%") + _spread(stage, ability) for ability in abilities]
+        rows.append([safe(name), *cells])
+    return table(columns, rows)
 
 
 def _spread(stage: Mapping[str, Any], ability: str) -> str:
@@ -221,14 +217,21 @@ def _duration(value: Any) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _decimal(value: Any) -> str:
+def figure(value: Any, form: str) -> str:
+    """A number in a format, or a dash where it is missing or not finite."""
     number = _number(value)
-    return "–" if number is None else f"{number:.3f}"
+    return "–" if number is None else format(number, form)
 
 
-def _percent(value: Any) -> str:
-    number = _number(value)
-    return "–" if number is None else f"{number:.0%}"
+def table(heads: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> str:
+    """A table of cells in HTML, the first of each row its name, under heads of English and Chinese text."""
+    head = "".join(
+        f'<th scope="col">{safe(english)}<small lang="zh">{chinese}</small></th>' for english, chinese in heads
+    )
+    body = "".join(
+        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>' for first, *rest in rows
+    )
+    return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def write_page(path: Path, page: str) -> Path:

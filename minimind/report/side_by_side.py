@@ -9,7 +9,7 @@ from string import Template
 from typing import Any
 
 from minimind.eval.judge import CRITERIA
-from minimind.report.html import HERE, language, write_page
+from minimind.report.html import HERE, figure, language, table, write_page
 from minimind.report.plots import safe
 
 CHINESE = {"accuracy": "准确", "completeness": "完整", "logic": "逻辑", "language": "语言"}
@@ -79,9 +79,10 @@ def _judgement(judgement: Mapping[str, Any], judge: str) -> str:
     for name, of_model in judgement["mean"].items():
         values = [value for value in of_model.values() if value is not None]
         overall = sum(values) / len(values) if values else None
-        rows.append([safe(name), *(_figure(of_model[criterion]) for criterion in CRITERIA), _figure(overall)])
+        grades = [*(of_model[criterion] for criterion in CRITERIA), overall]
+        rows.append([safe(name), *(figure(grade, ".1f") for grade in grades)])
     heads = [("model", "模型"), *((criterion, CHINESE[criterion]) for criterion in CRITERIA), ("mean", "平均")]
-    graded = _table(heads, rows)
+    graded = table(heads, rows)
     parts = [
         f'<section><h2>Grades <span lang="zh">评分</span></h2>{HOW_GRADED.format(judge=safe(judge))}{graded}</section>'
     ]
@@ -92,18 +93,6 @@ def _judgement(judgement: Mapping[str, Any], judge: str) -> str:
             [f"{safe(p['first'])} – {safe(p['second'])}", *(str(p[key]) for key in keys)] for p in judgement["pairs"]
         ]
         parts.append(
-            f'<section><h2>Pairs <span lang="zh">两两比较</span></h2>{HOW_COMPARED}{_table(heads, rows)}</section>'
+            f'<section><h2>Pairs <span lang="zh">两两比较</span></h2>{HOW_COMPARED}{table(heads, rows)}</section>'
         )
     return "\n".join(parts)
-
-
-def _table(heads: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{english}<small lang="zh">{chinese}</small></th>' for english, chinese in heads)
-    body = "".join(
-        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>' for first, *rest in rows
-    )
-    return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
