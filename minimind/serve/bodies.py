@@ -53,11 +53,19 @@ def parse(kind: type[B], data: bytes) -> B:
     Raises:
         ApiError: 400.
     """
+    return validated(kind, value_of(data))
+
+
+def value_of(data: bytes) -> Any:
+    """What a body holds.
+
+    Raises:
+        ApiError: 400, it is no JSON.
+    """
     try:
-        value = read_json(data)
+        return read_json(data)
     except ValueError as error:
         raise ApiError(400, f"the body is not valid JSON ({error})", "invalid_json") from None
-    return validated(kind, value)
 
 
 def validated(kind: type[B], value: Any) -> B:

@@ -1,6 +1,7 @@
 """The looking-glass on the network: its page, and `POST /inspect/ROOM` with an object, answered by another one."""
 
 from collections.abc import Mapping
+from functools import partial
 from importlib.resources.abc import Traversable
 from typing import Any, Protocol
 
@@ -8,10 +9,10 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from minimind.serve.bodies import value_of
 from minimind.serve.errors import ApiError, Json
 from minimind.serve.pools import Pool
 from minimind.serve.site import sender
-from minimind.text import read_json
 
 
 class Glass(Protocol):
@@ -33,20 +34,12 @@ def router(glass: Glass) -> APIRouter:
     send = sender(glass.page)
     pictures = Pool("pictures", 1, 32)  # one at a time: each takes all cores
 
-    @routes.get("/inspect")
-    async def page() -> Response:
-        return send("index.html")
-
-    @routes.get("/inspect/page/{name}")
-    async def part(name: str) -> Response:
-        return send(name)
+    routes.get("/inspect")(partial(send, "index.html"))
+    routes.get("/inspect/page/{name}")(send)
 
     @routes.post("/inspect/{room}")
     async def answer(room: str, http: Request) -> Response:
-        try:
-            asked = read_json(await http.body())
-        except ValueError as error:
-            raise ApiError(400, f"the body is not valid JSON ({error})", "invalid_json") from None
+        asked = value_of(await http.body())
         if not isinstance(asked, dict):
             raise ApiError(400, "the body should be a JSON object", "invalid_value")
         return Json(await pictures.run(glass.answer, room, asked))

@@ -88,15 +88,8 @@ class MessagesRequest(CountRequest):
 
     def chat(self, **more: Any) -> ChatRequest:
         """The same as a chat."""
-        return super().chat(
-            max_tokens=self.max_tokens,
-            stop=self.stop_sequences,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            stream=self.stream,
-            **more,
-        )
+        alike = self.model_dump(include={"max_tokens", "temperature", "top_p", "top_k", "stream"})
+        return super().chat(stop=self.stop_sequences, **alike, **more)
 
 
 def _text(blocks: Any) -> str:

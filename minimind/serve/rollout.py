@@ -51,14 +51,14 @@ class _Reply:
         self.outputs: dict[int, Output] = {}
         """The newest of each job; its request holds everything before."""
 
-    def result(self, job: int) -> dict[str, Any]:
-        """One answer so far."""
+    def result(self, job: int, last: bool = False) -> dict[str, Any]:
+        """One answer so far; `last`: it has ended, and if it has no reason to, it was aborted."""
         output = self.outputs.get(job)
         request = output.request if output else None
         tokens = request.tokens if request else []
         meta: dict[str, Any] = {
             "id": self.rids[job],
-            "finish_reason": _finish(request),
+            "finish_reason": (_finish(request) if request else None) or (_ABORTED if last else None),
             "prompt_tokens": len(self.jobs[job].prompt_ids),
             "completion_tokens": len(tokens),
             "cached_tokens": request.cached_tokens if request else 0,
@@ -76,16 +76,19 @@ class _Reply:
         return {"text": text, "output_ids": [token.id for token in tokens], "meta_info": meta}
 
 
-def _finish(request: Request | None) -> dict[str, Any] | None:
-    match request.finish_reason if request else "abort":
+_ABORTED = {"type": "abort", "message": "aborted by /abort_request, /pause_generation or the end of the server"}
+
+
+def _finish(request: Request) -> dict[str, Any] | None:
+    match request.finish_reason:
         case "stop":
-            return {"type": "stop", "matched": request.stop if request else None}
+            return {"type": "stop", "matched": request.stop}
         case "length":
-            return {"type": "length", "length": len(request.tokens) if request else 0}
+            return {"type": "length", "length": len(request.tokens)}
         case "error":
-            return {"type": "abort", "message": request.error if request else ""}
+            return {"type": "abort", "message": request.error}
         case "abort":
-            return {"type": "abort", "message": "aborted by /abort_request, /pause_generation or the end of the server"}
+            return _ABORTED
     return None
 
 
@@ -121,14 +124,8 @@ class Rollout:
         async with aclosing(self.outputs(reply)) as outputs:
             async for _ in outputs:
                 pass
-        results = [self.aborted(reply, job) for job in range(len(reply.jobs))]
+        results = [reply.result(job, last=True) for job in range(len(reply.jobs))]
         return results[0] if reply.single else results
-
-    def aborted(self, reply: _Reply, job: int) -> dict[str, Any]:
-        """The last word on a job: one that has no reason to have ended was aborted."""
-        result = reply.result(job)
-        result["meta_info"]["finish_reason"] = result["meta_info"]["finish_reason"] or _finish(None)
-        return result
 
     async def stream(self, reply: _Reply) -> AsyncGenerator[dict[str, Any], None]:
         """The answers so far, each time that there is more of one; `index` says which."""
@@ -139,7 +136,7 @@ class Rollout:
                 if reply.outputs[job].finish_reason:
                     ended.add(job)
         for job in set(range(len(reply.jobs))) - ended:
-            yield self.aborted(reply, job) | ({} if reply.single else {"index": job})
+            yield reply.result(job, last=True) | ({} if reply.single else {"index": job})
 
     def confined(self, path: str) -> Path:
         """The directory that a client names, if it and everything in it lie under the root, links followed.

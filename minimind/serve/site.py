@@ -1,6 +1,7 @@
 """The web page: plain files, sent as they are, with a policy that lets nothing else in."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
@@ -26,30 +27,17 @@ def router() -> APIRouter:
     routes = APIRouter(include_in_schema=False)
     send = sender(files("minimind.serve") / "page")
 
-    @routes.get("/")
-    async def chat() -> Response:
-        return send("index.html")
-
-    @routes.get("/docs")
-    async def reference() -> Response:
-        return send("docs.html")
-
-    @routes.get("/favicon.ico")
-    async def icon() -> Response:
-        return send("icon.svg")
-
-    @routes.get("/page/{name}")
-    async def part(name: str) -> Response:
-        return send(name)
-
+    for path, name in (("/", "index.html"), ("/docs", "docs.html"), ("/favicon.ico", "icon.svg")):
+        routes.get(path)(partial(send, name))
+    routes.get("/page/{name}")(send)
     return routes
 
 
-def sender(folder: Traversable) -> Callable[[str], Response]:
+def sender(folder: Traversable) -> Callable[[str], Awaitable[Response]]:
     """What answers with a page's file, of a folder that is read now."""
     parts = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
 
-    def send(name: str) -> Response:
+    async def send(name: str) -> Response:
         suffix = name[name.rfind(".") :]
         if name not in parts or suffix not in KINDS:
             raise ApiError(404, f"there is no file {name!r} here", "not_found")
