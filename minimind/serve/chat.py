@@ -98,11 +98,7 @@ class Choice:
         return self._stops.found
 
     def feed(self, output: Output) -> list[Delta]:
-        """Take one output of the engine; return what it adds. `finish_reason` is set with the last.
-
-        Raises:
-            ApiError: 503, the engine was told to stop.
-        """
+        """Take one output of the engine; return what it adds. `finish_reason` is set with the last."""
         self.engine_request = output.request
         deltas: list[Delta] = []
         self.begun = self.begun or time.perf_counter()
@@ -121,10 +117,6 @@ class Choice:
             self.finish_reason = "stop"
         elif self._one_call and self.calls:
             self.finish_reason = "tool_calls"
-        elif output.finish_reason == "abort":
-            raise ApiError(503, "the answer was aborted: the server is shutting down", "aborted")
-        elif output.finish_reason == "error":
-            raise ApiError(400, f"the answer cannot be held to its form: {output.request.error}", "grammar_failed")
         elif output.finish_reason:
             for delta in self._parser.finish():
                 deltas += self._visible(delta)

@@ -85,8 +85,6 @@ class _Text:
 
     def feed(self, output: Output) -> str:
         """Take one output; return the text that it adds."""
-        if output.finish_reason == "abort":
-            raise ApiError(503, "the answer was aborted: the server is shutting down", "aborted")
         if not self._begun:
             self._begin(output.request)
         if output.token:

@@ -57,8 +57,7 @@ async def vectors(service: Service, jobs: list[Job]) -> list[Vector]:
 
 def _vector(output: Output) -> Vector:
     total = output.request.state_sum
-    if total is None:
-        raise ApiError(503, "the answer was aborted: the server is shutting down", "aborted")
+    assert total is not None
     vector: Vector = (total / total.norm().clamp(min=1e-12)).tolist()
     return vector
 

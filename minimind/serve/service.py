@@ -193,7 +193,7 @@ class Answers:
         """Yield until every job has ended.
 
         Raises:
-            ApiError: 504, it took too long; 503, it was aborted.
+            ApiError: 504, it took too long; 503, it was aborted; 400, it could not be held to its form.
         """
         while self._left:
             try:
@@ -207,6 +207,11 @@ class Answers:
                 continue
             if isinstance(output, Exception):
                 raise output
+            if output.finish_reason == "abort" and not self._partial:
+                raise ApiError(503, "the answer was aborted: the server is shutting down", "aborted")
+            if output.finish_reason == "error" and not self._partial:
+                message = f"the answer cannot be held to its form: {output.request.error}"
+                raise ApiError(400, message, "grammar_failed")
             if output.finish_reason is not None:
                 self._left.discard(job)
             yield job, output

@@ -142,6 +142,16 @@ def test_a_grammar_that_becomes_too_much_ends_the_answer_as_an_error(model, toke
     assert request.error
 
 
+def test_an_answer_that_cannot_go_on_in_its_form_is_refused(model, tokenizer, monkeypatch):
+    monkeypatch.setitem(grammar_compile._LIMITS, "max_lexer_states", 100)
+    asked = {"guided_regex": "([ab]*a[ab]{30}c)*", "max_tokens": 100, "seed": 1}
+    with serving(model, tokenizer) as (url, _), httpx.Client(base_url=url, timeout=60) as http:
+        as_text = http.post("/v1/completions", json=asked | {"prompt": "a"})
+        as_chat = http.post("/v1/chat/completions", json=asked | {"messages": [{"role": "user", "content": "a"}]})
+    for reply in (as_text, as_chat):
+        assert (reply.status_code, reply.json()["error"]["code"]) == (400, "grammar_failed")
+
+
 def test_the_first_grammar_imports_nothing_large(tokenizer):
     """An import in the engine's thread would stop every answer; that of `llguidance.torch` takes seconds."""
     sys.modules.pop("llguidance.torch", None)
