@@ -4,6 +4,8 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +57,19 @@ def read_rollout(run: Path, number: int, tokenizer: Tokenizer) -> dict[str, Any]
 
 def _sample(row: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
     columns = zip(row["ids"], row["mask"], row["log_probs"], row["old"], row["advantages"], strict=True)
-    learned = [
-        advantage
-        for advantage, chosen in zip(row["advantages"], row["mask"], strict=True)
-        if chosen and advantage is not None
+    tokens = [
+        {
+            "id": id,
+            "text": shown(tokenizer, id),
+            "mask": chosen,
+            "log_prob": said if chosen else None,
+            "old": old if chosen else None,
+            "ratio": math.exp(old - said) if chosen and old is not None else None,
+            "advantage": advantage if chosen else None,
+        }
+        for id, chosen, said, old, advantage in columns
     ]
+    learned = [token["advantage"] for token in tokens if token["advantage"] is not None]
     return {
         "reward": row["reward"],
         "components": row["rewards"],
@@ -67,30 +77,15 @@ def _sample(row: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
         "status": row["status"],
         "completion": tokenizer.decode(row["ids"]),
         "messages": _messages(row, tokenizer),
-        "tokens": [
-            {
-                "id": id,
-                "text": shown(tokenizer, id),
-                "mask": chosen,
-                "log_prob": said if chosen else None,
-                "old": old if chosen else None,
-                "ratio": math.exp(old - said) if chosen and old is not None else None,
-                "advantage": advantage if chosen else None,
-            }
-            for id, chosen, said, old, advantage in columns
-        ],
+        "tokens": tokens,
     }
 
 
 def _messages(row: Mapping[str, Any], tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """The turns of an episode: what the policy said, and what it read between."""
-    turns: list[tuple[bool, list[int]]] = []
-    for id, chosen in zip(row["ids"], row["mask"], strict=True):
-        if not turns or turns[-1][0] != chosen:
-            turns.append((chosen, []))
-        turns[-1][1].append(id)
     found: list[dict[str, Any]] = []
-    for chosen, ids in turns:
+    for chosen, turn in groupby(zip(row["ids"], row["mask"], strict=True), key=itemgetter(1)):
+        ids = [id for id, _ in turn]
         if chosen:
             found.append(parse(ids, tokenizer, row["thinking"]))
         else:

@@ -9,7 +9,7 @@ import base64
 import inspect
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -257,11 +257,7 @@ def answer_facts(view: View, asked: Fields) -> Answer:
 def answer_history(view: View, asked: Fields) -> Answer:
     """The loss of each token at every checkpoint."""
     ids = read_prompt(asked, view.tokenizer).ids
-    losses = []
-    for place in view.shelf.models:
-        model = view.shelf.model(place)
-        with switched_off(model, asked.items("off")):
-            losses.append(all_rounded(history.token_losses(model, ids).tolist()))
+    losses = [all_rounded(history.token_losses(model, ids).tolist()) for model in _through_time(view, asked)]
     return {"tokens": view.texts(ids), **_timeline(view), "losses": losses}
 
 
@@ -273,11 +269,7 @@ def answer_curve(view: View, asked: Fields) -> Answer:
 def answer_learned(view: View, asked: Fields) -> Answer:
     """Which held-out facts each checkpoint knows."""
     told = history.held_out_facts()
-    right = []
-    for place in view.shelf.models:
-        model = view.shelf.model(place)
-        with switched_off(model, asked.items("off")):
-            right.append(history.knows(model, view.tokenizer, told))
+    right = [history.knows(model, view.tokenizer, told) for model in _through_time(view, asked)]
     found = [
         {
             "question": fact.question,
@@ -288,6 +280,14 @@ def answer_learned(view: View, asked: Fields) -> Answer:
         for number, fact in enumerate(told)
     ]
     return {**_timeline(view), "facts": found}
+
+
+def _through_time(view: View, asked: Fields) -> Iterator[Transformer]:
+    """The model at each checkpoint, with parts switched off while it is looked at."""
+    for place in view.shelf.models:
+        model = view.shelf.model(place)
+        with switched_off(model, asked.items("off")):
+            yield model
 
 
 def _timeline(view: View) -> Answer:

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from minimind.serve.sampled import Sampled
+from minimind.serve.sampled import Sampled, StreamOptions
 from minimind.serve.service import Service
 
 
@@ -26,7 +26,9 @@ class Frame:
             "model": request.model or service.settings.model,
             "system_fingerprint": f"minimind-{service.engine.engine.version}",
         }
-        self.counts, self._always = usage or request.include_usage, request.counts_always
+        options = request.stream_options or StreamOptions()
+        self.counts = usage or bool(options.include_usage)
+        self._always = bool(options.include_usage and options.continuous_usage_stats)
 
     def whole(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         """The whole reply, or without choices the chunk that counts tokens."""

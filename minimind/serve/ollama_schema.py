@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from minimind.serve.bodies import few, validated
 from minimind.serve.errors import ApiError
@@ -40,21 +40,23 @@ class Options(Body):
         }
 
 
+def _without_tag(name: str) -> str:
+    return name.removesuffix(":latest")
+
+
+Model = Annotated[str, Field(min_length=1), AfterValidator(_without_tag)]
+
+
 class OllamaRequest(Body):
     """What chats and texts have in common. `keep_alive` is not read: the model always stays."""
 
-    model: Annotated[str, Field(min_length=1)]
+    model: Model
     stream: bool = True
     format: str | dict[str, Any] | None = None
     options: Options = Options()
     think: bool | str | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-
-    @field_validator("model")
-    @classmethod
-    def _without_tag(cls, name: str) -> str:
-        return name.removesuffix(":latest")
 
     def _common(self) -> dict[str, Any]:
         if isinstance(self.format, dict):
@@ -149,28 +151,25 @@ class OllamaGenerateRequest(OllamaRequest):
 class EmbedRequest(Body):
     """Body of `/api/embed`: a text or several; what is too long is cut, unless `truncate` is false."""
 
-    model: Annotated[str, Field(min_length=1)]
+    model: Model
     input: Prompt
     truncate: bool = True
     dimensions: int | None = None
 
     def texts(self) -> EmbeddingsRequest:
         """The same in OpenAI's words."""
-        name = self.model.removesuffix(":latest")
-        body = {"model": name, "input": self.input, "truncate": self.truncate, "dimensions": self.dimensions}
-        return validated(EmbeddingsRequest, body)
+        return validated(EmbeddingsRequest, self.model_dump())
 
 
 class SingleRequest(Body):
     """Body of `/api/embeddings`, the older form of `/api/embed`: one text."""
 
-    model: Annotated[str, Field(min_length=1)]
+    model: Model
     prompt: str
 
     def texts(self) -> EmbeddingsRequest:
         """The same in OpenAI's words."""
-        body = {"model": self.model.removesuffix(":latest"), "input": self.prompt, "truncate": True}
-        return validated(EmbeddingsRequest, body)
+        return validated(EmbeddingsRequest, {"model": self.model, "input": self.prompt, "truncate": True})
 
 
 class ShowRequest(Body):

@@ -69,12 +69,12 @@ class ResponsesRequest(Body):
         form = (self.text and self.text.format) or {}
         if form.get("type") == "json_schema":
             form = {"type": "json_schema", "json_schema": {key: form[key] for key in ("name", "schema") if key in form}}
+        scored = LOGPROBS in (self.include or ())
         body = {
-            **{"model": self.model, "messages": turns, "tools": tools or None, "tool_choice": choice},
-            **{"max_completion_tokens": self.max_output_tokens, "temperature": self.temperature, "top_p": self.top_p},
-            **{"stream": self.stream, "response_format": form or None},
-            **{"parallel_tool_calls": self.parallel_tool_calls, "logprobs": LOGPROBS in (self.include or ())},
-            "top_logprobs": self.top_logprobs if LOGPROBS in (self.include or ()) else None,
+            **self.model_dump(include={"model", "temperature", "top_p", "stream", "parallel_tool_calls"}),
+            **{"messages": turns, "tools": tools or None, "tool_choice": choice, "response_format": form or None},
+            **{"max_completion_tokens": self.max_output_tokens, "logprobs": scored},
+            "top_logprobs": self.top_logprobs if scored else None,
             "reasoning_effort": self.reasoning.effort if self.reasoning else None,
         }
         return validated(ChatRequest, body)

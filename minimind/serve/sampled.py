@@ -174,16 +174,6 @@ class Sampled(Body):
             **more,
         )
 
-    @property
-    def counts_always(self) -> bool:
-        """Whether every chunk of a stream counts tokens."""
-        return self.include_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
-
-    @property
-    def include_usage(self) -> bool:
-        """Whether a stream ends with a chunk that counts tokens."""
-        return bool(self.stream_options and self.stream_options.include_usage)
-
 
 def limit(asked: int | None, most: int | None) -> int | None:
     """The lesser of two numbers that may be absent; -1, as llama.cpp has it, is absent too."""
