@@ -8,7 +8,6 @@ import struct
 import time
 from typing import Any
 
-from minimind.engine.request import Output
 from minimind.engine.sampling import Sampling
 from minimind.serve.completions import prompts
 from minimind.serve.errors import ApiError
@@ -47,19 +46,14 @@ def jobs(request: EmbeddingsRequest, service: Service, form: None = None) -> lis
 
 
 async def vectors(service: Service, jobs: list[Job]) -> list[Vector]:
-    """One vector a job."""
+    """One vector of length 1 a job."""
     found: list[Vector] = [[] for _ in jobs]
     async with service.answers(jobs) as answers:
         async for index, output in answers:
-            found[index] = _vector(output)
+            total = output.request.state_sum
+            assert total is not None
+            found[index] = (total / total.norm().clamp(min=1e-12)).tolist()
     return found
-
-
-def _vector(output: Output) -> Vector:
-    total = output.request.state_sum
-    assert total is not None
-    vector: Vector = (total / total.norm().clamp(min=1e-12)).tolist()
-    return vector
 
 
 async def complete(request: EmbeddingsRequest, service: Service, jobs: list[Job]) -> dict[str, Any]:

@@ -30,10 +30,6 @@ VERSION = "0.12.0"
 Line = dict[str, Any]
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
-
-
 class Writer:
     """Turns a chat's or a text's chunks into lines, and collects the answer that they add up to."""
 
@@ -56,7 +52,7 @@ class Writer:
 
     def line(self, text: str = "", thinking: str = "", calls: Any = (), logprobs: Any = ()) -> Line:
         """One line."""
-        line: Line = {"model": self.model, "created_at": _now()}
+        line: Line = {"model": self.model, "created_at": _stamp(time.time())}
         if self.is_chat:
             message: dict[str, Any] = {"role": "assistant", "content": text}
             message |= {"thinking": thinking} if thinking else {}
@@ -176,7 +172,7 @@ def _card(service: Service, name: str) -> dict[str, Any]:
     identity = f"{name} {service.tokenizer.fingerprint} {model.config}"
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     return {
-        **{"name": f"{name}:latest", "model": f"{name}:latest", "modified_at": _stamp(service), "size": size},
+        **{"name": f"{name}:latest", "model": f"{name}:latest", "modified_at": _stamp(service.created), "size": size},
         **{"digest": hashlib.sha256(identity.encode()).hexdigest(), "details": _details(service)},
     }
 
@@ -193,7 +189,7 @@ def _show(service: Service) -> dict[str, Any]:
             "modelfile": "",
             "parameters": "",
             "template": tokenizer.chat_template or "",
-            "modified_at": _stamp(service),
+            "modified_at": _stamp(service.created),
         },
         **{"details": _details(service), "capabilities": ["completion", *can, "embedding"]},
         "model_info": {
@@ -203,8 +199,8 @@ def _show(service: Service) -> dict[str, Any]:
     }
 
 
-def _stamp(service: Service) -> str:
-    return datetime.fromtimestamp(service.created, UTC).isoformat().replace("+00:00", "Z")
+def _stamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
 def _details(service: Service) -> dict[str, Any]:
