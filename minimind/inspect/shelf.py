@@ -49,10 +49,8 @@ class Shelf:
             run = _run_of(path)
             history = [place for place in _models_of(run) if place.folder != path] if run else []
             last = Place(path.name, path, run.name if run else path.name, _step(path, run))
-            self.models, self.runs = (
-                [place for place in history if _earlier(place, last)] + [last],
-                [run] if run else [],
-            )
+            self.models = [place for place in history if _earlier(place, last)] + [last]
+            self.runs = [run] if run else []
             self.others = _beside(run or path)
         elif models := _models_of(path):
             self.models, self.runs = models, [path]

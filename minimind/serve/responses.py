@@ -10,6 +10,7 @@ from minimind.serve.events import named
 from minimind.serve.responses_schema import ResponsesRequest
 
 Event = dict[str, Any]
+_KINDS = {"reasoning_content": "reasoning", "content": "message"}
 _PARTS = {"reasoning": "reasoning_text", "message": "output_text"}
 
 
@@ -71,14 +72,11 @@ class Writer:
                 head = {"call_id": call["id"], "name": call["function"]["name"], "arguments": ""}
                 events += self._close() + self._begin("function_call", head)
             events += self._more("function_call_arguments", "arguments", call["function"]["arguments"])
-        for field, kind, part in (
-            ("reasoning_content", "reasoning", "reasoning_text"),
-            ("content", "message", "output_text"),
-        ):
+        for field, kind in _KINDS.items():
             if delta.get(field):
                 if self.open != kind:
                     events += self._close() + self._begin(kind, {})
-                events += self._more(part, "text", delta[field], logprobs)
+                events += self._more(_PARTS[kind], "text", delta[field], logprobs)
                 logprobs = []
         if logprobs and self.open == "message":  # of text that is held back, or of none
             part = self.item["content"][0]
