@@ -49,7 +49,7 @@ def read_prompt(asked: Fields, tokenizer: Tokenizer) -> Prompt:
 
 def as_document(text: str, tokenizer: Tokenizer) -> list[int]:
     """A text as pretraining reads it: after the token that begins documents, where the tokenizer has one."""
-    return [*([] if tokenizer.bos_id is None else [tokenizer.bos_id]), *tokenizer.encode(text)]
+    return tokenizer.bos + tokenizer.encode(text)
 
 
 def shown(tokenizer: Tokenizer, id: int) -> str:

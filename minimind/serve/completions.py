@@ -59,7 +59,7 @@ def jobs(request: CompletionRequest, service: Service, form: Compiled | None) ->
 
 def _bos(request: CompletionRequest, tokenizer: Tokenizer) -> list[int]:
     """What stands before a prompt that comes as text."""
-    return [] if tokenizer.bos_id is None or not request.add_special_tokens else [tokenizer.bos_id]
+    return tokenizer.bos if request.add_special_tokens else []
 
 
 class _Text:

@@ -33,14 +33,13 @@ def jobs(request: EmbeddingsRequest, service: Service, form: None = None) -> lis
     if request.dimensions not in (None, width):
         message = f"dimensions is {request.dimensions}, but this model's vectors have {width} and cannot be cut shorter"
         raise ApiError(400, message, "invalid_value", "dimensions")
-    bos = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     all_ids = []
     for text in texts:
         if request.truncate and isinstance(text, str):
             text = text[: engine.context * tokenizer.longest]
         elif isinstance(text, str):
             service.check_length([text])
-        ids = bos + tokenizer.encode(text) if isinstance(text, str) else text
+        ids = tokenizer.bos + tokenizer.encode(text) if isinstance(text, str) else text
         all_ids.append(ids[: engine.context - 1] if request.truncate else ids)
     return [Job(ids, Sampling(max_new_tokens=0, embed=True), 0, service.variant(request.model)) for ids in all_ids]
 

@@ -177,9 +177,8 @@ def router(service: Service) -> APIRouter:
 
 def _encoded(request: TokenizeRequest, tokenizer: Tokenizer) -> list[int]:
     if request.messages is None:
-        bos = [tokenizer.bos_id] if request.add_special and tokenizer.bos_id is not None else []
         text = next(t for t in (request.content, request.prompt, request.text) if t is not None)
-        return bos + tokenizer.encode(text)
+        return (tokenizer.bos if request.add_special else []) + tokenizer.encode(text)
     turns = [message.turn() for message in request.messages]
     specs = [tool.model_dump(exclude_none=True) for tool in request.tools or []]
     prompt = request.add_generation_prompt
