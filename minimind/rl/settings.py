@@ -12,8 +12,8 @@ class RlConfig:
     """Reinforcement learning on the model's own answers (`minimind/losses/policy.py`, `minimind/rl/`)."""
 
     algorithm: Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo", "ppo_clip"] = "cispo"
-    """Policy loss. Its paper decides where `clip_low`, `clip_high` or `ratio_max` is 0, `normalise` or `divide_by_sigma`
-    "auto"."""
+    """Policy loss. Its paper decides what is 0 of `clip_low`, `clip_high` and `ratio_max`, and what is "auto" of
+    `normalise` and `divide_by_sigma`."""
     groups: int = 16
     """Prompts of a rollout, over all ranks."""
     samples: int = 8
