@@ -7,8 +7,8 @@ has come, so that whatever ends the work, the same command goes on with the prom
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,7 +22,7 @@ from minimind.engine.engine import Engine
 from minimind.engine.request import PromptTooLong, Request
 from minimind.engine.sampling import Sampling
 from minimind.errors import UserError
-from minimind.eval.endpoint import Endpoint, Failures, RequestFailed
+from minimind.eval.endpoint import Endpoint, Failures, RequestFailed, at_once
 from minimind.model.qwen3 import Transformer
 from minimind.text import read_json, write_json
 from minimind.tokenizer.bpe import Tokenizer
@@ -35,10 +35,8 @@ Teacher = Callable[[Sequence[Prompt]], Iterator[tuple[int, Said]]]
 """Answers prompts, in whatever order they come: number and answer."""
 BATCH_SIZE = 32
 SAID = ("content", "reasoning_content", "tool_calls")
-PARALLEL = 8
-"""Requests that a server has at a time."""
 PATIENCE = 600.0
-"""Seconds for one of them: a long answer of a large teacher takes minutes beside seven others."""
+"""Seconds for one request to a server: a long answer of a large teacher takes minutes beside seven others."""
 
 
 @dataclass
@@ -97,19 +95,7 @@ def from_server(endpoint: Endpoint, **options: Any) -> Teacher:
         except UserError as error:
             raise RequestFailed(f"the teacher's answer is no message: {error}") from None
 
-    def answer(prompts: Sequence[Prompt]) -> Iterator[tuple[int, Said]]:
-        pool = ThreadPoolExecutor(PARALLEL)
-        try:
-            running = {pool.submit(ask, prompt): number for number, prompt in enumerate(prompts)}
-            for done in as_completed(running):
-                try:
-                    yield running[done], done.result()
-                except RequestFailed as failure:
-                    yield running[done], failure
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-    return answer
+    return lambda prompts: at_once({number: partial(ask, prompt) for number, prompt in enumerate(prompts)})
 
 
 def write_answers(prompts: Sequence[Prompt], teacher: Teacher, out: Path) -> Count:

@@ -1,10 +1,11 @@
 """A chat model behind an OpenAI-compatible HTTP endpoint, asked patiently."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from http.client import HTTPException
-from typing import Any
+from typing import Any, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -12,6 +13,10 @@ from minimind.console import warn
 from minimind.errors import UserError
 from minimind.text import read_json, write_json
 
+K = TypeVar("K")
+T = TypeVar("T")
+PARALLEL = 8
+"""Requests that a server has at a time."""
 MAX_SILENT = 8
 """Requests in a row without any answer, after which nobody is asked any more: the server has gone."""
 MAX_REFUSED = 32
@@ -62,6 +67,20 @@ class Failures:
             raise self.first
         if self.first:
             warn(f"{self.count:,} {what} left out, as they failed; the first: {self.first}")
+
+
+def at_once(tasks: Mapping[K, Callable[[], T]]) -> Iterator[tuple[K, T | RequestFailed]]:
+    """Do all tasks side by side, and yield what each gives, or why its request failed, as they end."""
+    pool = ThreadPoolExecutor(PARALLEL)
+    try:
+        running = {pool.submit(task): key for key, task in tasks.items()}
+        for done in as_completed(running):
+            try:
+                yield running[done], done.result()
+            except RequestFailed as failure:
+                yield running[done], failure
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations, permutations
 from typing import Any, TypeVar
 
 from minimind.console import track
-from minimind.eval.endpoint import Endpoint, Failures, RequestFailed
+from minimind.eval.endpoint import Endpoint, Failures, RequestFailed, at_once
 from minimind.text import read_json
 
 CRITERIA = {
@@ -40,7 +39,6 @@ PAIR = (
 )
 REMINDER = "That is not the JSON object that was asked for. Reply with it alone."
 OBJECT = re.compile(r"\{[^{}]*\}")
-PARALLEL = 8
 Grades = dict[str, float]
 """Criterion -> grade."""
 K = TypeVar("K")
@@ -122,13 +120,13 @@ def judge_answers(judge: Judge, prompts: Sequence[str], answers: Mapping[str, Se
         for one, other in permutations(answers, 2)
         for n in numbers
     }
-    graded = _at_once(grading, "grading")
+    graded = _judged(grading, "grading")
     grades = {name: [graded[name, n] for n in numbers] for name in answers}
     mean = {
         name: {criterion: _mean([g[criterion] for g in of_model if g]) for criterion in CRITERIA}
         for name, of_model in grades.items()
     }
-    compared = _at_once(comparing, "comparing")
+    compared = _judged(comparing, "comparing")
     pairs = []
     for first, second in combinations(answers, 2):
         both = [(compared[first, second, n], compared[second, first, n]) for n in numbers]
@@ -137,31 +135,18 @@ def judge_answers(judge: Judge, prompts: Sequence[str], answers: Mapping[str, Se
     return {"grades": grades, "mean": mean, "pairs": pairs}
 
 
-def _at_once(tasks: Mapping[K, Callable[[], T | None]], title: str) -> dict[K, T | None]:
+def _judged(tasks: Mapping[K, Callable[[], T | None]], title: str) -> dict[K, T | None]:
     """Do all tasks side by side; None for one whose request failed, which is no reason to lose the others."""
-    failures = Failures()
-
-    def attempt(task: Callable[[], T | None]) -> T | RequestFailed | None:
-        try:
-            return task()
-        except RequestFailed as failure:
-            return failure
-
-    found: list[T | None] = []
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        try:
-            for value in track(pool.map(attempt, tasks.values()), title, len(tasks)):
-                if isinstance(value, RequestFailed):
-                    failures.add(value)
-                    found.append(None)
-                else:
-                    failures.answer()
-                    found.append(value)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    failures, found = Failures(), dict[K, T | None]()
+    for key, value in track(at_once(tasks), title, len(tasks)):
+        if isinstance(value, RequestFailed):
+            failures.add(value)
+            found[key] = None
+        else:
+            failures.answer()
+            found[key] = value
     failures.conclude("judgements")
-    return dict(zip(tasks, found, strict=True))
+    return found
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -12,8 +12,8 @@ import torch
 
 from minimind import runtime
 from minimind.errors import UsageError
-from minimind.eval.endpoint import RequestFailed
-from minimind.eval.judge import BEST, PARALLEL, Judge
+from minimind.eval.endpoint import PARALLEL, RequestFailed
+from minimind.eval.judge import BEST, Judge
 from minimind.files import read_json as read_file
 from minimind.model.attend import Segments
 from minimind.model.hf_config import scores_texts
