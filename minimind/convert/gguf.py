@@ -55,7 +55,7 @@ def export_gguf(model: Path, out: Path, kind: str = "f16", thinking: bool = True
         )
     writer = gguf.GGUFWriter(None, arch)
     writer.add_name(model.resolve().parent.name if model.name == "model" else model.resolve().name)
-    writer.add_file_type(gguf.LlamaFileType[_file_type(kind)])
+    writer.add_file_type(gguf.LlamaFileType["ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     add_metadata(writer, config)
     pre = add_tokenizer(writer, tokenizer, config.vocab_size, thinking)
@@ -105,11 +105,7 @@ def check_type(kind: str) -> None:
         more = "; llama.cpp's llama-quantize makes others from f16" if "_k" in kind.lower() or "iq" in kind else ""
         raise UsageError(f"--type {kind}: there is no such type here{did_you_mean(kind.lower(), TYPES)}{more}")
     if kind in gguf_kquants.MIXED:
-        gguf_kquants.check_kquants()
-
-
-def _file_type(kind: str) -> str:
-    return "ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"
+        gguf_kquants.library()
 
 
 def _type_of(part: Part, kind: str, layers: int) -> str:

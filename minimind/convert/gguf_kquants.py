@@ -39,29 +39,25 @@ def format_of(name: str, columns: int, kind: str, layers: int) -> str:
     return WIDER[chosen] if columns % BLOCK else chosen
 
 
-def check_kquants() -> None:
-    """Refuse to begin where llama.cpp's quantiser is not.
-
-    Raises:
-        UserError: with the line that installs it.
-    """
-    _library()
-
-
 def quantise(values: np.ndarray, kind: str) -> np.ndarray:
     """float32 `[..., n]` in the format q4_k or q6_k: uint8 `[..., bytes of a row]`; n is a multiple of 256."""
     values = np.ascontiguousarray(values, dtype=np.float32)
     columns = values.shape[-1]
     rows = values.size // columns
-    size = _library().ggml_row_size(_IDS[kind], columns)
+    size = library().ggml_row_size(_IDS[kind], columns)
     out = np.empty((*values.shape[:-1], size), dtype=np.uint8)
-    _library().ggml_quantize_chunk(_IDS[kind], values.ctypes.data, out.ctypes.data, 0, rows, columns, None)
+    library().ggml_quantize_chunk(_IDS[kind], values.ctypes.data, out.ctypes.data, 0, rows, columns, None)
     assert math.prod(out.shape) == rows * size
     return out
 
 
 @cache
-def _library() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
+    """llama.cpp with its quantiser.
+
+    Raises:
+        UserError: it is not installed; with the line that installs it.
+    """
     try:
         spec = importlib.util.find_spec("xllamacpp.xllamacpp")
         library = ctypes.CDLL(spec.origin if spec else None)
