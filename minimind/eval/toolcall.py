@@ -146,8 +146,8 @@ def _show(call: dict[str, Any]) -> str:
 
 def figures(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """`{"score", "n", "by_kind": {kind: {"score", "n"}}}` of judged cases."""
-    kinds = {
-        kind: [row["ok"] for row in rows if row["kind"] == kind] for kind in dict.fromkeys(r["kind"] for r in rows)
-    }
+    kinds: dict[str, list[bool]] = {}
+    for row in rows:
+        kinds.setdefault(row["kind"], []).append(row["ok"])
     by_kind = {kind: {"score": sum(oks) / len(oks), "n": len(oks)} for kind, oks in kinds.items()}
     return {"score": sum(row["ok"] for row in rows) / max(1, len(rows)), "n": len(rows), "by_kind": by_kind}

@@ -95,13 +95,8 @@ def training(world: World, sums: Sums, scale: float, rng: random.Random) -> list
     for language in LANGUAGES:
         for person in world.asked:
             for attribute in ATTRIBUTES:
-                for wording in QUESTIONS[language][attribute][:wordings]:
-                    rows.append(
-                        [
-                            user(wording.format(n=person.name(language))),
-                            assistant(facts.answer(person, attribute, language)),
-                        ]
-                    )
+                asked = [one.format(n=person.name(language)) for one in QUESTIONS[language][attribute][:wordings]]
+                rows += [[user(one), assistant(facts.answer(person, attribute, language))] for one in asked]
         count = round(100 * scale)
         rows += [plain_sum(one, language, rng) for one in rng.choices(sums.train, k=4 * count)]
         rows += [thought_sum(one, language, rng) for one in rng.choices(sums.chains, k=3 * count // 2)]
