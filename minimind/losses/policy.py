@@ -184,7 +184,7 @@ def token_weights(
 
 
 def sequence_mean(values: Tensor, mask: Tensor, sequences: Tensor) -> Tensor:
-    """The mean over the mask of each token's answer, shaped like `values`; answers' numbers are below that of tokens."""
+    """Mean over the mask of each token's answer, shaped like `values`; answers' numbers are below that of tokens."""
     count = sequences.numel()
     sums = _sums(values.where(mask, 0), sequences, count)
     return (sums / _sums(mask.to(values.dtype), sequences, count).clamp(min=1))[sequences]
