@@ -56,7 +56,7 @@ ALGORITHMS = {
 }
 
 
-class Terms(NamedTuple):
+class TokenLoss(NamedTuple):
     """What each token adds: `loss`, to be minimised, 0 outside the mask; `clipped`: the clip stopped its gradient."""
 
     loss: Tensor
@@ -80,7 +80,7 @@ class TokenColumns(Protocol):
 
 def policy_loss(
     algorithm: Algorithm, log_probs: Tensor, entropy: Tensor, old_log_probs: Tensor, tokens: TokenColumns
-) -> Terms:
+) -> TokenLoss:
     """ρ ℓ(r, A) + kl_coef · KL(π ‖ reference) - entropy_coef · H of each token: the bracket in `stages/grpo.py`.
 
     ℓ is one of the functions below, r = π / π_old, and ρ = min(π_old / π_rollout, limit), or 1 without a limit.
@@ -102,7 +102,7 @@ def policy_loss(
         loss = loss + algorithm.kl_coef * kl_estimate(log_probs, tokens.reference_log_probs, mask, algorithm.kl, ratio)
     if algorithm.entropy_coef:
         loss = loss - algorithm.entropy_coef * entropy.where(mask, 0)
-    return Terms(loss, terms.clipped)
+    return TokenLoss(loss, terms.clipped)
 
 
 def ratios(log_probs: Tensor, old_log_probs: Tensor, mask: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ def ppo_clip(
     mask: Tensor,
     clip_low: float = 0.2,
     clip_high: float = 0.2,
-) -> Terms:
+) -> TokenLoss:
     """-min(r·A, clip(r, 1 - clip_low, 1 + clip_high)·A): no reward for moving further than the clip.
 
     DAPO's "clip higher" is clip_high 0.28: a token of probability 0.01 may otherwise never become 0.013.
@@ -133,7 +133,7 @@ def gspo(
     sequences: Tensor,
     clip_low: float = 3e-4,
     clip_high: float = 4e-4,
-) -> Terms:
+) -> TokenLoss:
     """PPO's clip with one ratio an answer, s = exp(mean over its tokens of log r): it is clipped as a whole.
 
     log s_t = sg[mean(log r)] + log π - sg[log π]: the value is s everywhere, and the gradient goes to each token.
@@ -143,31 +143,33 @@ def gspo(
     return _clipped(ratio, advantages, mask, clip_low, clip_high)
 
 
-def cispo(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, ratio_max: float = 5.0) -> Terms:
+def cispo(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, ratio_max: float = 5.0
+) -> TokenLoss:
     """-sg[min(r, ratio_max)]·A·log π: the importance *weight* is clipped, and no token loses its gradient.
 
     `ratio_max` is the largest r itself (trl's `epsilon_high`; verl and slime write it as 1 + ε_high).
     """
     ratio = ratios(log_probs, old_log_probs, mask).detach()
     loss = -(ratio.clamp(max=ratio_max) * advantages.where(mask, 0) * log_probs.where(mask, 0))
-    return Terms(loss, ratio > ratio_max)
+    return TokenLoss(loss, ratio > ratio_max)
 
 
-def _clipped(ratio: Tensor, advantages: Tensor, mask: Tensor, low: float, high: float) -> Terms:
+def _clipped(ratio: Tensor, advantages: Tensor, mask: Tensor, low: float, high: float) -> TokenLoss:
     advantages = advantages.where(mask, 0)  # first: 0 · NaN would be NaN again in the gradient
     loss = -torch.minimum(ratio * advantages, ratio.clamp(1 - low, 1 + high) * advantages)
     clipped = ((ratio < 1 - low) & (advantages < 0)) | ((ratio > 1 + high) & (advantages > 0))
-    return Terms(loss, clipped)
+    return TokenLoss(loss, clipped)
 
 
 def token_weights(
-    mask: Tensor, sequences: Tensor, normalise: Normalise, longest: int = 0, dtype: torch.dtype = torch.float32
+    mask: Tensor, sequences: Tensor, normalise: Normalise, max_new_tokens: int = 0, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
     """Weight of each token, and what each answer adds to the number that the weighted sum is divided by.
 
         sequence    mean over answers of the mean over their tokens: long answers' tokens weigh less   GRPO, GSPO
         token       mean over all tokens of the whole batch                                            DAPO, CISPO
-        constant    sum over tokens / (answers · `longest`): no length matters     Dr. GRPO, Liu et al. 2025, 2503.20783
+        constant    sum over tokens / (answers · `max_new_tokens`): no length matters     Dr. GRPO, arXiv 2503.20783
 
     Returns:
         Weights shaped like `mask`, 0 outside it; items `[answers]`, whose sum over *all* answers of an optimizer
@@ -180,7 +182,7 @@ def token_weights(
         return ones / tokens.clamp(min=1)[sequences], some
     if normalise == "token":
         return ones, tokens
-    return ones / longest, some
+    return ones / max_new_tokens, some
 
 
 def sequence_mean(values: Tensor, mask: Tensor, sequences: Tensor) -> Tensor:
@@ -235,11 +237,11 @@ def masked_importance(old_log_probs: Tensor, rollout_log_probs: Tensor, mask: Te
     return ratio.where((ratio <= limit) & (ratio * limit >= 1), 0)
 
 
-def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float = 0.2) -> Terms:
+def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float = 0.2) -> TokenLoss:
     """½ max((V - R)², (clip(V, V_old ± clip) - R)²): the critic, too, stays near what it was (0: it need not)."""
     values, old_values, returns = (tensor.where(mask, 0) for tensor in (values, old_values, returns))
     loss = (values - returns).square()
     if not clip:
-        return Terms(loss / 2, torch.zeros_like(mask))
+        return TokenLoss(loss / 2, torch.zeros_like(mask))
     held_loss = (old_values + (values - old_values).clamp(-clip, clip) - returns).square()
-    return Terms(torch.maximum(loss, held_loss) / 2, held_loss > loss)
+    return TokenLoss(torch.maximum(loss, held_loss) / 2, held_loss > loss)

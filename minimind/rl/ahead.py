@@ -196,6 +196,8 @@ class Ahead(Collector):
     The other arguments are those of `Collector`; `generate` says how one sample is filled.
     """
 
+    engine: Background
+
     def __init__(
         self,
         config: RlConfig,
@@ -207,7 +209,7 @@ class Ahead(Collector):
         seed: int,
     ) -> None:
         super().__init__(config, prompts, tokenizer, engine, self._play, rewards, seed)
-        self.engine, self.generate = engine, generate
+        self.generate = generate
         self.producer: Producer | None = None
         self._ready: Out = SimpleQueue()
         self._versions: list[int] = []
@@ -218,7 +220,7 @@ class Ahead(Collector):
 
     def collect(self, rank: int, world: int) -> list[Sample]:
         """As `Collector.collect`, of samples that are not older than allowed."""
-        self._versions.append(self.weights.version)
+        self._versions.append(self.engine.version)
         return super().collect(rank, world)
 
     def next_groups(self, rank: int, share: int, world: int) -> list[list[Sample]]:

@@ -135,11 +135,11 @@ def minibatches(count: int, parts: int, seed: Sequence[int]) -> list[list[int]]:
 
 
 def pack(
-    samples: Sequence[Sample], length: int, normalise: Normalise, longest: int, share_prompts: bool = False
+    samples: Sequence[Sample], length: int, normalise: Normalise, max_new_tokens: int, share_prompts: bool = False
 ) -> Packed:
     """Put samples into rows of `length` tokens, whole; advantages and the models' columns are 0 still.
 
-    normalise, longest: as in `losses.policy.token_weights`.
+    normalise, max_new_tokens: as in `losses.policy.token_weights`.
     share_prompts: the samples of a group become one document that branches at the prompt's last token, from which each
         sample's first is predicted: prompt[:-1] is computed once.
     """
@@ -148,7 +148,7 @@ def pack(
     shape = (int(row_of.max()) + 1 if documents else 1, length)
     ids, labels = np.zeros(shape, np.int64), np.full(shape, IGNORE, np.int64)
     positions, document_ids = np.zeros(shape, np.int64), np.full(shape, -1, np.int32)
-    branches, answers, numbers = np.zeros(shape, np.uint8), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    branches, answers, sample_of = np.zeros(shape, np.uint8), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     rows, starts = [0] * len(samples), [0] * len(samples)
     filled, documents_in, answers_in = [0] * shape[0], [0] * shape[0], [0] * shape[0]
     for document, row in zip(documents, row_of.tolist(), strict=True):
@@ -164,10 +164,11 @@ def pack(
             labels[row, sampled] = np.where(sample.trainable, sample.ids, IGNORE)
             if len(document) > 1:
                 branches[row, sampled.start : place.stop] = nth + 1
-            numbers[row, place] = number
+            sample_of[row, place] = number
             filled[row], answers_in[row] = place.stop, answers_in[row] + 1
         documents_in[row] += 1
-    weights, items = token_weights(torch.from_numpy(labels) != IGNORE, torch.from_numpy(numbers), normalise, longest)
+    mask, sample_of_RT = torch.from_numpy(labels) != IGNORE, torch.from_numpy(sample_of)
+    weights, items = token_weights(mask, sample_of_RT, normalise, max_new_tokens)
     row_items = torch.zeros(shape[0])
     if samples:
         row_items.index_add_(0, torch.tensor(rows), items[: len(samples)])
@@ -231,7 +232,7 @@ class LogProbRunner:
         sampling: the rules by which answers are sampled.
         precision: the run's.
         rows: how many are computed at once.
-        on_policy: whether each rollout makes a single step. The policy that learns is then the one that sampled, and
+        single_step: whether each rollout makes a single step. The policy that learns is then the one that sampled, and
             need not be asked before; every ratio is 1, and no clip acts.
     """
 
@@ -242,15 +243,15 @@ class LogProbRunner:
         sampling: Sampling,
         precision: Precision,
         rows: int,
-        on_policy: bool = False,
+        single_step: bool = False,
     ) -> None:
         self.policy, self.reference, self.sampling = policy, reference, sampling
-        self.precision, self.rows, self.on_policy = precision, rows, on_policy
+        self.precision, self.rows, self.single_step = precision, rows, single_step
 
     def with_log_probs(self, packed: Packed) -> Packed:
         """Fill in `old_log_probs` and `reference_log_probs`; all ranks do, with as many rows as the longest has."""
         batch = pad_rows(packed.batch, max(ranks.all_gather(len(packed.batch.labels))))
-        if not self.on_policy or self.reference is not None:
+        if not self.single_step or self.reference is not None:
             batch = batch._replace(old_log_probs=self.log_probs(self.policy, batch))
         if self.reference is not None:
             with lora.off(self.policy) if self.reference is self.policy else nullcontext():

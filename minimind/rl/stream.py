@@ -77,8 +77,8 @@ class RolloutStream:
     ) -> None:
         self.collector, self.policy, self.make_batches, self.drift = collector, policy, make_batches, drift
         self.target_kl, self.before_step = target_kl, before_step
-        self.number = 0
-        """Of the next rollout; the queue is of the one before."""
+        self.rollouts = 0
+        """So many there were; the queue is of the last."""
         self.queue: list[PolicyBatch] = []
 
     def next_batch(self, rows: int, rank: int = 0, world: int = 1) -> PolicyBatch:
@@ -90,7 +90,7 @@ class RolloutStream:
         self._check_drift()
         if not self.queue:
             self._roll_out(rank, world)
-        self.before_step(self.number - 1)
+        self.before_step(self.rollouts - 1)
         return self.queue.pop(0)
 
     def rehearsal_batch(self, rows: int, rank: int = 0, world: int = 1) -> PolicyBatch:
@@ -101,7 +101,7 @@ class RolloutStream:
                 sample.append([sample.prompt_ids[-1]] * 2, [0.0] * 2)
                 sample.rewards, sample.reward = dict.fromkeys(collector.rewards.names, 0.0), 0.0
                 samples.append(sample)
-        return self.make_batches(samples, self.number)[0].batch
+        return self.make_batches(samples, self.rollouts)[0].batch
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the prompts, what is left of the last rollout, and the policy's drift, of all ranks."""
@@ -109,16 +109,16 @@ class RolloutStream:
         queue = [batches.joined(same) for same in zip(*parts, strict=True)]
         return {
             "place": self.collector.prompt_stream.position,
-            "number": self.number,
-            "version": self.collector.weights.version,
+            "number": self.rollouts,
+            "version": self.collector.engine.version,
             "queue": [batches.encode(batch) for batch in queue],
             "moved": ranks.all_reduce(torch.tensor(self.drift.sums, dtype=torch.float64)).tolist(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there; each rank takes its share of the rows."""
-        self.collector.prompt_stream.position, self.number = state["place"], state["number"]
-        self.collector.weights.version = state["version"]
+        self.collector.prompt_stream.position, self.rollouts = state["place"], state["number"]
+        self.collector.engine.version = state["version"]
         self.drift.parts = [tuple(state["moved"])] if runtime.is_main() else []  # it is that of all ranks
         rank, world = runtime.rank(), runtime.world_size()
         self.queue = []
@@ -133,15 +133,15 @@ class RolloutStream:
         prompts = self.collector.prompt_stream
         position = prompts.position
         try:
-            ranks.on_all_ranks(lambda: self.collector.weights.update_weights(self.policy))
-            packs = self.make_batches(self.collector.collect(rank, world), self.number)
+            ranks.on_all_ranks(lambda: self.collector.engine.update_weights(self.policy))
+            packs = self.make_batches(self.collector.collect(rank, world), self.rollouts)
             if folder := self.collector.config.dump:
-                dump.write(Path(folder), self.number, self.collector.last_rollout, packs)
+                dump.write(Path(folder), self.rollouts, self.collector.last_rollout, packs)
             self.queue = [packed.batch for packed in packs]
         except UserError as error:
             prompts.position, self.queue = position, []
             raise Halt(str(error)) from error
-        self.number += 1
+        self.rollouts += 1
 
     def _check_drift(self) -> None:
         """Look at how far the last step went: stop a policy that collapses, leave a rollout that it has left behind."""
@@ -171,7 +171,7 @@ class Collector:
         config: the recipe's section.
         prompts: what is asked, in a new order each epoch.
         tokenizer: the policy's.
-        weights: those of whoever answers.
+        engine: what answers, and is given the weights.
         fill: has samples answered.
         rewards: the judge.
         seed: the run's.
@@ -182,13 +182,13 @@ class Collector:
         config: RlConfig,
         prompts: Sequence[Prompt],
         tokenizer: Tokenizer,
-        weights: Weights,
+        engine: Weights,
         fill: Fill,
         rewards: Judge,
         seed: int,
     ) -> None:
         self.config, self.prompts, self.tokenizer = config, prompts, tokenizer
-        self.weights, self.fill, self.rewards, self.seed = weights, fill, rewards, seed
+        self.engine, self.fill, self.rewards, self.seed = engine, fill, rewards, seed
         self.sampling = sampling_of(config, tokenizer)
         self.prompt_stream = PromptStream(len(prompts), seed)
         self.meter = Meter()
@@ -272,7 +272,7 @@ class Collector:
         if not prompts:
             return {}
         figures = {}
-        ranks.on_all_ranks(lambda: self.weights.update_weights(policy))
+        ranks.on_all_ranks(lambda: self.engine.update_weights(policy))
         for kind, temperature in (("", self.sampling.temperature), ("greedy_", 0.0)):
             samples = [
                 self._sample(prompt, -1 - nth, nth, replace(self.sampling, temperature=temperature, seed=nth))

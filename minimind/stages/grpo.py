@@ -102,7 +102,7 @@ def make_job(recipe: Recipe, model: Transformer, tokenizer: Tokenizer, generate:
     def loss(model: Transformer, batch: PolicyBatch, compiled: bool = False) -> Loss:
         """Score the answers anew and compare with what sampled them; a sum over tokens, each with its weight."""
         scored, hidden = compute_log_probs(model, batch, collector.sampling)
-        old = scored.log_probs.detach() if runner.on_policy else batch.old_log_probs
+        old = scored.log_probs.detach() if runner.single_step else batch.old_log_probs
         terms = policy_loss(algorithm, scored.log_probs, scored.entropy, old, batch)
         measure_policy(collector.meter, drift, batch, scored, old, terms.clipped)
         total = (terms.loss * batch.token_weights).sum()

@@ -127,12 +127,12 @@ def make_job(recipe: Recipe, actor: Transformer, critic: Scorer, tokenizer: Toke
     def loss(model: ActorCritic, batch: PolicyBatch, compiled: bool = False) -> Loss:
         """The actor's loss and `value_coef` times the critic's, summed over the same tokens, each with its weight."""
         scored, hidden = compute_log_probs(model.actor, batch, collector.sampling)
-        old = scored.log_probs.detach() if runner.on_policy else batch.old_log_probs
+        old = scored.log_probs.detach() if runner.single_step else batch.old_log_probs
         terms = policy_loss(algorithm, scored.log_probs, scored.entropy, old, batch)
         values = model.values(batch)
         value = value_loss(values, batch.values, batch.returns, batch.mask, ppo.value_clip)
         policy_total, value_total = (terms.loss * batch.token_weights).sum(), (value.loss * batch.token_weights).sum()
-        total = policy_total * float(stream.number > ppo.warmup_rollouts) + ppo.value_coef * value_total
+        total = policy_total * float(stream.rollouts > ppo.warmup_rollouts) + ppo.value_coef * value_total
         measure_policy(collector.meter, drift, batch, scored, old, terms.clipped)
         of_critic = {"value": values.detach(), "value_clipped": value.clipped.float(), "returns": batch.returns}
         collector.meter.masked(batch.mask, **of_critic)

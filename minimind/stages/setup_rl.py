@@ -123,8 +123,8 @@ def make_log_prob_runner(recipe: Recipe, model: Transformer, sampling: Sampling)
     elif rl.kl_coef:
         reference = parallel.plain_copy(model).requires_grad_(False)
         parallel.shard(reference, reference.layers, recipe.train)
-    rows, on_policy = loop.rows_of_a_step(recipes.run_config(recipe))[1], rl.epochs * rl.minibatches == 1
-    return LogProbRunner(model, reference, sampling, setup.precision(recipe), rows, on_policy)
+    rows, single_step = loop.rows_of_a_step(recipes.run_config(recipe))[1], rl.epochs * rl.minibatches == 1
+    return LogProbRunner(model, reference, sampling, setup.precision(recipe), rows, single_step)
 
 
 def steps(recipe: Recipe, prompts: Sequence[Prompt]) -> int:

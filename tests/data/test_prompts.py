@@ -31,7 +31,7 @@ def test_a_line_may_say_whether_its_answer_begins_with_thinking(tmp_path):
     for ratio in (0.0, 1.0):
         for prompt, thinking in ((told, True), (told_not, False), (left, bool(ratio))):
             config, tokenizer = RlConfig(thinking_ratio=ratio), Tokenizer.load("default")
-            collector = Collector(config, [prompt], tokenizer, weights=None, fill=None, rewards=None, seed=0)
+            collector = Collector(config, [prompt], tokenizer, engine=None, fill=None, rewards=None, seed=0)
             samples = [sample for place in range(4) for sample in collector.group(place)]
             assert {sample.thinking for sample in samples} == {thinking}
 

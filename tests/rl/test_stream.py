@@ -40,7 +40,7 @@ def test_what_fails_on_one_rank_fails_on_all():
 def kept():
     """Drift of two ranks, before and after it was in a checkpoint."""
     collector = SimpleNamespace(
-        prompt_stream=SimpleNamespace(position=0), weights=SimpleNamespace(version=0), meter=Meter()
+        prompt_stream=SimpleNamespace(position=0), engine=SimpleNamespace(version=0), meter=Meter()
     )
     drift = PolicyDrift()
     stream = RolloutStream(collector, None, None, drift)
