@@ -237,11 +237,11 @@ def test_k_quants_are_llama_cpps(blocks, tmp_path):
 
 
 def test_k_quants_need_llama_cpp(blocks, tmp_path, monkeypatch):
-    gguf_kquants._library.cache_clear()
+    gguf_kquants.library.cache_clear()
     monkeypatch.setattr(gguf_kquants.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install xllamacpp"):
         export_gguf(blocks, tmp_path / "model.gguf", "q6_k")
-    gguf_kquants._library.cache_clear()
+    gguf_kquants.library.cache_clear()
     assert not list(tmp_path.iterdir())
 
 
