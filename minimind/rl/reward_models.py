@@ -1,7 +1,7 @@
 """Rewards that ask a model: a judge behind an OpenAI-compatible endpoint, a reward model, or a scoring service."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from statistics import mean
@@ -12,7 +12,7 @@ import torch
 
 from minimind import runtime
 from minimind.errors import UsageError
-from minimind.eval.endpoint import PARALLEL, RequestFailed
+from minimind.eval.endpoint import RequestFailed, at_once
 from minimind.eval.judge import BEST, Judge
 from minimind.files import read_json as read_file
 from minimind.model.attend import Segments
@@ -60,24 +60,16 @@ def judge(context: RewardContext) -> Reward:
     asked = Judge(config.judge, config.judge_model, runtime.endpoint_key(), config.timeout / 2, config.judge_tries, 0.5)
     known: dict[tuple[str, str], float | None] = {}
 
-    def grade(pair: tuple[str, str]) -> float | RequestFailed | None:
-        try:
-            grades = asked.grade(*pair)
-        except RequestFailed as failure:
-            return failure
-        return None if grades is None else (mean(grades.values()) - 1) / (BEST - 1)
-
     def score(texts: Texts) -> list[float | None]:
         """None for what could not be graded, which is asked about again when it is said again."""
         pairs = [(_question(messages), said) for messages, said in texts]
         new = list(dict.fromkeys(pair for pair in pairs if pair not in known))
         failures: list[RequestFailed] = []
-        with ThreadPoolExecutor(PARALLEL) as pool:
-            for pair, value in zip(new, pool.map(grade, new), strict=True):
-                if isinstance(value, RequestFailed):
-                    failures.append(value)
-                else:
-                    known[pair] = value
+        for pair, grades in at_once({pair: partial(asked.grade, *pair) for pair in new}):
+            if isinstance(grades, RequestFailed):
+                failures.append(grades)
+            else:
+                known[pair] = None if grades is None else (mean(grades.values()) - 1) / (BEST - 1)
         if new and len(failures) == len(new):
             raise failures[0]
         return [known.get(pair) for pair in pairs]

@@ -223,12 +223,10 @@ def sample(recipe: Recipe, model: Transformer, tokenizer: Tokenizer) -> list[str
     """Continue the recipe's prompts greedily, to see in words what the loss says in numbers."""
     if not recipe.prompts:
         return []
-    start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    prompts = [start + tokenizer.encode(text) for text in recipe.prompts]
-    stop = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    prompts = [tokenizer.bos + tokenizer.encode(text) for text in recipe.prompts]
     speaker = parallel.plain_copy(model) if parallel.is_sharded(model) else model
     with runtime.evaluating(speaker):
-        answers = complete(speaker, prompts, GREEDY, stop, max_new_tokens=40)
+        answers = complete(speaker, prompts, GREEDY, tokenizer.eos, max_new_tokens=40)
     return [text + tokenizer.decode(ids, skip_special=True) for text, ids in zip(recipe.prompts, answers, strict=True)]
 
 

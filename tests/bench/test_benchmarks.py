@@ -264,7 +264,7 @@ def test_rl_with_masked_calls_is_taught_the_answer_alone(tuned, tmp_path, monkey
     monkeypatch.setattr(rl_learns.environment, "multi_turn", episode)
     answered, called = Sample(None, [0]), Sample(None, [0], message={"tool_calls": [{}]})
     for sample in (answered, called):
-        masked = rl_learns.play_with_masked_calls(sample, None)
+        masked = rl_learns.play_with_masked_calls(sample)
         next(masked)
         assert following(masked, [4]) is None
     assert answered.trainable == [False, False, False, True]
