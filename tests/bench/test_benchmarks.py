@@ -256,7 +256,7 @@ def test_rl_with_masked_calls_is_taught_the_answer_alone(tuned, tmp_path, monkey
     found = rl_learns.run("masked calls", 0, str(tuned / "model"), 1, files, tmp_path, "tools")
     assert 0 <= found["called"] <= 1
 
-    def episode(sample, sampling):
+    def episode(sample):
         sample.append([1, 2], [-1.0, -1.0])
         sample.append([3])
         sample.append((yield sample.ids, sampling), [-1.0])
