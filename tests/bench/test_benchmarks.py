@@ -259,7 +259,7 @@ def test_rl_with_masked_calls_is_taught_the_answer_alone(tuned, tmp_path, monkey
     def episode(sample):
         sample.append([1, 2], [-1.0, -1.0])
         sample.append([3])
-        sample.append((yield sample.ids, sampling), [-1.0])
+        sample.append((yield sample.ids, sample.sampling), [-1.0])
 
     monkeypatch.setattr(rl_learns.environment, "multi_turn", episode)
     answered, called = Sample(None, [0]), Sample(None, [0], message={"tool_calls": [{}]})
