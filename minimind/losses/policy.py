@@ -1,8 +1,8 @@
 """Policy-gradient losses as pure functions: what each sampled token adds to the loss.
 
 All of them are one idea. With the advantage A (was the answer better than expected?) and the ratio r = π / π_old of a
-token's probability now and when it was sampled, the policy gradient is E[r · A · ∇log π]. The methods differ in how far
-they let r go, in whose r it is, and in what an answer's tokens weigh together (`token_weights`):
+token's probability now and before the rollout's first step, the policy gradient is E[r · A · ∇log π]. The methods
+differ in how far they let r go, in whose r it is, and in what an answer's tokens weigh together (`token_weights`):
 
     PPO, GRPO    -min(r · A, clip(r, 1-ε, 1+ε) · A)                  Schulman et al. 2017, arXiv 1707.06347
     DAPO         the same, clip(r, 1-ε_low, 1+ε_high)                Yu et al. 2025, arXiv 2503.14476

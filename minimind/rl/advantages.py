@@ -24,7 +24,7 @@ def group_advantages(rewards_N: Tensor, groups: Sequence[int], divide: bool = Tr
     for group in dict.fromkeys(groups):
         members_N = group_N == group
         rewards_G = rewards_N[members_N]
-        if len(rewards_G.unique()) > 1:  # of equal ones σ would make the last bit of their mean large
+        if len(rewards_G.unique()) > 1:  # else σ = 0, and dividing by ε would blow up the rounding of the mean
             centred_G = rewards_G - rewards_G.mean()
             advantages_N[members_N] = centred_G / (rewards_G.std() + epsilon) if divide else centred_G
     return advantages_N

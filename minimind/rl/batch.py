@@ -1,7 +1,7 @@
 """From samples to rows that the training loop takes: packed, with what the policy loss needs at each token.
 
 pack                 samples → rows: whole answers side by side, and what each token counts
-LogProbRunner        log-probabilities of sampled tokens under the policy as it sampled, and under the reference
+LogProbRunner        log-probabilities of sampled tokens under π_old and the reference
 """
 
 import base64

@@ -60,12 +60,12 @@ class RlConfig:
     """What is done with a larger weight: it is cut to the limit, or its token is left out, as one whose weight is below
     1 / `importance_limit` is then."""
     filter_groups: Literal["drop", "resample", "keep"] = "drop"
-    """What is done with a group whose answers have the same `filter_metric`: dropped, replaced by other prompts (DAPO's
-    dynamic sampling), or kept."""
+    """What is done with a group whose answers have the same `filter_metric`: dropped, replaced in further rounds of
+    other prompts (DAPO's dynamic sampling), or kept."""
     filter_metric: str = ""
-    """Reward by which a group is filtered, before weights and shaping; empty: the first one."""
+    """Reward by which a group is filtered, before weights; empty: the first one."""
     attempts: int = 10
-    """Times that prompts are asked for one rollout, until enough groups remain."""
+    """Largest number of rounds of `groups` prompts for one rollout, until enough groups remain."""
     stop_kl: float = 0.0
     """KL divergence from the old policy above which the run stops, saved; 0: never."""
     stop_entropy: float = 0.0

@@ -196,7 +196,7 @@ class Collector:
         """This rank's samples of the last rollout, of all its attempts."""
 
     def collect(self, rank: int, world: int) -> list[Sample]:
-        """This rank's share of a rollout: samples of as many groups as asked for, or of those that teach something.
+        """This rank's share of a rollout: judged samples of `config.groups` groups, filtered as `filter_groups` says.
 
         Raises:
             UserError: nothing could be judged or learned in `config.attempts` rollouts, or the engine is gone.
@@ -211,7 +211,8 @@ class Collector:
             good = [group for group in groups if rewards_differ(group, config.filter_metric)]
             self.meter.add("zero_std_groups", len(groups) - len(good), len(groups))
             useful += groups if config.filter_groups == "keep" else good
-            if ranks.every_rank(len(useful) >= share) if resample else ranks.any_rank(bool(useful)):
+            enough = ranks.every_rank(len(useful) >= share) if resample else ranks.any_rank(bool(useful))
+            if enough:
                 break
         if not ranks.any_rank(judged):
             raise UserError(
@@ -320,7 +321,7 @@ def sampling_of(config: RlConfig, tokenizer: Tokenizer) -> Sampling:
 
 
 def rewards_differ(group: Sequence[Sample], by: str = "") -> bool:
-    """Whether the answers of a group differ in the raw reward `by` (the first one), before weights and shaping."""
+    """Whether the answers of a group differ in the reward `by` (the first one), before weights."""
     values = set()
     for sample in group:
         if sample.reward is not None:

@@ -3,25 +3,35 @@
     prompts → a group of answers each → rewards R → advantages A → packed rows → policy loss
 
     A_i  = (R_i - mean of its group) / (σ of its group + 1e-4)       Shao et al. 2024; Dr. GRPO: without σ
-    loss = (1 / N) Σ_answers Σ_tokens w_t [ρ_t ℓ(r_t, A_i) + kl_coef · KL_t - entropy_coef · H_t]
+    loss = (1 / num_items) Σ_answers Σ_tokens w_t [ρ_t ℓ(r_t, A_i) + kl_coef · KL_t - entropy_coef · H_t]
 
     r_t = π(token) / π_old(token)             π_old: the trainer's model before the first step of the rollout
     ρ_t = min(π_old / π_rollout, limit)       π_rollout: the engine's, whose rounding or weights may differ
-    w_t, N                                    what a token counts, and what all of them do, by `rl.normalise`
+    w_t, num_items                            what a token counts, and what all of them do, by `rl.normalise`
 
-ℓ, w and N are the algorithm: `rl.algorithm` = cispo (the default), grpo, dr_grpo, dapo, gspo or ppo_clip
+ℓ, w and num_items are the algorithm: `rl.algorithm` = cispo (the default), grpo, dr_grpo, dapo, gspo or ppo_clip
 (`minimind/losses/policy.py`). Where a rollout makes a single step, every r is 1.
 
-With `recipes/minimind-3/grpo.toml` a rollout asks 32 prompts for 8 answers each. A group whose answers have the same
-first reward (`numeric`), before weights, has nothing to compare: other prompts are asked instead, up to ten times. The
-32 · 8 answers, whose R is a weighted sum of four rewards, are shuffled, and make two optimizer steps. In each ℓ is
-CISPO's, A is R minus the group's mean, w is 1, N is the number of sampled tokens, and KL and entropy have no weight.
+With `recipes/minimind-3/grpo.toml` a rollout is this:
+
+    asked     32 prompts, in an order that follows from the run's seed and the epoch; 8 answers to each
+    drawn     at temperature 1, unfiltered, each with a seed of its own that follows from the run's, its prompt's place
+              in the run and its number in the group; whether a group thinks first follows from the place, too
+    judged    R = a weighted sum of four rewards; an answer that failed, or that one of them cannot judge, is left out
+    kept      groups whose answers differ in the first reward (`numeric`), before weights; rounds of 32 more prompts are
+              asked until there are 32 such groups, ten rounds at most
+    learned   in two optimizer steps: the answers are shuffled by the seed and the rollout's number, and halved. A is R
+              minus the group's mean; ℓ is CISPO's, r cut at 5 and ρ at 2; w is 1, and num_items the number of sampled
+              tokens; KL and entropy have no weight, so that there is no reference model
+    moved     AdamW, gradients clipped to norm 1
 
 The loop (`minimind/train/loop.py`) asks `minimind/rl/stream.py` for each step's batch. When the last rollout is used
 up, the stream gives the engine the newest weights, has prompts answered and judged, and calls `make_batches`. An answer
 is a `Sample` (`minimind/rl/rollout.py`); how samples become rows is in `minimind/rl/batch.py`. With `rl.staleness` a
 thread has prompts answered while the trainer learns (`minimind/rl/ahead.py`). For each step the loop sums the loss over
-micro-batches and ranks, divides its gradient by N, clips it, and lets the optimizers move the weights.
+micro-batches and ranks, divides its gradient by num_items, clips it, and lets the optimizers move the weights. A
+checkpoint keeps weights, moments and random states as in any stage, and of the stream the place in the prompts, the
+rollout's number and the batches that are left.
 """
 
 from collections.abc import Sequence
@@ -100,7 +110,7 @@ def make_job(recipe: Recipe, model: Transformer, tokenizer: Tokenizer, generate:
         return batches * rl.epochs
 
     def loss(model: Transformer, batch: PolicyBatch, compiled: bool = False) -> Loss:
-        """Score the answers anew and compare with what sampled them; a sum over tokens, each with its weight."""
+        """Score the answers anew and compare with π_old and π_rollout; a sum over tokens, each with its weight."""
         scored, hidden = compute_log_probs(model, batch, collector.sampling)
         old = scored.log_probs.detach() if runner.single_step else batch.old_log_probs
         terms = policy_loss(algorithm, scored.log_probs, scored.entropy, old, batch)

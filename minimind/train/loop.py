@@ -8,8 +8,9 @@ One rule makes accumulation, packing and several ranks exact: the gradient of a 
 
     (sum of the loss over everything in the step) / (number of items in the step),
 
-where a batch says how many items it has (`num_items`: its supervised tokens; its pairs, where answers are compared).
-They are added up over all micro-batches and ranks before the first backward pass: never a mean of means.
+where a batch says how many items it has (`num_items`: supervised tokens, pairs of answers, in reinforcement learning
+sampled tokens or answers). They are added up over all micro-batches and ranks before the first backward pass: never a
+mean of means.
 """
 
 import math
