@@ -1,7 +1,9 @@
 """From samples to rows that the training loop takes: packed, with what the policy loss needs at each token.
 
+minibatches          which samples learn together
 pack                 samples → rows: whole answers side by side, and what each token counts
-LogProbRunner        log-probabilities of sampled tokens under π_old and the reference
+compute_log_probs    of sampled tokens under a model
+LogProbRunner        those under π_old and the reference, before the first step
 """
 
 import base64
@@ -49,7 +51,8 @@ class PolicyBatch(NamedTuple):
     rollout_log_probs: Tensor
     """Log-probabilities under the engine that sampled; from `pack`, read by the importance weight."""
     old_log_probs: Tensor
-    """Under the trainer's model before the rollout's first step; from `LogProbRunner`, the denominator of r."""
+    """Under the trainer's model before the rollout's first step; from `LogProbRunner`, the denominator of r. 0 where a
+    rollout makes a single step: the loss then takes its own."""
     reference_log_probs: Tensor
     """Under the reference model; from `LogProbRunner`, read by the KL term; 0 without a reference."""
     values: Tensor
@@ -61,7 +64,7 @@ class PolicyBatch(NamedTuple):
     token_weights: Tensor
     """w, what each token counts; from `pack` (`losses.policy.token_weights`)."""
     row_items: Tensor
-    """[rows, 1]: what each row adds to N, `num_items`."""
+    """[rows, 1]: what each row adds to `num_items`."""
     host: Any = None
     """Of a batch on a device, the one that it was copied from (`train.job.to_device`)."""
 
@@ -232,8 +235,8 @@ class LogProbRunner:
         sampling: the rules by which answers are sampled.
         precision: the run's.
         rows: how many are computed at once.
-        single_step: whether each rollout makes a single step. The policy that learns is then the one that sampled, and
-            need not be asked before; every ratio is 1, and no clip acts.
+        single_step: whether each rollout makes a single step. π_old is then the model that learns, which need not be
+            asked before; every ratio is 1, and no clip acts.
     """
 
     def __init__(

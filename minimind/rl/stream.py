@@ -78,7 +78,7 @@ class RolloutStream:
         self.collector, self.policy, self.make_batches, self.drift = collector, policy, make_batches, drift
         self.target_kl, self.before_step = target_kl, before_step
         self.rollouts = 0
-        """So many there were; the queue is of the last."""
+        """Rollouts made so far; `queue` holds what is left of the last."""
         self.queue: list[PolicyBatch] = []
 
     def next_batch(self, rows: int, rank: int = 0, world: int = 1) -> PolicyBatch:
@@ -193,13 +193,13 @@ class Collector:
         self.prompt_stream = PromptStream(len(prompts), seed)
         self.meter = Meter()
         self.last_rollout: list[Sample] = []
-        """This rank's samples of the last rollout, of all its attempts."""
+        """This rank's samples of the last rollout, of all its rounds."""
 
     def collect(self, rank: int, world: int) -> list[Sample]:
         """This rank's share of a rollout: judged samples of `config.groups` groups, filtered as `filter_groups` says.
 
         Raises:
-            UserError: nothing could be judged or learned in `config.attempts` rollouts, or the engine is gone.
+            UserError: nothing could be judged or learned in `config.attempts` rounds, or the engine is gone.
         """
         config, share = self.config, self.config.groups // world
         resample = config.filter_groups == "resample"
@@ -221,7 +221,7 @@ class Collector:
             )
         if not ranks.any_rank(bool(useful)):
             raise UserError(
-                f"in {config.attempts} rollouts, {config.attempts * config.groups} prompts, every group of answers had "
+                f"in {config.attempts} rounds, {config.attempts * config.groups} prompts, every group of answers had "
                 f"equal rewards: there is nothing to learn; use easier or harder prompts, more rl.samples or another "
                 f"reward"
             )

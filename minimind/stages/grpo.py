@@ -16,14 +16,16 @@ With `recipes/minimind-3/grpo.toml` a rollout is this:
 
     asked     32 prompts, in an order that follows from the run's seed and the epoch; 8 answers to each
     drawn     at temperature 1, unfiltered, each with a seed of its own that follows from the run's, its prompt's place
-              in the run and its number in the group; whether a group thinks first follows from the place, too
+              in the run and its number in the group; half of the groups think first, by seed and place
     judged    R = a weighted sum of four rewards; an answer that failed, or that one of them cannot judge, is left out
-    kept      groups whose answers differ in the first reward (`numeric`), before weights; rounds of 32 more prompts are
-              asked until there are 32 such groups, ten rounds at most
-    learned   in two optimizer steps: the answers are shuffled by the seed and the rollout's number, and halved. A is R
-              minus the group's mean; ℓ is CISPO's, r cut at 5 and ρ at 2; w is 1, and num_items the number of sampled
-              tokens; KL and entropy have no weight, so that there is no reference model
-    moved     AdamW, gradients clipped to norm 1
+    kept      the first 32 groups whose answers differ in the first reward (`numeric`), unweighted; rounds of 32 other
+              prompts are asked until there are so many, ten at most: then fewer will do, and none ends the run
+    packed    shuffled by the seed and the rollout's number, and halved; each answer whole, behind a copy of its prompt,
+              best fit into rows of 1,024 tokens. π_old is computed over these rows before the first of two steps
+    learned   A = R minus the group's mean (`divide_by_sigma` = "no"); ℓ = -min(r, 5) · A · log π without a gradient
+              through the factor, ρ cut at 2; w = 1, num_items = sampled tokens; KL and entropy have no weight, so that
+              there is no reference model
+    moved     by AdamW, gradients clipped to norm 1
 
 The loop (`minimind/train/loop.py`) asks `minimind/rl/stream.py` for each step's batch. When the last rollout is used
 up, the stream gives the engine the newest weights, has prompts answered and judged, and calls `make_batches`. An answer
@@ -31,7 +33,7 @@ is a `Sample` (`minimind/rl/rollout.py`); how samples become rows is in `minimin
 thread has prompts answered while the trainer learns (`minimind/rl/ahead.py`). For each step the loop sums the loss over
 micro-batches and ranks, divides its gradient by num_items, clips it, and lets the optimizers move the weights. A
 checkpoint keeps weights, moments and random states as in any stage, and of the stream the place in the prompts, the
-rollout's number and the batches that are left.
+numbers of rollout and weights, the batches that are left, and the policy's drift.
 """
 
 from collections.abc import Sequence
