@@ -15,7 +15,7 @@ from minimind.config import PRESETS
 from minimind.model.qwen3 import Transformer
 from minimind.model.store import load_model, save_model
 from minimind.recipe import Recipe
-from minimind.stages import setup
+from minimind.stages import setup, setup_rl
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import metrics
 
@@ -373,3 +373,16 @@ def test_mistakes_are_said_in_a_sentence(minimind, start, tmp_path, setting, val
     assert ended.code in (1, 2)
     assert what in " ".join(ended.err.split())
     assert "Traceback" not in ended.err
+
+
+def test_the_rollout_in_the_header_of_grpo_is_that_of_its_recipe():
+    recipe = recipes.load(Recipe, recipes.find("minimind-3", "grpo"))
+    rl, algorithm = recipe.rl, setup_rl.algorithm(recipe.rl)
+    assert (rl.groups, rl.samples, rl.epochs * rl.minibatches, rl.attempts) == (32, 8, 2, 10)
+    assert (rl.temperature, rl.top_k, rl.top_p, rl.min_p, rl.thinking_ratio) == (1.0, 0, 1.0, 0.0, 0.5)
+    assert (list(recipe.scoring.weights)[0], len(recipe.scoring.weights)) == ("numeric", 4)
+    assert (rl.filter_groups, rl.filter_metric, rl.share_prompts) == ("resample", "", False)
+    assert (algorithm.loss, algorithm.normalise, algorithm.divide_by_sigma) == ("cispo", "token", False)
+    assert (algorithm.ratio_max, algorithm.importance_limit) == (5.0, 2.0)
+    assert (rl.kl_coef, algorithm.entropy_coef, recipe.optim.matrices, recipe.optim.clip) == (0.0, 0.0, "adamw", 1.0)
+    assert recipe.data.sequence_length == 1024
