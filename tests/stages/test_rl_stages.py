@@ -380,7 +380,7 @@ def test_the_rollout_in_the_header_of_grpo_is_that_of_its_recipe():
     rl, algorithm = recipe.rl, setup_rl.algorithm(recipe.rl)
     assert (rl.groups, rl.samples, rl.epochs * rl.minibatches, rl.attempts) == (32, 8, 2, 10)
     assert (rl.temperature, rl.top_k, rl.top_p, rl.min_p, rl.thinking_ratio) == (1.0, 0, 1.0, 0.0, 0.5)
-    assert (list(recipe.scoring.weights)[0], len(recipe.scoring.weights)) == ("numeric", 4)
+    assert (next(iter(recipe.scoring.weights)), len(recipe.scoring.weights)) == ("numeric", 4)
     assert (rl.filter_groups, rl.filter_metric, rl.share_prompts) == ("resample", "", False)
     assert (algorithm.loss, algorithm.normalise, algorithm.divide_by_sigma) == ("cispo", "token", False)
     assert (algorithm.ratio_max, algorithm.importance_limit) == (5.0, 2.0)
