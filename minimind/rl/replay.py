@@ -57,7 +57,7 @@ class Replay:
                     f"{len(empty)}; replay needs the data, seed, rl.groups and rl.samples of the run that was kept"
                 )
             for one, other in zip(empty, kept, strict=True):
-                vars(one).update(vars(other), prompt=one.prompt)
+                vars(one).update(vars(other), prompt=one.prompt, sampling=one.sampling)
 
     def __call__(self, samples: Sequence[Sample]) -> None:
         """Add up the rewards that samples were given then; others that they were given are as if they had not been.

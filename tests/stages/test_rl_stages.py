@@ -245,8 +245,8 @@ def test_a_run_is_repeated_from_what_it_kept(minimind, start, tmp_path, stage, m
     arguments = flags(start, stage, *more)
     ended = minimind(*arguments, "--out", tmp_path / "run", "--set.rl.dump", tmp_path / "kept")
     assert ended.code == 0, ended.err
-    monkeypatch.setattr(setup, "LocalRollout", Nobody)
-    monkeypatch.setattr(setup, "Rewards", Nobody)
+    monkeypatch.setattr(setup_rl, "LocalRollout", Nobody)
+    monkeypatch.setattr(setup_rl, "Rewards", Nobody)
     again = [*arguments, "--replay", str(tmp_path / "kept"), "--valid", str(start / "prompts.jsonl")]
     assert minimind(*again, "--out", tmp_path / "again", "--max-steps", "3").code == 0
     ended = minimind(*again, "--out", tmp_path / "again")
@@ -319,7 +319,7 @@ def test_killed_at_any_instant(minimind, start, tmp_path, stage):
 
 def on_a_rank(path, start, out):
     """Train, and return what this rank's own weights are then."""
-    from minimind.stages import grpo, ppo, setup
+    from minimind.stages import grpo, ppo
     from minimind.train.parallel import whole
 
     made, make_model = [], setup.make_model
