@@ -55,6 +55,7 @@ def run(job: Job, config: RunConfig, out: Path, resume: bool = True) -> Progress
         at = start(job, config, checkpoints, precision, resume)
         folder.describe(config.recipe, out)
         if at.compiled:
+            torch.compiler.reset()  # versions of one function are limited, and earlier runs of this process had theirs
             job.compile()
         replica = parallel.replicate(job.model, partial(job.loss, compiled=at.compiled))
         if parallel.needs_rehearsal(replica):

@@ -1,6 +1,7 @@
 import math
 import os
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from minimind.model.qwen3 import Transformer
 from minimind.optim.groups import make_optimizers
 from minimind.optim.settings import OptimConfig
 from minimind.recipe import Recipe, run_config
-from minimind.train import checkpoint, metrics, parallel
+from minimind.train import checkpoint, metrics, parallel, resume
 from minimind.train.job import Job, Loss
 from minimind.train.loop import run
 from minimind.train.resume import check_recipe
@@ -95,6 +96,16 @@ def recipe(**train):
 
 def weights(job):
     return {name: p.detach().clone() for name, p in job.model.named_parameters()}
+
+
+def test_many_runs_of_one_process_are_compiled(tmp_path, monkeypatch):
+    """As in the demo: torch gives up on a function after so many versions, and earlier models have had theirs."""
+    monkeypatch.setattr(resume, "can_compile", lambda device: True)
+    with torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True):
+        for width in (32, 48, 64):
+            job = make(steps=1, config=replace(SHAPE, intermediate_size=width))
+            job.compile = partial(job.model.compile_blocks, backend="eager")
+            run(job, recipe(compile="always"), tmp_path / str(width))
 
 
 def test_accumulation_changes_nothing(tmp_path):
