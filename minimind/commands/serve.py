@@ -183,11 +183,6 @@ def _loader(
         variants = {name: adapted_copy(weights, folder, Path(model)) for name, folder in adapters.items()}
         engine = Engine(weights, tokenizer, int8=dtype == "int8", variants=variants, **sizes)
         engine.grammars  # noqa: B018  # made now: not while others are answered
-        tokens, memory = engine.cache_size
-        console.say(
-            f"Ready: {weights.config.parameters() / 1e6:.1f} M parameters, context {engine.context:,} tokens, "
-            f"cache {tokens:,} tokens ({memory / 2**20:,.0f} MiB)."
-        )
         return EngineThread(engine, max_waiting=queue)
 
     return load

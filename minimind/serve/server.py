@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import uvicorn
 
+from minimind.console import say
 from minimind.engine.background import EngineThread
 from minimind.errors import UserError
 from minimind.serve.api import create_app
@@ -76,6 +77,11 @@ def run(service: Service, load: Callable[[], EngineThread], listening: socket.so
             gc.collect()
             gc.freeze()
             service.attach(engine)
+            tokens, memory = engine.engine.cache_size
+            say(
+                f"Ready: {engine.engine.model.config.parameters() / 1e6:.1f} M parameters, context "
+                f"{engine.engine.context:,} tokens, cache {tokens:,} tokens ({memory / 2**20:,.0f} MiB)."
+            )
         except BaseException as error:  # raised below, in the thread that the user sees
             failed.append(error)
             server.should_exit = True

@@ -322,14 +322,17 @@ def test_white_space_without_end_is_refused_at_once(http, character):
 def test_garbage_is_looked_for_among_new_things_alone(model, tokenizer, monkeypatch):
     """Python's collector holds every thread up, and a server has a third of a million objects that stay."""
     stay, service = gc.get_freeze_count(), Service(Settings(model="minimind"), tokenizer)
+    told = []
 
     def until_loaded(running, sockets):
         deadline = time.monotonic() + 120  # it may have to compile the step first
-        while service._engine is None and time.monotonic() < deadline:
+        while not told and time.monotonic() < deadline:
             time.sleep(0.01)
+        assert told == [True], "ready is said when it is"
         assert gc.get_freeze_count() > stay + 50_000
 
     monkeypatch.setattr(server.uvicorn.Server, "run", until_loaded)
+    monkeypatch.setattr(server, "say", lambda text: told.append(service._engine is not None))
     try:
         server.run(service, lambda: EngineThread(Engine(model, tokenizer, context=64)), server.listen("127.0.0.1", 0))
     finally:
