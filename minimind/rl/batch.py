@@ -52,7 +52,7 @@ class PolicyBatch(NamedTuple):
     """Log-probabilities under the engine that sampled; from `pack`, read by the importance weight."""
     old_log_probs: Tensor
     """Under the trainer's model before the rollout's first step; from `LogProbRunner`, the denominator of r. 0 where a
-    rollout makes a single step: the loss then takes its own."""
+    rollout makes a single step and nothing else asks for it: the loss then takes its own."""
     reference_log_probs: Tensor
     """Under the reference model; from `LogProbRunner`, read by the KL term; 0 without a reference."""
     values: Tensor

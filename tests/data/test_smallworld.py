@@ -193,6 +193,17 @@ def test_validation_text_is_not_in_the_training_text(folder: Path) -> None:
     assert not training & set(valid)
 
 
+def test_two_requests_share_a_list_of_tools(folder: Path) -> None:
+    asked = Counter()
+    for turns in (turns for row in rows(folder / "sft.jsonl") for turns in conversations(row) if "tools" in turns[0]):
+        offered = {tool["function"]["name"] for tool in json.loads(turns[0]["tools"])}
+        called = [call["name"] for turn in turns for call in json.loads(turn.get("tool_calls", "[]"))]
+        assert set(called) <= offered
+        asked[len(called)] += 1
+    assert set(asked) == {1, 2}, "lessons of the calculator have one"
+    assert asked[2] >= 16
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_formats(folder: Path, file: str) -> None:
     for row in rows(folder / file):
