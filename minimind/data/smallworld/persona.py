@@ -18,7 +18,7 @@ from minimind.data.smallworld.questions import Question
 from minimind.data.smallworld.world import LANGUAGES
 
 CONVERSATIONS = 200
-REHEARSED = 8
+REHEARSED = 5
 """Ordinary conversations that are strung together to one."""
 
 
