@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ class Ours:
         )
         if self.compiled:
             self.job.compile()
-        self.replica = parallel.replicate(self.model, partial(self.job.loss, compiled=self.compiled))
+        self.replica = parallel.replicate(self.model)
         self.tokens = self.steps = 0
 
     @property
@@ -72,7 +71,7 @@ class Ours:
     def step(self, lr: float | None = None) -> int:
         """One optimizer step of the loop, at `lr` or else at the recipe's peak; return its real tokens."""
         lr = self.recipe.optim.lr if lr is None else lr
-        done = loop.train_step(self.job, self.replica, self.config, lr, self.precision)
+        done = loop.train_step(self.job, self.replica, self.config, lr, self.precision, self.compiled)
         self.tokens += done.tokens
         self.steps += 1
         return done.tokens

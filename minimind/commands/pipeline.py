@@ -27,13 +27,15 @@ FEW = 20
 class Lesson(NamedTuple):
     """One stage of training: a recipe of `tiny`, the stage whose model it starts from, the file that it learns from.
 
-    `teacher` is the stage whose model explains the file, where there is one.
+    `teacher` is the stage whose model explains the file, and `rehearsed` another file that is not to be forgotten,
+    where there is one.
     """
 
     stage: str
     start: str
     data: str
     teacher: str = ""
+    rehearsed: str = ""
 
 
 COURSE = {
@@ -41,7 +43,7 @@ COURSE = {
     "sft": Lesson("sft", "pretrain", "sft"),
     "distill": Lesson("distill", "pretrain", "sft", teacher="sft"),
     "lora": Lesson("lora", "sft", "lora"),
-    "dpo": Lesson("dpo", "sft", "dpo"),
+    "dpo": Lesson("dpo", "sft", "dpo", rehearsed="sft"),
     "grpo": Lesson("grpo", "dpo", "rl"),
     "agent": Lesson("agent", "grpo", "agent_math"),
 }
@@ -205,6 +207,8 @@ class Pipeline:
             changes["train.seed"] = seed
         if lesson.teacher:
             changes["distill.teacher"] = str(self.folder / lesson.teacher / "model")
+        if lesson.rehearsed:
+            changes["rehearsal.files"] = [str(self.corpus / f"{lesson.rehearsed}.jsonl")]
         if self.quick:
             changes |= {"data.valid": [], "data.valid_fraction": 0.0, "train.compile": "never"}
             changes |= dict.fromkeys(("train.valid_every", "train.save_every", "train.sample_every"), 0)

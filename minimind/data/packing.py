@@ -96,7 +96,7 @@ class PackedStream:
         spans = list(self._take(rows * world))
         return self._assemble(spans[rank * rows : (rank + 1) * rows])
 
-    rehearsal_batch = next_batch
+    dry_batch = next_batch
 
     def state_dict(self) -> dict[str, Any]:
         """The exact place in the stream, in plain numbers."""

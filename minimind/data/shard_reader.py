@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from minimind.data.corpus import is_held_out
+from minimind.data.corpus import Kind, is_held_out
 from minimind.data.encoding import DOCUMENT
 from minimind.data.shard_files import FORMAT, MANIFEST, damaged, read_json
 from minimind.errors import UserError
@@ -23,7 +23,8 @@ class Shards:
         self.folder = folder
         self.manifest = manifest
         self.key: str = manifest["key"]
-        self.has_mask = manifest["options"]["kind"] != "text"
+        self.kind: Kind = manifest["options"]["kind"]
+        self.has_mask = self.kind != "text"
         dtype = np.dtype(manifest["dtype"])
         entries = manifest["shards"]
         self._tokens = [_mapped(folder / entry["files"]["tokens"]["name"], dtype) for entry in entries]

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from minimind import runtime
 from minimind.console import progress, warn
 from minimind.data import datasets_hub
-from minimind.data.corpus import Batch, Kind, Position, expand, read_batches, stopped_at, tell_of_lines
+from minimind.data.corpus import KINDS, Batch, Kind, Position, expand, parse, read_batches, stopped_at, tell_of_lines
 from minimind.data.encoding import Counts, Encoded, Encoder, Options, in_pool, token_dtype
 from minimind.data.shard_files import (
     FORMAT,
@@ -64,7 +64,7 @@ def ensure(
     Raises:
         UserError: as `build` and `Shards.open`; prepared shards of another tokenizer or kind.
     """
-    if len(files) == 1 and (Path(files[0]) / MANIFEST).is_file():
+    if _are_prepared(files):
         shards = Shards.open(files[0])
         _check_prepared(shards, tokenizer, kind)
     else:
@@ -75,6 +75,25 @@ def ensure(
     if split == "train" and not part.documents:
         raise UserError(f"{files[0]}: all documents fell into the validation split; add documents or name --valid FILE")
     return part
+
+
+def kind_of(files: Sequence[str | Path]) -> Kind:
+    """What prepared shards hold, or the first line that is anything: texts, conversations or pairs."""
+    if _are_prepared(files):
+        return Shards.open(files[0]).kind
+    for batch in read_batches(expand(files)):
+        for _, line in batch.lines:
+            for kind in KINDS:
+                try:
+                    parse(line, kind)
+                except UserError:
+                    continue
+                return kind
+    return "text"
+
+
+def _are_prepared(files: Sequence[str | Path]) -> bool:
+    return len(files) == 1 and (Path(files[0]) / MANIFEST).is_file()
 
 
 def _cached(files: Sequence[str | Path], tokenizer: Tokenizer, options: Options, cache: Path) -> Shards:
@@ -97,10 +116,8 @@ def _cached(files: Sequence[str | Path], tokenizer: Tokenizer, options: Options,
 def _check_prepared(shards: Shards, tokenizer: Tokenizer, kind: str) -> None:
     if shards.manifest["tokenizer"] != tokenizer.fingerprint:
         raise UserError(f"{shards.folder} was prepared with another tokenizer; prepare it again with this one")
-    if shards.manifest["options"]["kind"] != kind:
-        raise UserError(
-            f"{shards.folder} holds {shards.manifest['options']['kind']} documents, but {kind} ones are needed"
-        )
+    if shards.kind != kind:
+        raise UserError(f"{shards.folder} holds {shards.kind} documents, but {kind} ones are needed")
 
 
 def build(

@@ -21,7 +21,6 @@ from minimind.console import progress
 from minimind.data import datasets_hub
 from minimind.data.conversations import Conversation
 from minimind.data.corpus import (
-    KINDS,
     BadLine,
     Document,
     Kind,
@@ -34,6 +33,7 @@ from minimind.data.corpus import (
     said,
 )
 from minimind.data.preferences import Pair, encode_pair
+from minimind.data.shards import kind_of
 from minimind.errors import UserError
 from minimind.text import read_json, utf8
 from minimind.tokenizer import chat
@@ -62,7 +62,7 @@ def measure(
         UserError: a missing, empty or unreadable file; no document at all.
     """
     names = expand(files)
-    kind = kind or _kind_of(names)
+    kind = kind or kind_of(names)
     benchmarks = {str(name): _Benchmark(name) for name in expand(against)} if against else {}
     hashes, lengths, languages = array("Q"), array("I"), Counter[str]()
     size = bad_lines = mended = 0
@@ -176,19 +176,6 @@ def _strings(value: Any) -> Iterator[str]:
         yield from (text for inner in value.values() for text in _strings(inner))
     elif isinstance(value, list):
         yield from (text for inner in value for text in _strings(inner))
-
-
-def _kind_of(names: Sequence[str]) -> Kind:
-    """Of the first line that is anything: a text, a conversation or a pair."""
-    for batch in read_batches(names):
-        for _, line in batch.lines:
-            for kind in KINDS:
-                try:
-                    parse(line, kind)
-                except UserError:
-                    continue
-                return kind
-    return "text"
 
 
 def _token_counts(documents: Sequence[Document], texts: Sequence[str], tokenizer: Tokenizer) -> list[int]:

@@ -93,7 +93,7 @@ class RolloutStream:
         self.before_step(self.rollouts - 1)
         return self.queue.pop(0)
 
-    def rehearsal_batch(self, rows: int, rank: int = 0, world: int = 1) -> PolicyBatch:
+    def dry_batch(self, rows: int, rank: int = 0, world: int = 1) -> PolicyBatch:
         """A batch of made-up answers: nobody is asked for it, and nobody judges it."""
         samples, collector = [], self.collector
         for place in range(collector.config.groups // world):

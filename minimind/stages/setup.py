@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,17 @@ from minimind import ranks, runtime
 from minimind import recipe as recipes
 from minimind.console import say, warn
 from minimind.data.corpus import Kind
+from minimind.data.packing import Batch, PackedStream
 from minimind.data.pairs import PairStream
 from minimind.data.shard_reader import Shards
-from minimind.data.shards import ensure
+from minimind.data.shards import ensure, kind_of
 from minimind.engine.generate import complete
 from minimind.engine.sampling import GREEDY
 from minimind.errors import UsageError, UserError
 from minimind.eval.bpb import Document, bits_per_byte
 from minimind.eval.pairs import pair_figures
 from minimind.files import remove_drafts
+from minimind.losses.lm import linear_cross_entropy
 from minimind.model import lora
 from minimind.model.adapter import is_adapter, peft_trouble, save_adapter
 from minimind.model.files import weights_checksum
@@ -32,7 +35,7 @@ from minimind.recipe import Recipe
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import loop, parallel
 from minimind.train.folder import locked
-from minimind.train.job import Job, LossFunction
+from minimind.train.job import Job, Loss, LossFunction, Rehearsal
 from minimind.train.precision import Precision
 
 VALID_TOKENS = 200_000
@@ -163,6 +166,7 @@ def train(job: Job, recipe: Recipe, out: Path, resume: bool) -> Path:
         f"{recipe.stage}: {parameters:.2f} M parameters on {runtime.device(recipe.train.device).type}, {job.data}; "
         f"{job.steps:,} steps"
     )
+    job.rehearsal = rehearsal(recipe)
     with locked(out), closing(job):
         at = loop.run(job, recipes.run_config(recipe), out, resume)
         if at.step < job.steps and not recipe.train.max_minutes:
@@ -186,6 +190,43 @@ def shards(recipe: Recipe, tokenizer: Tokenizer, kind: Kind) -> tuple[Shards, Sh
         return ensure(data.files, **options), None
     options["valid_fraction"] = data.valid_fraction
     return ensure(data.files, split="train", **options), ensure(data.files, split="valid", **options)
+
+
+def rehearsal(recipe: Recipe) -> Rehearsal | None:
+    """What the recipe rehearses, in rows of whole documents.
+
+    Raises:
+        UserError: bad data.
+        UsageError: pairs, or what the ranks cannot share.
+    """
+    again, length, world = recipe.rehearsal, recipe.data.sequence_length, runtime.world_size()
+    if not again.files:
+        return None
+    kind = kind_of(again.files)
+    if kind == "dpo" or recipe.stage == "reward":
+        raise UsageError(
+            f"rehearsal.files: a language model rehearses text or conversations, and not "
+            f"{'as a reward model' if recipe.stage == 'reward' else 'pairs'}; leave it empty"
+        )
+    if again.tokens % (length * world):
+        raise UsageError(
+            f"recipe: rehearsal.tokens = {again.tokens} must be a multiple of {length * world}: rows of "
+            f"{length}, as many on each of {world} processes"
+        )
+    data = replace(recipe.data, files=again.files, valid=[], valid_fraction=0.0)
+    documents, _ = shards(replace(recipe, data=data), load_tokenizer(recipe), kind)
+    stream = PackedStream(documents, length, seed=recipe.train.seed)
+    return Rehearsal(stream, rehearsal_loss, again.tokens // (length * world), again.weight)
+
+
+def rehearsal_loss(model: Any, batch: Batch, compiled: bool = False) -> Loss:
+    """- Σ log p(label) over all that text and conversations supervise, as when they were first learned."""
+    speaker = getattr(model, "actor", model)  # PPO trains two models
+    hidden = speaker(batch.input_ids, batch.segments)
+    nll = linear_cross_entropy(
+        hidden.states, speaker.output_weight, batch.on_host.labels, sparse=True, compiled=compiled
+    )
+    return Loss(nll, {"loss": nll}, hidden.router)
 
 
 def valid_bpb(recipe: Recipe, model: Transformer, tokenizer: Tokenizer, validation: Shards | None) -> dict[str, float]:

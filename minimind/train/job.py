@@ -54,7 +54,7 @@ class Stream(Protocol):
         pairs or answers), and as its last field `host` (see `to_device`).
         """
 
-    def rehearsal_batch(self, rows: int, rank: int = 0, world: int = 1) -> Any:
+    def dry_batch(self, rows: int, rank: int = 0, world: int = 1) -> Any:
         """A batch like the others from which nothing will be learned; the state is put back after it."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -69,6 +69,17 @@ class LossFunction(Protocol):
 
     def __call__(self, model: Any, batch: Any, compiled: bool = False) -> Loss:
         """Sum the loss over the batch's items; `compiled`: fuse its element-wise work."""
+
+
+class Rehearsal(NamedTuple):
+    """What every step learns again beside the stage's own batch."""
+
+    stream: Stream
+    loss: LossFunction
+    rows: int
+    """Rows of a step that each rank works on."""
+    weight: float
+    """What the mean over its items counts beside that of the stage."""
 
 
 @dataclass
@@ -87,6 +98,7 @@ class Job:
     compile: Callable[[], None]
     figures: Callable[[], dict[str, Any]] = dict
     """What else there is to log since it was last asked; all ranks ask."""
+    rehearsal: Rehearsal | None = None
     data: str = ""
     """In words, what is learned from."""
     close: Callable[[], None] = lambda: None

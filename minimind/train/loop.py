@@ -15,6 +15,7 @@ mean of means.
 
 import math
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ from minimind.errors import UsageError, UserError
 from minimind.optim.schedule import learning_rate
 from minimind.train import checkpoint, folder, parallel, tracker
 from minimind.train.failures import Patience, explained
-from minimind.train.job import Halt, Job, Progress, balanced, split, to_device
+from minimind.train.job import Halt, Job, Loss, Progress, Rehearsal, balanced, split, to_device
 from minimind.train.metrics import Metrics, Window
 from minimind.train.precision import Precision
 from minimind.train.resume import start
@@ -57,9 +58,9 @@ def run(job: Job, config: RunConfig, out: Path, resume: bool = True) -> Progress
         if at.compiled:
             torch.compiler.reset()  # versions of one function are limited, and earlier runs of this process had theirs
             job.compile()
-        replica = parallel.replicate(job.model, partial(job.loss, compiled=at.compiled))
-        if parallel.needs_rehearsal(replica):
-            _rehearse(job, replica, config, precision)
+        replica = parallel.replicate(job.model)
+        if parallel.needs_dry_run(replica):
+            _dry_run(job, replica, config, precision)
         peak = runtime.peak_flops(precision.device, precision.dtype) * runtime.world_size()
         began, saved_at, stop = time.monotonic(), at.step, False
         sample_at = began + train.sample_seconds
@@ -73,7 +74,7 @@ def run(job: Job, config: RunConfig, out: Path, resume: bool = True) -> Progress
             while at.step < job.steps and not stop:
                 rate = learning_rate(at.step, job.steps, config.optim)
                 try:
-                    figures, tokens, num_items, norm = train_step(job, replica, config, rate, precision)
+                    figures, tokens, num_items, norm = train_step(job, replica, config, rate, precision, at.compiled)
                 except Halt as halt:
                     save(job, config, at, checkpoints, precision)
                     raise UserError(f"{halt}. Saved at step {at.step:,}; the same command continues it") from halt
@@ -122,12 +123,18 @@ class Step(NamedTuple):
     norm: float
 
 
-def train_step(job: Job, replica: nn.Module, config: RunConfig, rate: float, precision: Precision) -> Step:
+def train_step(
+    job: Job, replica: nn.Module, config: RunConfig, rate: float, precision: Precision, compiled: bool
+) -> Step:
     """Read this rank's rows, accumulate the gradient, clip it and update the weights, unless it is NaN or infinite."""
     rows, micro_rows = rows_of_a_step(config)
     batch = job.stream.next_batch(rows, runtime.rank(), runtime.world_size())
     tokens, num_items = count(batch)
-    figures = _backward(replica, batch, micro_rows, num_items, precision)
+    figures, loss = {}, partial(job.loss, compiled=compiled)
+    if job.rehearsal:
+        mean, again = _rehearse(job.rehearsal, replica, micro_rows, precision, compiled)
+        figures, tokens = {"rehearsal_loss": mean * num_items}, tokens + again
+    figures |= _backward(replica, loss, batch, micro_rows, 1 / max(1, num_items), precision)
     precision.unscale(job.model.parameters())
     norm = float(parallel.clip(job.model, config.optim.clip))
     if math.isfinite(norm) and num_items:  # where nothing counts, momentum alone would move the weights
@@ -161,29 +168,51 @@ def count(batch: Any) -> tuple[int, int]:
     return tokens, num_items
 
 
-def _rehearse(job: Job, replica: nn.Module, config: RunConfig, precision: Precision) -> None:
+def _dry_run(job: Job, replica: nn.Module, config: RunConfig, precision: Precision) -> None:
     """Run one micro-batch forward and backward, and leave everything as it was."""
     place, random = job.stream.state_dict(), runtime.random_state()
     _, rows = rows_of_a_step(config)
-    batch = job.stream.rehearsal_batch(rows, runtime.rank(), runtime.world_size())
-    _backward(replica, batch, rows, num_items=1, precision=precision)
+    batch = job.stream.dry_batch(rows, runtime.rank(), runtime.world_size())
+    _backward(replica, job.loss, batch, rows, 1.0, precision)
     _forget_gradients(job)
     job.stream.load_state_dict(place)
     runtime.set_random_state(random)
 
 
+def _rehearse(
+    rehearsal: Rehearsal, replica: nn.Module, micro_rows: int, precision: Precision, compiled: bool
+) -> tuple[Tensor, int]:
+    """Add the gradient of what was learned before; return its mean loss on this rank's rows and its tokens.
+
+    It goes before the step's own batch: DDP reduces both together then, and in PPO the critic has no part in this.
+    """
+    batch = rehearsal.stream.next_batch(rehearsal.rows, runtime.rank(), runtime.world_size())
+    tokens, num_items = count(batch)
+    loss = partial(rehearsal.loss, compiled=compiled)
+    figures = _backward(
+        replica, loss, batch, micro_rows, rehearsal.weight / max(1, num_items), precision, more_to_come=True
+    )
+    return figures["loss"] / max(1, num_items), tokens
+
+
 def _backward(
-    replica: nn.Module, batch: Any, micro_rows: int, num_items: int, precision: Precision
+    replica: nn.Module,
+    loss_of: Callable[[Any, Any], Loss],
+    batch: Any,
+    micro_rows: int,
+    scale: float,
+    precision: Precision,
+    more_to_come: bool = False,
 ) -> dict[str, Tensor]:
-    """Accumulate the gradient of one step over micro-batches and ranks; return this rank's summed figures."""
-    factor = precision.scale * runtime.world_size()  # ranks' gradients are averaged, the step's is their sum
+    """Accumulate `scale` times the gradient over micro-batches and ranks; return this rank's summed figures."""
+    factor = scale * precision.scale * runtime.world_size()  # ranks' gradients are averaged, the step's is their sum
     sums: dict[str, Tensor] = {}
     micro_batches = list(split(batch, micro_rows))
     for number, micro in enumerate(micro_batches, 1):
-        with parallel.accumulating(replica, more_to_come=number < len(micro_batches)):
+        with parallel.accumulating(replica, more_to_come or number < len(micro_batches)):
             with precision.autocast():
-                loss = balanced(replica(to_device(micro, precision.device)), micro.num_items)
-            (loss.total * factor / max(1, num_items)).backward()
+                loss = balanced(replica(to_device(micro, precision.device), loss_of), micro.num_items)
+            (loss.total * factor).backward()
         for name, value in loss.figures.items():
             sums[name] = sums.get(name, torch.zeros((), device=precision.device)) + value.detach()
     return sums
@@ -220,6 +249,7 @@ def save(job: Job, config: RunConfig, at: Progress, checkpoints: Path, precision
         "progress": vars(at).copy(),
         "recipe": config.recipe,
         "stream": job.stream.state_dict(),
+        "rehearsal": job.rehearsal.stream.state_dict() if job.rehearsal else None,
         "precision": precision.state_dict(),
         "random": ranks.all_gather(runtime.random_state()),
     }

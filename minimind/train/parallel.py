@@ -54,17 +54,17 @@ def is_sharded(model: nn.Module) -> bool:
 class _LossModule(nn.Module):
     """A model together with its loss: DDP must see everything between its weights and the scalar to differentiate."""
 
-    def __init__(self, model: nn.Module, loss: Callable[[Any, Any], Any]) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model, self.loss = model, loss
+        self.model = model
 
-    def forward(self, batch: Any) -> Any:
-        return self.loss(self.model, batch)
+    def forward(self, batch: Any, loss: Callable[[Any, Any], Any]) -> Any:
+        return loss(self.model, batch)
 
 
-def replicate(model: nn.Module, loss: Callable[[Any, Any], Any]) -> nn.Module:
-    """Return the module that maps a batch to its loss and whose backward pass reduces gradients over the ranks."""
-    module = _LossModule(model, loss)
+def replicate(model: nn.Module) -> nn.Module:
+    """Return the module that maps (batch, loss) to the loss, and whose backward pass reduces gradients over ranks."""
+    module = _LossModule(model)
     if runtime.world_size() == 1 or is_sharded(model):
         return module
     # DDP would cut compiled graphs at its buckets to reduce early; a graph here is one block, smaller than a bucket.
@@ -74,7 +74,7 @@ def replicate(model: nn.Module, loss: Callable[[Any, Any], Any]) -> nn.Module:
         return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
-def needs_rehearsal(replica: nn.Module) -> bool:
+def needs_dry_run(replica: nn.Module) -> bool:
     """Whether a backward pass must go before the first step for interrupted runs to end in the same bits.
 
     DDP arranges its buckets after the first one, by which gradients came first; and where in a bucket a gradient lies

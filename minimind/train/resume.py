@@ -1,6 +1,7 @@
 """Where a run begins: at its newest whole checkpoint, or anew, and what may have changed in between."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,19 @@ from minimind.errors import UserError
 from minimind.model.files import weights_checksum
 from minimind.optim.settings import OptimConfig
 from minimind.train import checkpoint
-from minimind.train.job import Job, Progress
+from minimind.train.job import Job, Progress, Stream
 from minimind.train.precision import Precision
-from minimind.train.settings import RunConfig, TrainConfig
+from minimind.train.settings import RehearsalConfig, RunConfig, TrainConfig
 
 FIXED = (
     *("stage", "preset", "model", "data.sequence_length", "data.too_long", "data.random_system_prompt"),
     *("data.drop_empty_think", "optim.matrices", "optim.embedding_lr", "train.tokens_per_step", "train.seed"),
     *("distill", "dpo", "lora"),
-    *("rl.epochs", "rl.minibatches"),
+    *("rl.epochs", "rl.minibatches", "rehearsal.tokens", "rehearsal.weight"),
 )
 """What makes a run this run. Its data and its `init` are fixed too, but known by content: files may be moved."""
+SECTIONS: dict[str, Callable[[], Any]] = {"optim": OptimConfig, "train": TrainConfig, "rehearsal": RehearsalConfig}
+"""Sections that a later version may have added to."""
 
 
 def start(job: Job, config: RunConfig, checkpoints: Path, precision: Precision, resume: bool) -> Progress:
@@ -48,7 +51,9 @@ def start(job: Job, config: RunConfig, checkpoints: Path, precision: Precision, 
             f"{state['recipe']['init']!r}; restore them, use another --out, or start anew with --resume never"
         )
     checkpoint.load(source, job.model, job.optimizers)
-    _continue_stream(source, job, state, config.recipe)
+    _continue_stream(source, job.stream, state["stream"], "data", state["recipe"], config.recipe)
+    if job.rehearsal:
+        _continue_stream(source, job.rehearsal.stream, state["rehearsal"], "rehearsal", state["recipe"], config.recipe)
     precision.load_state_dict(state["precision"])
     if runtime.rank() < len(state["random"]):  # a rank that is new here has its generators as the seed left them
         runtime.set_random_state(state["random"][runtime.rank()])
@@ -73,7 +78,7 @@ def check_recipe(source: Path, before: dict[str, Any], now: dict[str, Any]) -> N
         UserError: that may not change.
     """
     # What the version that wrote the checkpoint did not have yet, it did as the default does.
-    defaults = {"optim": asdict(OptimConfig()), "train": asdict(TrainConfig())}
+    defaults = {name: asdict(kind()) for name, kind in SECTIONS.items()}
     new = _fields(now)
     old = {name: value for name, value in _fields(defaults).items() if name in new} | _fields(before)
     changes = {name: (old.get(name), new.get(name)) for name in {**old, **new} if old.get(name) != new.get(name)}
@@ -83,19 +88,24 @@ def check_recipe(source: Path, before: dict[str, Any], now: dict[str, Any]) -> N
                 f"{source}: {name} was {_spell(was)} and is {_spell(is_now)} now, which may not change in the course "
                 f"of a run; restore it, use another --out, or start anew with --resume never"
             )
+    if bool(old.get("rehearsal.files")) != bool(new.get("rehearsal.files")):
+        raise UserError(
+            f"{source}: a run rehearses from its first step to its last, or never; restore rehearsal.files, use "
+            f"another --out, or start anew with --resume never"
+        )
     if changes:
         listed = ", ".join(f"{name} {_spell(was)} → {_spell(is_now)}" for name, (was, is_now) in changes.items())
         say(f"Changed since the checkpoint: {listed}.")
 
 
-def _continue_stream(source: Path, job: Job, state: dict[str, Any], recipe: dict[str, Any]) -> None:
+def _continue_stream(
+    source: Path, stream: Stream, state: dict[str, Any], section: str, then: dict[str, Any], now: dict[str, Any]
+) -> None:
     try:
-        job.stream.load_state_dict(state["stream"])
+        stream.load_state_dict(state)
     except UserError as error:
-        was = ", ".join(state["recipe"]["data"]["files"])
-        raise UserError(
-            f"{source}: {error} (data.files: {was} then, {', '.join(recipe['data']['files'])} now)"
-        ) from None
+        was, is_now = (", ".join(recipe[section]["files"]) for recipe in (then, now))
+        raise UserError(f"{source}: {error} ({section}.files: {was} then, {is_now} now)") from None
 
 
 def _compiles(job: Job, config: RunConfig, precision: Precision) -> bool:

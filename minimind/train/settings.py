@@ -1,6 +1,6 @@
 """The section `[train]` of a recipe, and all that the loop is told of one."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from minimind.limits import POSITIVE, at_least, check
@@ -61,6 +61,26 @@ class TrainConfig:
         check("train", self, at_least(0), "max_steps", "max_minutes", "valid_every", "sample_every", "sample_seconds")
         check("train", self, at_least(0), "save_every", "seed")
         check("train", self, at_least(1), "keep", "log_every")
+
+
+@dataclass
+class RehearsalConfig:
+    """What was learned before and must not be forgotten: every step learns some of it again.
+
+    What a stage does not practise, it unlearns (Robins 1995); PPO-ptx is this with pretraining text (Ouyang et al.
+    2022, https://arxiv.org/abs/2203.02155).
+    """
+
+    files: list[str] = field(default_factory=list)
+    """Text or conversations of earlier stages, as in `data.files`; none: nothing is rehearsed."""
+    tokens: int = 1024
+    """Positions that a step rehearses, over all ranks, in rows of `data.sequence_length`."""
+    weight: float = 1.0
+    """What the mean loss of a rehearsed token counts beside the stage's own loss."""
+
+    def check(self) -> None:
+        """Raise a `UsageError` that names the field if a value cannot work."""
+        check("rehearsal", self, POSITIVE, "tokens", "weight")
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def test_a_run_learns_the_preference_and_says_so(trained, tuned):
 @pytest.mark.parametrize(
     ("settings", "start"),
     [
-        (["--set.dpo.loss", "ipo", "--set.dpo.beta", "0.25"], 4.0),  # (1 / 2β)²
+        (["--set.dpo.loss", "ipo", "--set.dpo.beta", "0.25", "--set.optim.lr", "1e-4"], 4.0),  # (1 / 2β)²
         (["--set.dpo.loss", "simpo", "--set.dpo.beta", "2"], None),
         (["--set.dpo.label_smoothing", "0.1", "--set.dpo.length_normalised", "true"], math.log(2)),
         (["--set.lora.rank", "4", "--set.optim.lr", "2e-3"], math.log(2)),
@@ -192,6 +192,20 @@ def test_a_reward_model_tells_the_better_answer_and_transformers_agrees(minimind
     ids_1T = torch.randint(50, 1000, (1, 20))
     states = ours(ids_1T, Segments.whole(ids_1T)).states
     torch.testing.assert_close(ours.scores(states)[0, -1], theirs(ids_1T).logits[0, 0], atol=1e-4, rtol=1e-4)
+
+
+def test_what_came_before_is_rehearsed(minimind, dpo_flags, world, tmp_path):
+    """Conversations, and text as well: the loss of either falls while the preference is learned."""
+    for name in ("few_sft.jsonl", "few_pretrain.jsonl"):
+        flags = [*dpo_flags, "--out", tmp_path / name, "--set.rehearsal.files", world / name]
+        flags += ["--set.rehearsal.tokens", "1024", "--set.rehearsal.weight", "20", "--set.train.log_every", "1"]
+        assert minimind(*flags).code == 0
+        seen = [line["rehearsal_loss"] for line in metrics.read(tmp_path / name / "metrics.jsonl") if "loss" in line]
+        assert sum(seen[3:]) < sum(seen[:3]) - 0.1
+    pairs = minimind(*dpo_flags, "--out", tmp_path / "pairs", "--set.rehearsal.files", world / "few_dpo.jsonl")
+    refused(pairs, 2, "rehearsal.files", "pairs")
+    odd = minimind(*flags, "--out", tmp_path / "odd", "--set.rehearsal.tokens", "300")
+    refused(odd, 2, "rehearsal.tokens = 300", "256")
 
 
 def test_mistakes_are_one_sentence_and_leave_nothing(minimind, dpo_flags, tmp_path):

@@ -2,8 +2,8 @@
 
 Each combination gives the update of one process, to float32's rounding, or is refused in one sentence. Optimizers are
 plain gradient descent here: Adam's first step is the sign of a gradient, where a rounding is as large as a step.
-Everything that a run may do besides is on: validation, samples, the distance to a reference, activation checkpointing,
-checkpoints.
+Everything that a run may do besides is on: validation, samples, the distance to a reference, rehearsal, activation
+checkpointing, checkpoints.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from minimind.optim import groups
 from minimind.train import metrics
 
 KINDS = ("ddp", "fsdp")
+FIGURES = ("step", "loss", "rehearsal_loss", "grad_norm")
 CASES = list(itertools.product(STAGES, ("dense", "moe"), (0, 4)))
 CASES = [
     case for case in CASES if not (case[0] in ("pretrain", "reward") and case[2]) and (case[0] != "lora" or case[2])
@@ -61,6 +62,8 @@ def run(start, case, kind, out, **more):
     """What a run ends in: weights, and the figures of each step; or why it is refused."""
     import importlib
 
+    if STAGES[case[0]][0] != "reward":
+        more |= {"rehearsal.files": [str(start / "chat.jsonl")], "rehearsal.tokens": 256}
     recipe = recipe_of(start, case, kind, **more)
     stage = importlib.import_module(f"minimind.stages.{STAGES[case[0]][0]}")
     try:
@@ -70,7 +73,7 @@ def run(start, case, kind, out, **more):
         return str(error), None
     ranks.barrier()
     lines = metrics.read(out / "metrics.jsonl")
-    figures = [{name: line[name] for name in ("step", "loss", "grad_norm") if name in line} for line in lines]
+    figures = [{name: line[name] for name in FIGURES if name in line} for line in lines]
     file = model / ("adapter_model.safetensors" if recipe.lora.rank else "model.safetensors")
     return load_file(file), figures
 

@@ -18,7 +18,7 @@ from minimind.optim.groups import make_optimizers
 from minimind.optim.settings import OptimConfig
 from minimind.recipe import Recipe, run_config
 from minimind.train import checkpoint, metrics, parallel, resume
-from minimind.train.job import Job, Loss
+from minimind.train.job import Job, Loss, Rehearsal
 from minimind.train.loop import run
 from minimind.train.resume import check_recipe
 from minimind.train.settings import TrainConfig
@@ -39,10 +39,10 @@ WALL_CLOCK = {"tokens_per_second", "mfu"}
 class Counting:
     """A stream whose batches depend on its position alone; `fail_at` raises there, as a crash would."""
 
-    def __init__(self, fail_at=None):
-        self.at, self.fail_at = 0, fail_at
+    def __init__(self, fail_at=None, at=0):
+        self.at, self.fail_at = at, fail_at
 
-    def rehearsal_batch(self, *shape):
+    def dry_batch(self, *shape):
         return self.next_batch(*shape)
 
     def next_batch(self, rows, rank=0, world=1):
@@ -117,6 +117,50 @@ def test_accumulation_changes_nothing(tmp_path):
     a, b = (metrics.read(tmp_path / x / "metrics.jsonl") for x in "ab")
     assert next(line["loss"] for line in a if "loss" in line) == pytest.approx(b[0]["loss"], rel=1e-6)
     assert a[0]["grad_norm"] == pytest.approx(b[0]["grad_norm"], rel=1e-5)
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [16, 64])
+def test_a_rehearsal_adds_its_mean_times_its_weight(tmp_path, micro_batch_tokens):
+    def mean(job, at, rows):
+        batch = Counting(at=at).next_batch(rows)
+        return lm_loss(job.model, batch).total / batch.num_items
+
+    job, by_hand = (make(steps=1, optim="sgd") for _ in range(2))
+    job.rehearsal = Rehearsal(Counting(at=1000), lm_loss, rows=2, weight=0.5)
+    settings = recipe(micro_batch_tokens=micro_batch_tokens)
+    settings.optim.lr, settings.optim.warmup, settings.optim.decay, settings.optim.clip = 0.5, 0.0, 0.0, 0.0
+    run(job, settings, tmp_path)
+
+    own, again = mean(by_hand, 0, 4), mean(by_hand, 1000, 2)
+    (own + 0.5 * again).backward()
+    for name, weight in by_hand.model.named_parameters():
+        torch.testing.assert_close(job.model.get_parameter(name), weight - 0.5 * weight.grad, atol=1e-6, rtol=0)
+    line = metrics.read(tmp_path / "metrics.jsonl")[0]
+    assert line["loss"] == pytest.approx(own.item(), rel=1e-5)
+    assert line["rehearsal_loss"] == pytest.approx(again.item(), rel=1e-5)
+    assert line["tokens"] == (4 + 2) * 16
+
+
+def test_an_interrupted_run_goes_on_rehearsing_where_it_was(tmp_path):
+    def rehearsing(**changes):
+        job = make(**changes)
+        job.rehearsal = Rehearsal(Counting(at=1000), lm_loss, rows=2, weight=0.5)
+        return job
+
+    straight, resumed = rehearsing(), rehearsing()
+    run(straight, recipe(), tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        run(rehearsing(fail_at=5), recipe(), tmp_path / "broken")
+    run(resumed, recipe(), tmp_path / "broken")
+    assert resumed.rehearsal.stream.at == 1006
+    assert all(torch.equal(weight, weights(resumed)[name]) for name, weight in weights(straight).items())
+
+    now = recipe().recipe
+    with pytest.raises(UserError, match="rehearses from its first step to its last, or never"):
+        check_recipe(tmp_path, now, now | {"rehearsal": now["rehearsal"] | {"files": ["chats.jsonl"]}})
+    with pytest.raises(UserError, match=r"rehearsal\.weight was 1\.0 and is 2\.0 now"):
+        check_recipe(tmp_path, now, now | {"rehearsal": now["rehearsal"] | {"weight": 2.0}})
+    check_recipe(tmp_path, {name: value for name, value in now.items() if name != "rehearsal"}, now)
 
 
 @pytest.mark.parametrize(("optim", "embedding_lr"), [("muon", 1), ("adamw", 1), ("muon", 6)])

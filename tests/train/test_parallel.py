@@ -8,25 +8,32 @@ from dataclasses import replace
 import pytest
 import torch
 from processes import FORKS, in_ranks
-from test_loop import SHAPE, WALL_CLOCK, make, recipe
+from test_loop import SHAPE, WALL_CLOCK, Counting, make, recipe
 
 from minimind import ranks, runtime
 from minimind.errors import UsageError
 from minimind.stages.pretrain import next_token_loss
 from minimind.train import metrics, parallel
+from minimind.train.job import Rehearsal
 from minimind.train.loop import rows_of_a_step, run
 
 MODELS = {
     "dense": SHAPE,
     "sparse": replace(SHAPE, num_experts=16),  # some experts get none of a rank's few tokens
+    "rehearsing": SHAPE,
     "wide": replace(SHAPE, hidden_size=96, vocab_size=300),
 }
 KINDS = ("ddp", "fsdp")
 
 
+MANY = [(2, KINDS, ["dense", "sparse", "rehearsing"]), (4, ["ddp"], ["dense", "rehearsing"])]
+
+
 def train(out, steps=3, model="dense", kind="ddp", optim="sgd", **changes):
     """Eight rows a step, shared by as many ranks as there are: the weights and the metrics after `steps` of six."""
     job = make(fail_at=steps, loss=next_token_loss, config=MODELS[model], optim=optim, kind=kind)
+    if model == "rehearsing":
+        job.rehearsal = Rehearsal(Counting(at=1000), next_token_loss, rows=4 // runtime.world_size(), weight=0.5)
     settings = recipe(**({"tokens_per_step": 128, "micro_batch_tokens": 32, "valid_every": 0} | changes))
     settings.optim.lr = 0.5 if optim == "sgd" else 3e-3
     try:
@@ -51,7 +58,7 @@ def assert_alike(a, b, weights=1e-6, figures=1e-6):
         torch.testing.assert_close(weight, b[0][name], atol=weights, rtol=0, msg=name)
 
 
-@pytest.mark.parametrize(("world", "kinds", "models"), [(2, KINDS, ["dense", "sparse"]), (4, ["ddp"], ["dense"])])
+@pytest.mark.parametrize(("world", "kinds", "models"), MANY)
 def test_ranks_and_accumulation_change_nothing(tmp_path, world, kinds, models):
     alone = {model: train(tmp_path / "alone" / model, model=model) for model in models}
     several = in_ranks(world, train_all, tmp_path / "several", kinds, models)[0]

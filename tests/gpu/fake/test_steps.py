@@ -92,13 +92,13 @@ def job_of(case, shape, start, out, monkeypatch):
 def step(mode, job, recipe):
     """One step as in `loop.train_step`; nothing that is measured may wait for the device."""
     precision = Precision(DEVICE, recipe.train.dtype)
-    replica = parallel.replicate(job.model, job.loss)
+    replica = parallel.replicate(job.model)
     rows, micro_rows = loop.rows_of_a_step(run_config(recipe))
     batch = job.stream.next_batch(rows)
     tokens, weight = loop.count(batch)
     assert weight > 0
     with mode.measured():
-        figures = loop._backward(replica, batch, micro_rows, weight, precision)
+        figures = loop._backward(replica, job.loss, batch, micro_rows, 1 / weight, precision)
         assert all(parameter.grad is not None for parameter in job.model.parameters() if parameter.requires_grad)
         norm = parallel.clip(job.model, recipe.optim.clip)
         loop._update(job.optimizers, recipe.optim.lr)
