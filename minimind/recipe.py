@@ -23,7 +23,7 @@ from minimind.model.settings import LoraConfig
 from minimind.optim.settings import OptimConfig
 from minimind.rl.settings import AgentConfig, PpoConfig, RlConfig, ScoringConfig
 from minimind.text import write_toml
-from minimind.train.settings import RehearsalConfig, RunConfig, TrainConfig
+from minimind.train.settings import GuardConfig, RehearsalConfig, RunConfig, TrainConfig
 
 
 @dataclass
@@ -43,6 +43,7 @@ class Recipe:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     rehearsal: RehearsalConfig = field(default_factory=RehearsalConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     dpo: DpoConfig = field(default_factory=DpoConfig)

@@ -1,4 +1,4 @@
-"""`minimind eval bpb|choice|tools|length|needle|generate MODEL`: measure a model; `eval rewards DIR`: what it did."""
+"""`minimind eval bpb|choice|tools|length|needle|generate MODEL`, `eval tax BEFORE AFTER`, `eval rewards DIR`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +13,7 @@ from minimind.commands.arguments import (
     Integer,
     Json,
     Model,
+    Number,
     OnBadLine,
     Rope,
     RopeFlags,
@@ -34,7 +35,7 @@ Models = tyro.conf.Positional[Annotated[list[str], tyro.conf.arg(metavar="MODEL"
 
 def main(argv: list[str]) -> int:
     """Run one of the measurements."""
-    return call_one_of((bpb, choice, tools, length, needle, generate, rewards), argv, "minimind eval")
+    return call_one_of((bpb, choice, tools, length, needle, generate, tax, rewards), argv, "minimind eval")
 
 
 def _loaded(model: str, device: str, rope: RopeFlags) -> tuple["LanguageModel", "torch.dtype"]:
@@ -248,6 +249,61 @@ def generate(
         print()
     if judgement:
         _print_judgement(judgement)
+
+
+def tax(
+    before: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="BEFORE")],
+    after: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="AFTER")],
+    data: list[str],
+    limit: Number = None,
+    out: Text = None,
+    questions: int = 100,
+    device: Device = "auto",
+    json: Json = False,
+) -> None:
+    """What a stage gave and what it took: two models answer the same held-out conversations.
+
+    With --limit their weights are averaged, the later model counting as much as it may: λ = 1, 0.9, 0.8 and so on,
+    until no ability has lost more.
+
+    Examples:
+        minimind eval tax runs/sft/model runs/dpo/model --data world/sft_valid.jsonl
+        minimind eval tax runs/sft/model runs/dpo/model --data world/sft_valid.jsonl --limit 2 --out runs/mean/model
+
+    Args:
+        before: model directory before the stage.
+        after: model directory after it.
+        data: JSON Lines files of conversations; an ability is a line's field `ability`, or else its file.
+        limit: points that no ability may lose.
+        out: model directory to write the mean to.
+        questions: conversations of each ability, at most.
+    """
+    from minimind.eval.tax import between, compare, read_abilities, show, standing, sweep
+    from minimind.model.store import save_model
+
+    at_least(1, questions=questions)
+    if (limit is None) != (out is None):
+        raise UsageError("eval tax: --limit POINTS and --out MODEL_DIR go together")
+    if limit is not None:
+        at_least(0, limit=limit)
+    abilities = read_abilities(data, questions)
+    (was, dtype), (now, _) = (_loaded(one, device, AS_THE_MODEL) for one in (before, after))
+    if was.tokenizer.fingerprint != now.tokenizer.fingerprint:
+        raise UsageError(f"eval tax: {before} and {after} have different tokenizers; compare models of one family")
+    if limit is None:
+        start, end = (standing(one.model, one.tokenizer, abilities, dtype) for one in (was, now))
+        tried = [(1.0, compare(start, end))]
+    else:
+        tried = list(sweep(was.model, now.model, now.tokenizer, abilities, dtype, limit))
+    share, changes = tried[-1]
+    if out is not None:
+        save_model(between(was.model, now.model, share), out)
+        now.tokenizer.save(out)
+    if json:
+        worst = [{"share": one, "tax": max(change.tax for change in found.values())} for one, found in tried]
+        console.print_json({"abilities": {name: one.figures() for name, one in changes.items()}, "tried": worst})
+    else:
+        show(f"{before} → {after}, λ = {share:g}", changes)
 
 
 def rewards(

@@ -32,6 +32,7 @@ from minimind.model.qwen3 import Transformer
 from minimind.model.rope import context_length
 from minimind.model.store import load_model, save_model
 from minimind.recipe import Recipe
+from minimind.stages import guard
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import loop, parallel
 from minimind.train.folder import locked
@@ -166,12 +167,14 @@ def train(job: Job, recipe: Recipe, out: Path, resume: bool) -> Path:
         f"{recipe.stage}: {parameters:.2f} M parameters on {runtime.device(recipe.train.device).type}, {job.data}; "
         f"{job.steps:,} steps"
     )
+    guard.check(recipe)
     job.rehearsal = rehearsal(recipe)
     with locked(out), closing(job):
         at = loop.run(job, recipes.run_config(recipe), out, resume)
         if at.step < job.steps and not recipe.train.max_minutes:
             raise UserError(f"{out}: stopped before the end; run the same command again to continue")
         job.write_model(out / "model")
+        guard.after(recipe, out / "model", save_dtype(recipe))
     say(f"Weights are saved in {'float32' if recipe.lora.rank else save_dtype(recipe)}.")
     return out / "model"
 

@@ -83,6 +83,24 @@ class RehearsalConfig:
         check("rehearsal", self, POSITIVE, "tokens", "weight")
 
 
+@dataclass
+class GuardConfig:
+    """What must not be lost: after the last step the model is asked the same questions as the one it started from."""
+
+    files: list[str] = field(default_factory=list)
+    """Held-out conversations; an ability is a line's field `ability`, or else its file. None: nothing is asked."""
+    limit: float = 0.0
+    """Points that no ability may lose: beyond it the weights are averaged with those of the start, as little as will
+    do. 0: nothing is averaged."""
+    questions: int = 100
+    """Conversations of each ability, at most."""
+
+    def check(self) -> None:
+        """Raise a `UsageError` that names the field if a value cannot work."""
+        check("guard", self, at_least(0), "limit")
+        check("guard", self, at_least(1), "questions")
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """What the loop knows of a recipe."""

@@ -55,8 +55,8 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
     training += [_tool_talk(draw, *pair, talk) for pair in _tool_pairs(8 * scale, tools.BUILTIN)]
     training += _tool_lessons(draw_task, 10 * scale, rng("tool lessons"))
     write("sft.jsonl", chats(rng("sft order").sample(training, len(training))))
-    asked = [turns for _, turns in held_out_conversations(world, sums)]
-    write("sft_valid.jsonl", chats(asked + held_out_dialogues(seed)))
+    asked = held_out_conversations(world, sums) + [("tools", turns) for turns in held_out_dialogues(seed)]
+    write("sft_valid.jsonl", ({"ability": ability, "conversations": turns} for ability, turns in asked))
 
     write("dpo.jsonl", _preferences(world.asked, sums.train, draw_task, 2000 * scale, rng("dpo")))
     tasks = iter(tooltasks.held_out(seed))

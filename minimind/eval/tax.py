@@ -1,0 +1,175 @@
+"""What a stage gave and what it took: the model before and the model after are asked the same held-out conversations.
+
+Every stage of fine-tuning changes more than it is asked to: the "alignment tax" (Ouyang et al. 2022,
+https://arxiv.org/abs/2203.02155). The cheapest cure needs no training at all: a point on the straight line between both
+models' weights often has most of the gain and little of the loss (Wortsman et al. 2022, "WiSE-FT",
+https://arxiv.org/abs/2109.01903).
+
+    weights(λ) = (1 - λ) · before + λ · after
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from minimind.console import table, track
+from minimind.data.conversations import Conversation, read_conversation
+from minimind.data.corpus import expand, read_lines, read_object
+from minimind.data.smallworld import Question
+from minimind.errors import UserError
+from minimind.eval.abilities import score
+from minimind.eval.bpb import Document, bits_per_byte
+from minimind.model.qwen3 import Transformer
+from minimind.model.rope import context_length
+from minimind.text import read_json
+from minimind.tokenizer.bpe import Tokenizer
+from minimind.tokenizer.chat import render
+
+SHARES = tuple(tenth / 10 for tenth in range(10, -1, -1))
+"""Values of λ that are tried, the whole change first."""
+
+
+class Standing(NamedTuple):
+    """How a model does in one ability."""
+
+    right: float
+    """Share of the first answers that are exactly the expected ones, 0 to 1."""
+    bpb: float
+    """Bits per byte of all that the assistant should say."""
+
+
+class Change(NamedTuple):
+    """One ability before and after."""
+
+    before: Standing
+    after: Standing
+
+    @property
+    def tax(self) -> float:
+        """What was lost, below 0 what was gained: in points of right answers.
+
+        Where no answer was exactly right before, as in free conversation, in percent of the bits per byte.
+        """
+        if self.before.right:
+            return 100 * (self.before.right - self.after.right)
+        return 100 * (self.after.bpb / self.before.bpb - 1)
+
+    def figures(self) -> dict[str, Any]:
+        """For programs to read."""
+        return {"before": self.before._asdict(), "after": self.after._asdict(), "tax": self.tax}
+
+
+def read_abilities(files: Sequence[str], most: int) -> dict[str, list[Conversation]]:
+    """The first `most` conversations of each ability: a line's field `ability`, or else its file's name.
+
+    Raises:
+        UserError: a file is missing or empty, or a line is no conversation.
+    """
+    found: dict[str, list[Conversation]] = {}
+    for file in expand(files):
+
+        def read(line: bytes, name: str = Path(file).name.partition(".")[0]) -> tuple[str, Conversation]:
+            row = read_object(line)
+            return str(row.get("ability") or name), read_conversation(row)
+
+        for ability, conversation in read_lines([file], read):
+            kept = found.setdefault(ability, [])
+            if len(kept) < most:
+                kept.append(conversation)
+    return found
+
+
+def standing(
+    model: Transformer, tokenizer: Tokenizer, abilities: Mapping[str, Sequence[Conversation]], dtype: torch.dtype
+) -> dict[str, Standing]:
+    """Ask every conversation's first question, and score what the assistant should say in all of it."""
+    right, _ = score(model, tokenizer, {name: [*map(question, items)] for name, items in abilities.items()}, dtype)
+    context = context_length(model.config)
+    found = {}
+    for name, items in abilities.items():
+        bpb = bits_per_byte(model, (document(item, tokenizer) for item in items), context, dtype)["bpb"]
+        found[name] = Standing(right[name], bpb)
+    return found
+
+
+def question(conversation: Conversation) -> Question:
+    """The conversation up to its first answer, and that answer: its words, or its one call."""
+    index = next(i for i, turn in enumerate(conversation.messages) if turn["role"] == "assistant")
+    answer = conversation.messages[index]
+    calls = [{**call["function"]} for call in answer.get("tool_calls", [])]
+    for call in calls:
+        if isinstance(call["arguments"], str):
+            call["arguments"] = read_json(call["arguments"])
+    return Question(
+        messages=conversation.messages[:index],
+        tools=conversation.tools or None,
+        answer=answer["content"].strip(),
+        call=calls[0] if len(calls) == 1 else None,
+        open_thinking="reasoning_content" in answer,
+    )
+
+
+def document(conversation: Conversation, tokenizer: Tokenizer) -> Document:
+    """The rendered conversation; what the assistant says is scored, control tokens are not."""
+    ids, mask = render(conversation.messages, tokenizer, conversation.tools)
+    scored = np.array(mask) & np.array([not tokenizer.is_special(id) for id in ids])
+    size = sum(len(tokenizer.token_bytes(id)) for id, counts in zip(ids, scored, strict=True) if counts)
+    return Document(np.array(ids, dtype=np.int64), scored, size)
+
+
+def compare(before: Mapping[str, Standing], after: Mapping[str, Standing]) -> dict[str, Change]:
+    """Each ability before and after."""
+    return {name: Change(was, after[name]) for name, was in before.items()}
+
+
+def show(title: str, changes: Mapping[str, Change]) -> None:
+    """Print what was gained and what was lost, the largest loss last."""
+    columns = ("ability", "right before", "after", "bits/byte before", "after", "gain", "tax")
+    rows = [
+        (
+            *(name, f"{one.before.right:.1%}", f"{one.after.right:.1%}", one.before.bpb, one.after.bpb),
+            *(f"{-one.tax:.1f}" if one.tax < 0 else "", f"{one.tax:.1f}" if one.tax > 0 else ""),
+        )
+        for name, one in sorted(changes.items(), key=lambda item: item[1].tax)
+    ]
+    table(title, columns, rows)
+
+
+def within(changes: Mapping[str, Change], limit: float) -> bool:
+    """Whether no ability lost more than `limit` points."""
+    return all(change.tax <= limit + 1e-9 for change in changes.values())
+
+
+@torch.no_grad()
+def between(before: Transformer, after: Transformer, share: float) -> Transformer:
+    """The model at `share` of the way.
+
+    Raises:
+        UserError: they are not of one shape.
+    """
+    if before.config != after.config:
+        raise UserError("models of different shapes have no mean; compare a model with what was trained from it")
+    mixed = type(after)(after.config)
+    weights = dict(before.named_parameters())
+    mixed.load_state_dict({name: weights[name].lerp(weight, share) for name, weight in after.named_parameters()})
+    return mixed.to(after.output_weight.device).eval()
+
+
+def sweep(
+    before: Transformer,
+    after: Transformer,
+    tokenizer: Tokenizer,
+    abilities: Mapping[str, Sequence[Conversation]],
+    dtype: torch.dtype,
+    limit: float,
+) -> Iterator[tuple[float, dict[str, Change]]]:
+    """Yield (λ, changes) from the whole change downwards, until no ability loses more than `limit`."""
+    start = standing(before, tokenizer, abilities, dtype)
+    for share in track(SHARES, "weighing both models"):
+        changes = compare(start, standing(between(before, after, share), tokenizer, abilities, dtype))
+        yield share, changes
+        if within(changes, limit):
+            return
