@@ -57,7 +57,7 @@ def test_a_run_learns_the_preference_and_says_so(trained, tuned):
     lines = [line for line in figures(trained) if "loss" in line]
     assert [line["step"] for line in lines] == list(range(1, 7))
     first, last = lines[0], lines[-1]
-    assert first["loss"] == pytest.approx(math.log(2), abs=1e-6), "the model is the reference still"
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-5), "the model is the reference still"
     assert abs(first["margin"]) < 1e-5
     assert first["kl"] < 1e-9
     assert last["loss"] < 0.8 * first["loss"]
@@ -183,7 +183,7 @@ def test_a_reward_model_tells_the_better_answer_and_transformers_agrees(minimind
     ended = minimind("train", "reward", *dpo_flags[2:], *pairs, *learn, "--out", tmp_path / "run")
     assert ended.code == 0, ended.err
     lines = figures(tmp_path / "run")
-    assert lines[0]["loss"] == pytest.approx(math.log(2), abs=1e-6), "a coin"
+    assert lines[0]["loss"] == pytest.approx(math.log(2), abs=1e-5), "a coin"
     (valid,) = [line for line in lines if "valid_accuracy" in line]
     assert valid["valid_accuracy"] > 0.8
 
