@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,8 +110,8 @@ def keep_few_kernels() -> None:
     oneDNN, and what torch has between itself and it, keep half a megabyte for every shape of a product in bfloat16
     that they have met; to make it anew takes a millisecond.
     """
-    for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        os.environ.setdefault(cache, "128")
+    for size in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(size, "128")
 
 
 def cpu_count() -> int:
@@ -147,7 +148,7 @@ def device(name: str = "auto") -> "torch.device":
 
 
 def compute_dtype(on: "torch.device") -> "torch.dtype":
-    """The number format of matrix products: bfloat16 where the hardware has it, else float32.
+    """The number format of matrix products: bfloat16 where the hardware is fast with it, else float32.
 
     GPUs before Ampere have float16 only. On a CPU without AVX512-BF16 or AMX, or where `$ATEN_CPU_CAPABILITY` tells
     torch to use less than the processor has, bfloat16 is emulated and slower than float32.
@@ -158,9 +159,40 @@ def compute_dtype(on: "torch.device") -> "torch.dtype":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if on.type == "mps":
         return torch.float32
+    return torch.bfloat16 if _has_bfloat16() and _bfloat16_is_fast() else torch.float32
+
+
+def decoding_dtype(on: "torch.device") -> "torch.dtype":
+    """The number format of products with few rows, which wait for the weights: bfloat16 halves what must be read."""
+    import torch
+
+    return torch.bfloat16 if on.type == "cpu" and _has_bfloat16() else compute_dtype(on)
+
+
+def _has_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16, and torch may use them."""
+    import torch
+
     flags = torch.cpu.get_capabilities()
-    fast = flags.get("avx512_bf16") or flags.get("amx_bf16")
-    return torch.bfloat16 if fast and torch.backends.cpu.get_cpu_capability() == "AVX512" else torch.float32
+    has = flags.get("avx512_bf16") or flags.get("amx_bf16")
+    return bool(has) and torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+@cache
+def _bfloat16_is_fast() -> bool:
+    """Whether its products take less time than float32's, measured once, in some 20 ms.
+
+    AMD's cores do three to four times as many a second, AMX ten times. Intel's without AMX, as virtual machines that
+    hide it, do 0.6 times as many: one unit in two has the instruction.
+    """
+    import torch
+
+    cpu = torch.device("cpu")
+    best = {torch.float32: 0.0, torch.bfloat16: 0.0}
+    for _ in range(3):  # by turns, so that a neighbour disturbs both
+        for dtype in best:
+            best[dtype] = max(best[dtype], _products_per_second(cpu, dtype, 1024, 512, 512))
+    return best[torch.bfloat16] > best[torch.float32]
 
 
 def grouped_heads() -> dict[str, Any]:
@@ -177,11 +209,16 @@ def peak_flops(on: "torch.device", dtype: "torch.dtype") -> float:
 
     What model FLOPs are compared with (MFU): the machine as it is, not as its data sheet says.
     """
+    sizes = (4096, 768, 2048) if on.type == "cpu" else (8192, 4096, 4096)
+    return _products_per_second(on, dtype, *sizes)
+
+
+def _products_per_second(on: "torch.device", dtype: "torch.dtype", rows: int, inner: int, columns: int) -> float:
+    """Floating-point operations per second of a product of these sizes: the best of five."""
     import time
 
     import torch
 
-    rows, inner, columns = (4096, 768, 2048) if on.type == "cpu" else (8192, 4096, 4096)
     a, b = torch.ones(rows, inner, dtype=dtype, device=on), torch.ones(inner, columns, dtype=dtype, device=on)
     best = 0.0
     for _ in range(5):

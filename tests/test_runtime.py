@@ -67,6 +67,25 @@ def test_a_processor_that_is_held_to_avx2_computes_as_one_that_has_no_more():
     assert said.stdout.strip() == "torch.float32"
 
 
+@pytest.mark.parametrize(
+    ("instructions", "speeds", "products", "decoding"),
+    [
+        ({"avx512_bf16": True, "amx_bf16": True}, (1, 10), torch.bfloat16, torch.bfloat16),
+        ({"avx512_bf16": True}, (1, 3.5), torch.bfloat16, torch.bfloat16),
+        ({"avx512_bf16": True}, (1, 0.6), torch.float32, torch.bfloat16),
+        ({}, (1, 10), torch.float32, torch.float32),
+    ],
+)
+def test_products_take_the_format_that_is_faster_here(monkeypatch, instructions, speeds, products, decoding):
+    speed = dict(zip((torch.float32, torch.bfloat16), speeds, strict=True))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(runtime, "_products_per_second", lambda on, dtype, *sizes: speed[dtype])
+    monkeypatch.setattr(runtime, "_bfloat16_is_fast", runtime._bfloat16_is_fast.__wrapped__)
+    cpu = torch.device("cpu")
+    assert (runtime.compute_dtype(cpu), runtime.decoding_dtype(cpu)) == (products, decoding)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_a_model_is_left_in_the_mode_in_which_it_was_whatever_happens(training):
     model = torch.nn.Sequential(torch.nn.Dropout()).train(training)

@@ -151,7 +151,7 @@ def _format(dtype: str, device: str) -> str:
 
     if dtype != "auto":
         return dtype
-    fast = str(runtime.compute_dtype(runtime.device(device))).removeprefix("torch.")
+    fast = str(runtime.decoding_dtype(runtime.device(device))).removeprefix("torch.")
     return "bfloat16" if fast == "bfloat16" else "float32"
 
 

@@ -167,7 +167,7 @@ def _loader(
 
     on = runtime.device(device)
     formats = {
-        "auto": runtime.compute_dtype(on),
+        "auto": runtime.decoding_dtype(on),
         "float32": torch.float32,
         "bfloat16": torch.bfloat16,
         "int8": runtime.compute_dtype(on),  # the engine rounds the matrices further
