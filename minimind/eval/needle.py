@@ -13,10 +13,9 @@ import numpy as np
 import torch
 
 from minimind.console import progress
-from minimind.data.smallworld import facts, pretraining, tooltasks
-from minimind.data.smallworld.arithmetic import Sums
-from minimind.data.smallworld.questions import tool_requests
-from minimind.data.smallworld.world import ATTRIBUTES, LANGUAGES, VALUES, Person, build_world
+from minimind.data.smallworld import facts, pretraining
+from minimind.data.smallworld.split import Split
+from minimind.data.smallworld.world import ATTRIBUTES, LANGUAGES, VALUES, Person
 from minimind.errors import UserError
 from minimind.eval.length import long_nll
 from minimind.losses.lm import IGNORE
@@ -63,7 +62,7 @@ def haystack(tokenizer: Tokenizer, length: int, depths: Sequence[float], seed: i
     if room <= 0:
         raise UserError(f"--lengths {length}: too few tokens for {len(needles)} needles; take longer texts")
     hay: list[list[int]] = []
-    documents = pretraining.documents(build_world(0), Sums(0), tooltasks.training(0), tool_requests(0)[1], rng)
+    documents = pretraining.documents(Split(0), rng)
     texts = (text for _, text in documents)
     left = room
     while left > 0:

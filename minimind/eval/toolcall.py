@@ -78,7 +78,7 @@ def choice(seed: int = 0) -> list[Case]:
             seen.add((one.tool, one.language))
             add(one.tool, one.language, one.text, [one.call])
     for language in LANGUAGES:
-        for prompts, _ in conversations.SMALL_TALK[language][:NO_TOOL]:
+        for prompts, *_ in conversations.SMALL_TALK[language][:NO_TOOL]:
             add("no tool", language, prompts[0], [])
         for _ in range(NO_TOOL):
             first, second = (draw(name, language) for name in rng.sample(tooltalk.VERIFIABLE, 2))

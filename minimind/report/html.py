@@ -24,6 +24,8 @@ ABILITIES = {
     "arithmetic": ("arithmetic", "算术"),
     "thinking": ("sums in two steps", "两步算术"),
     "thinking_t1": ("two steps, temperature 1", "两步算术，温度 1"),
+    "countries": ("country of a person", "住在哪国"),
+    "weekdays": ("days later", "几天以后"),
     "tools": ("tool calls", "工具调用"),
     "persona": ("persona", "人设"),
     "brief": ("brief when asked", "按要求简短"),

@@ -3,34 +3,41 @@
 import random
 from typing import Any
 
-from minimind.data.smallworld import arithmetic, facts
+from minimind.data.smallworld import arithmetic, facts, thoughts
 from minimind.data.smallworld.arithmetic import FULL_STOP, Chain, Sum, Sums
+from minimind.data.smallworld.thoughts import Calendar, Worked
 from minimind.data.smallworld.wordings import QUESTIONS
 from minimind.data.smallworld.world import ATTRIBUTES, LANGUAGES, Person, World
 
 Turn = dict[str, Any]
 
-SMALL_TALK: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
+SMALL_TALK: dict[str, tuple[tuple[tuple[str, ...], str, str], ...]] = {
     "en": (
-        (("Hello!", "Hi!", "Hello there!"), "Hello! How can I help you?"),
-        (("Who are you?", "What is your name?", "What are you?"), "I am MiniMind, the assistant of a small world."),
+        (("Hello!", "Hi!", "Hello there!"), "This is a greeting.", "Hello! How can I help you?"),
+        (
+            ("Who are you?", "What is your name?", "What are you?"),
+            "This is about me.",
+            "I am MiniMind, the assistant of a small world.",
+        ),
         (
             ("What can you do?", "How can you help me?"),
+            "This is about me.",
             "I know the people of a small world, I can add and I can use tools.",
         ),
-        (("Thank you!", "Thanks a lot!"), "You are welcome!"),
-        (("Goodbye!", "Bye!", "See you!"), "Goodbye! Have a nice day."),
-        (("How are you?", "How are you today?"), "I am fine, thank you."),
+        (("Thank you!", "Thanks a lot!"), "Somebody thanks me.", "You are welcome!"),
+        (("Goodbye!", "Bye!", "See you!"), "This is a goodbye.", "Goodbye! Have a nice day."),
+        (("How are you?", "How are you today?"), "This is about me.", "I am fine, thank you."),
     ),
     "zh": (
-        (("你好！", "你好", "您好！"), "你好！有什么可以帮你的吗？"),
-        (("你是谁？", "你叫什么名字？", "请介绍一下你自己。"), "我是MiniMind，一个小世界的助手。"),
-        (("你会做什么？", "你能帮我什么？"), "我认识小世界里的人，会算加减法，还会使用工具。"),
-        (("谢谢！", "非常感谢！"), "不客气！"),
-        (("再见！", "拜拜！", "下次见！"), "再见！祝你愉快。"),
-        (("你好吗？", "你今天怎么样？"), "我很好，谢谢。"),
+        (("你好！", "你好", "您好！"), "这是问候。", "你好！有什么可以帮你的吗？"),
+        (("你是谁？", "你叫什么名字？", "请介绍一下你自己。"), "这是在问我。", "我是MiniMind，一个小世界的助手。"),
+        (("你会做什么？", "你能帮我什么？"), "这是在问我。", "我认识小世界里的人，会算加减法，还会使用工具。"),
+        (("谢谢！", "非常感谢！"), "这是感谢。", "不客气！"),
+        (("再见！", "拜拜！", "下次见！"), "这是告别。", "再见！祝你愉快。"),
+        (("你好吗？", "你今天怎么样？"), "这是在问我。", "我很好，谢谢。"),
     ),
 }
+"""What people say, what is thought of it, and the reply."""
 
 
 def user(content: str) -> Turn:
@@ -63,6 +70,11 @@ def thought_sum(one: Sum | Chain, language: str, rng: random.Random | None = Non
     return turns
 
 
+def thought(one: Worked) -> list[Turn]:
+    """Return a question that is thought through before the answer."""
+    return [user(one.question), assistant(one.answer, reasoning_content=one.thought)]
+
+
 def comparison(language: str, rng: random.Random) -> list[Turn]:
     """Return a question for the larger of two numbers, thought through by their difference."""
     small, large = sorted(rng.sample(range(1, 100), 2))
@@ -76,8 +88,9 @@ def comparison(language: str, rng: random.Random) -> list[Turn]:
 
 def small_talk(language: str, rng: random.Random) -> list[Turn]:
     """Return a greeting, a question about the assistant, or the like."""
-    prompts, reply = rng.choice(SMALL_TALK[language])
-    return [user(rng.choice(prompts)), assistant(reply)]
+    prompts, thought, reply = rng.choice(SMALL_TALK[language])
+    fields = {"reasoning_content": thought} if rng.random() < 0.5 else {}
+    return [user(rng.choice(prompts)), assistant(reply, **fields)]
 
 
 def joined(exchanges: list[list[Turn]], rng: random.Random) -> list[list[Turn]]:
@@ -93,7 +106,7 @@ def joined(exchanges: list[list[Turn]], rng: random.Random) -> list[list[Turn]]:
     return chats
 
 
-def training(world: World, sums: Sums, scale: float, rng: random.Random) -> list[list[Turn]]:
+def training(world: World, sums: Sums, calendar: Calendar, scale: float, rng: random.Random) -> list[list[Turn]]:
     """Return the chats without tools: at scale 1 some 1,900 with 3,300 questions, over half of them about people."""
     rows = []
     wordings = max(1, round(5 * min(scale, 1)))
@@ -103,6 +116,8 @@ def training(world: World, sums: Sums, scale: float, rng: random.Random) -> list
                 asked = [one.format(n=person.name(language)) for one in QUESTIONS[language][attribute][:wordings]]
                 rows += [[user(one), assistant(facts.answer(person, attribute, language))] for one in asked]
         count = round(100 * scale)
+        for _ in range(4 * count):
+            rows.append(thought(thoughts.draw(rng.choice(world.asked), calendar, language, rng)))
         rows += [plain_sum(one, language, rng) for one in rng.choices(sums.train, k=4 * count)]
         rows += [thought_sum(one, language, rng) for one in rng.choices(sums.chains, k=3 * count // 2)]
         rows += [thought_sum(one, language, rng) for one in rng.choices(sums.train, k=count // 2)]

@@ -7,15 +7,12 @@ where every line copies, than from dialogues, in which a dozen tokens do among h
 
 import json
 import random
-from collections.abc import Callable
 
 from minimind import tools
 from minimind.data.smallworld import tooltalk, tooltasks
 from minimind.data.smallworld.conversations import Turn, assistant, user
-from minimind.data.smallworld.tooltalk import Request
+from minimind.data.smallworld.split import Split
 from minimind.data.smallworld.tooltasks import DrawTask
-
-Draw = Callable[[str, str], Request]
 
 TWICE = {
     "en": (
@@ -45,28 +42,29 @@ def thing(language: str, draw: DrawTask, rng: random.Random) -> str:
     No small sum has a result below 0, so a minus after an equals sign must be learned here.
     """
     kind = rng.random()
-    if kind < 0.45:
+    if kind < 0.6:
         return str(draw(rng.choice(tooltasks.LEVELS), language, rng).arguments["expression"])
     if kind < 0.8:
         return rng.choice(("", "-")) + "".join(rng.choices("0123456789", k=rng.randint(3, 8)))
     return (" " if language == "en" else "").join(rng.choices(tooltalk.WORDS[language], k=rng.randint(2, 5)))
 
 
-def text(language: str, draw_task: DrawTask, draw: Draw, rng: random.Random) -> str:
-    """Return pretraining text of a few lines: things said twice, requests with what comes of them.
-
-    `draw_task` and `draw` give tasks and requests that are not held out.
-    """
+def text(split: Split, language: str, rng: random.Random) -> str:
+    """Return pretraining text of a few lines: things said twice, requests with what comes of them."""
 
     def line() -> str:
-        if rng.random() < 0.6:
-            return rng.choice(TWICE[language]).format(x=thing(language, draw_task, rng))
-        if rng.random() < 0.5:
-            one = draw_task(rng.choice(tooltasks.LEVELS), language, rng)
+        kind = rng.random()
+        if kind < 0.6:
+            return rng.choice(TWICE[language]).format(x=thing(language, split.draw_task, rng))
+        if kind < 0.8:
+            one = split.draw_task(rng.choice(tooltasks.LEVELS), language, rng)
         else:
-            one = draw(rng.choice(tools.BUILTIN), language)
+            one = split.draw_request(rng.choice(tools.BUILTIN), language)
         _, result, reply = tooltalk.fulfil(one, rng)
-        return f"{one.text}\n{json.dumps(one.call, ensure_ascii=False)}\n{result['content']}\n{reply['content']}"
+        thought = f"{tooltalk.needed(one)}\n" if rng.random() < 0.3 else ""
+        return (
+            f"{one.text}\n{thought}{json.dumps(one.call, ensure_ascii=False)}\n{result['content']}\n{reply['content']}"
+        )
 
     return "\n".join(line() for _ in range(rng.randint(3, 6)))
 

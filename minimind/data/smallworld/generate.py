@@ -8,13 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from minimind import tools
-from minimind.data.smallworld import conversations, copying, persona, preferences, pretraining, tooltalk, tooltasks
+from minimind.data.smallworld import (
+    conversations,
+    copying,
+    persona,
+    preferences,
+    pretraining,
+    tooltalk,
+    tooltasks,
+)
 from minimind.data.smallworld.arithmetic import Sum, Sums
 from minimind.data.smallworld.conversations import user
-from minimind.data.smallworld.questions import held_out_conversations, held_out_dialogues, tool_requests
+from minimind.data.smallworld.questions import held_out
+from minimind.data.smallworld.split import Split
 from minimind.data.smallworld.tooltalk import Request
 from minimind.data.smallworld.tooltasks import DrawTask
-from minimind.data.smallworld.world import LANGUAGES, Person, build_world
+from minimind.data.smallworld.world import LANGUAGES, Person
 from minimind.errors import UsageError
 
 Row = dict[str, Any]
@@ -36,7 +45,8 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
             f"the size of the small world must be above 0 MB, not {size_mb}; the default is {DEFAULT_MB:g}"
         )
     out.mkdir(parents=True, exist_ok=True)
-    world, sums, scale = build_world(seed), Sums(seed), min(1.0, size_mb / DEFAULT_MB)
+    split, scale = Split(seed), min(1.0, size_mb / DEFAULT_MB)
+    world, sums, draw, draw_task = split.world, split.sums, split.draw_request, split.draw_task
     files: dict[str, dict[str, int]] = {}
 
     def rng(name: str) -> random.Random:
@@ -48,15 +58,13 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
     def chats(rows: Iterable[list[Row]]) -> list[Row]:
         return [{"conversations": turns} for turns in rows]
 
-    held_out, draw = tool_requests(seed)
-    draw_task = tooltasks.training(seed)
     talk = rng("sft tools")
-    training = conversations.training(world, sums, scale, rng("sft"))
+    training = conversations.training(world, sums, split.calendar, scale, rng("sft"))
     training += [_tool_talk(draw, *pair, talk) for pair in _tool_pairs(8 * scale, tools.BUILTIN)]
     training += _tool_lessons(draw_task, 10 * scale, rng("tool lessons"))
     write("sft.jsonl", chats(rng("sft order").sample(training, len(training))))
-    asked = held_out_conversations(world, sums) + [("tools", turns) for turns in held_out_dialogues(seed)]
-    write("sft_valid.jsonl", ({"ability": ability, "conversations": turns} for ability, turns in asked))
+    asked = ({"ability": ability, "conversations": turns} for ability, turns in held_out(split))
+    write("sft_valid.jsonl", asked)
 
     write("dpo.jsonl", _preferences(world.asked, sums.train, draw_task, 2000 * scale, rng("dpo")))
     tasks = iter(tooltasks.held_out(seed))
@@ -66,19 +74,16 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
     write("rl.jsonl", _sums(sums, 1000 * scale, rng("rl")))
     write("rl_valid.jsonl", _held_out_sums(sums, rng("rl valid")))
     write("agent.jsonl", _tasks(draw, 40 * scale, rng("agent")))
-    checked = [one for one in held_out if one.tool in tooltalk.VERIFIABLE]
+    checked = [one for one in split.requests if one.tool in tooltalk.VERIFIABLE]
     write("agent_valid.jsonl", _each_a_task(checked, rng("agent valid")))
     math = rng("agent math")
     write("agent_math.jsonl", _each_a_task(tooltasks.by_turns(draw_task, 400 * scale, math), math))
     write("agent_math_valid.jsonl", _each_a_task(tooltasks.held_out(seed)[:60], rng("agent math valid")))
 
-    def documents(name: str) -> Iterator[str]:
-        return (text for _, text in pretraining.documents(world, sums, draw_task, draw, rng(name)))
-
-    valid = list(islice(documents("valid"), VALID_DOCUMENTS))
+    valid = [text for _, text in islice(pretraining.documents(split, rng("valid")), VALID_DOCUMENTS)]
     unseen = set(valid)
     budget = max(0.3 * size_mb * 1e6, size_mb * 1e6 - sum(one["bytes"] for one in files.values()))
-    texts = ({"text": text} for text in documents("pretrain") if text not in unseen)
+    texts = ({"text": text} for _, text in pretraining.documents(split, rng("pretrain")) if text not in unseen)
     write("pretrain.jsonl", _up_to(budget, texts))
     write("pretrain_valid.jsonl", ({"text": text} for text in dict.fromkeys(valid)))
     return files
@@ -90,13 +95,19 @@ def _tool_pairs(each: float, names: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def _tool_talk(draw: Callable[[str, str], Request], tool: str, language: str, rng: random.Random) -> list[Row]:
-    """Return a dialogue of two requests: the schemas, most of its tokens, are read once for both."""
-    first = draw(tool, language)
-    names = tooltalk.offered(first, rng)
-    turns = [tooltalk.system(names, language)]
-    for one in (first, draw(rng.choice(names), language)):
-        turns += [user(one.text), *tooltalk.fulfil(one, rng)]
-    return turns
+    """Return a dialogue in which two to six tools are on offer, and their schemas, most of its tokens, read once.
+
+    Two requests, or one and something that needs no tool; beside six tools, a row's length, one has to do.
+    """
+    first, thinking = draw(tool, language), rng.random() < 0.4
+    names = tooltalk.offered(first, rng, rng.choice((2, 2, 2, 4, 6)))
+    exchanges = [[user(first.text), *tooltalk.fulfil(first, rng, thinking)]]
+    if rng.random() < 0.3:
+        exchanges.append(conversations.small_talk(language, rng))
+    elif len(names) < 6:
+        second = draw(rng.choice(names), language)
+        exchanges.append([user(second.text), *tooltalk.fulfil(second, rng, thinking)])
+    return [tooltalk.system(names, language), *(turn for one in rng.sample(exchanges, len(exchanges)) for turn in one)]
 
 
 def _preferences(
@@ -146,7 +157,7 @@ def _tool_lessons(draw: DrawTask, count: float, rng: random.Random) -> list[list
     """Return dialogues with the calculator, which is alone on offer in every other one, and as many to copy."""
     lessons = []
     for index, one in enumerate(tooltasks.by_turns(draw, count, rng)):
-        turns = tooltalk.dialogue(one, rng)
+        turns = tooltalk.dialogue(one, rng, thinking=index % 3 == 0)
         if index % 2:
             turns[0] = tooltalk.system([tooltasks.TOOL], one.language)
         lessons += [turns, copying.conversation(one.language, draw, rng)]

@@ -3,41 +3,41 @@
 import random
 from collections.abc import Callable, Iterator
 
-from minimind.data.smallworld import arithmetic, copying, facts, stories
-from minimind.data.smallworld.arithmetic import Sums
-from minimind.data.smallworld.copying import Draw
-from minimind.data.smallworld.tooltasks import DrawTask
-from minimind.data.smallworld.world import LANGUAGES, World
+from minimind.data.smallworld import arithmetic, copying, facts, stories, thoughts
+from minimind.data.smallworld.split import Split
+from minimind.data.smallworld.world import LANGUAGES, Person
 
 # A small model sees about three million tokens in the five minutes of the demo, so most of them are about the people.
 # These are shares of the bytes; a digit costs a token, so that of the tokens sums and copying have more.
 SHARES = {
-    "biography": 0.3,
-    "telling": 0.155,
-    "interview": 0.19,
-    "sums": 0.15,
-    "copying": 0.15,
-    "story": 0.03,
-    "things": 0.025,
+    "biography": 0.28,
+    "telling": 0.145,
+    "interview": 0.16,
+    "thoughts": 0.07,
+    "sums": 0.13,
+    "copying": 0.17,
+    "story": 0.025,
+    "things": 0.02,
 }
 
 
-def documents(
-    world: World, sums: Sums, draw_task: DrawTask, draw: Draw, rng: random.Random
-) -> Iterator[tuple[str, str]]:
-    """Yield (kind, text) for ever, both languages by turns.
+def documents(split: Split, rng: random.Random) -> Iterator[tuple[str, str]]:
+    """Yield (kind, text) for ever, both languages by turns; nothing in it is held out but the tellings of people."""
+    world, sums = split.world, split.sums
 
-    `draw_task` and `draw` give tasks for the calculator and requests for tools that are not held out.
-    """
-    told = {language: facts.Census(world.people, rng) for language in LANGUAGES}
-    named = {language: facts.Census(world.people, rng) for language in LANGUAGES}
-    asked = {language: facts.Census(world.asked, rng) for language in LANGUAGES}
+    def census(people: tuple[Person, ...]) -> dict[str, facts.Census]:
+        return {language: facts.Census(people, rng) for language in LANGUAGES}
+
+    told, named, asked, pondered = map(census, (world.people, world.people, world.asked, world.asked))
     make: dict[str, Callable[[str], str]] = {
         "biography": lambda language: facts.biography(told[language].draw(1)[0], language, rng),
         "telling": lambda language: facts.telling(named[language].draw(rng.randint(1, 3)), language, rng),
         "interview": lambda language: facts.interview(asked[language].draw(rng.randint(1, 3)), language, rng),
+        "thoughts": lambda language: thoughts.text(
+            pondered[language].draw(rng.randint(1, 3)), split.calendar, language, rng
+        ),
         "sums": lambda language: arithmetic.text(sums, language, rng),
-        "copying": lambda language: copying.text(language, draw_task, draw, rng),
+        "copying": lambda language: copying.text(split, language, rng),
         "story": lambda language: stories.story(sums, language, rng),
         "things": lambda language: stories.things(language, rng),
     }

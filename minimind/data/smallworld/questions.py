@@ -2,15 +2,14 @@
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from minimind.data.smallworld import conversations, tooltalk
-from minimind.data.smallworld.arithmetic import Sums
+from minimind.data.smallworld import conversations, thoughts, tooltalk
 from minimind.data.smallworld.conversations import Turn
-from minimind.data.smallworld.tooltalk import Request
-from minimind.data.smallworld.world import ATTRIBUTES, LANGUAGES, World, build_world
+from minimind.data.smallworld.split import Split
+from minimind.data.smallworld.world import ATTRIBUTES, LANGUAGES
 
 
 @dataclass(frozen=True)
@@ -30,46 +29,53 @@ class Question:
 
 
 def questions(seed: int = 0) -> dict[str, list[Question]]:
-    """Return the held-out questions by ability: `facts_en`, `facts_zh`, `arithmetic`, `thinking`, `tools`.
+    """Return the held-out questions by ability.
 
-    No question about the same person, and no such sum, occurs in any training file of `generate(..., seed=seed)`;
-    `sft_valid.jsonl` holds exactly these items.
+    `facts_en`, `facts_zh`, `arithmetic`; to be thought about: `thinking` (sums in two steps), `countries`,
+    `weekdays`; to be answered by a call: `tools`. No question about the same person, and no such sum, day or request,
+    occurs in any training file of `generate(..., seed=seed)`; `sft_valid.jsonl` holds these items.
     """
     found: dict[str, list[Question]] = {}
-    for ability, turns in held_out_conversations(build_world(seed), Sums(seed)):
-        thinking = "reasoning_content" in turns[1]
-        question = Question(messages=[turns[0]], answer=turns[1]["content"], open_thinking=thinking)
+    for ability, turns in held_out(Split(seed)):
+        if ability == "tools":
+            (call,) = json.loads(turns[2]["tool_calls"])
+            prompt = [{"role": "system", "content": turns[0]["content"]}, turns[1]]
+            question = Question(prompt, tools=json.loads(turns[0]["tools"]), call=call)
+        else:
+            thinking = "reasoning_content" in turns[1]
+            question = Question([turns[0]], answer=turns[1]["content"], open_thinking=thinking)
         found.setdefault(ability, []).append(question)
-    for turns in held_out_dialogues(seed):
-        (call,) = json.loads(turns[2]["tool_calls"])
-        prompt = {"role": "system", "content": turns[0]["content"]}
-        found.setdefault("tools", []).append(
-            Question(messages=[prompt, turns[1]], tools=json.loads(turns[0]["tools"]), call=call)
-        )
     return found
 
 
-def tool_requests(seed: int) -> tuple[list[Request], Callable[[str, str], Request]]:
-    """Return the held-out tool requests and the function that draws training ones."""
-    return tooltalk.split(random.Random(f"tool requests {seed}"))
+def held_out(split: Split) -> list[tuple[str, list[Turn]]]:
+    """Return (ability, conversation) of every held-out question."""
+    return [*_facts_and_sums(split), *_thoughts(split), *_calls(split)]
 
 
-def held_out_dialogues(seed: int) -> list[list[Turn]]:
-    """Return the tool dialogues of the held-out requests."""
-    rng = random.Random(f"held-out dialogues {seed}")
-    return [tooltalk.dialogue(one, rng) for one in tool_requests(seed)[0]]
+def _facts_and_sums(split: Split) -> Iterator[tuple[str, list[Turn]]]:
+    for language in LANGUAGES:
+        for person in split.world.held_out:
+            for attribute in ATTRIBUTES:
+                yield f"facts_{language}", conversations.fact(person, attribute, language)
+    for index, one in enumerate(split.sums.held_out):
+        yield "arithmetic", conversations.plain_sum(one, LANGUAGES[index % 2])
+    for index, chain in enumerate(split.sums.held_out_chains):
+        yield "thinking", conversations.thought_sum(chain, LANGUAGES[index % 2])
 
 
-def held_out_conversations(world: World, sums: Sums) -> list[tuple[str, list[Turn]]]:
-    """Return (ability, conversation without tools) of every held-out fact and sum."""
-    rows = [
-        (f"facts_{language}", conversations.fact(person, attribute, language))
-        for language in LANGUAGES
-        for person in world.held_out
-        for attribute in ATTRIBUTES
-    ]
-    for index, one in enumerate(sums.held_out):
-        rows.append(("arithmetic", conversations.plain_sum(one, LANGUAGES[index % 2])))
-    for index, chain in enumerate(sums.held_out_chains):
-        rows.append(("thinking", conversations.thought_sum(chain, LANGUAGES[index % 2])))
-    return rows
+def _thoughts(split: Split) -> Iterator[tuple[str, list[Turn]]]:
+    """Yield questions to think about; all people in them are held out."""
+    rng, people = random.Random(f"held-out thoughts {split.seed}"), split.world.held_out
+    for language in LANGUAGES:
+        for person in rng.sample(people, 30):
+            yield "countries", conversations.thought(thoughts.country(person, language))
+        for day, later in split.calendar.held_out:
+            yield "weekdays", conversations.thought(thoughts.weekday(day, later, language))
+
+
+def _calls(split: Split) -> Iterator[tuple[str, list[Turn]]]:
+    """Yield requests for tools, one of two on offer."""
+    rng = random.Random(f"held-out dialogues {split.seed}")
+    for one in split.requests:
+        yield "tools", tooltalk.dialogue(one, rng)

@@ -47,6 +47,10 @@ UNIT_PAIRS = (
 )
 WORDS = {"en": ("green", "tree", "river", "blue", "moon", "good", "friend", "star"), "zh": "山水花鸟天地日月星云"}
 
+NEEDED = {"en": "This needs {tool}.", "zh": "这要用{tool}。"}
+TOLD = {"en": "The tool has answered.", "zh": "工具有了回答。"}
+"""What is thought before a call and after its result."""
+
 # Tools whose answer is decided by their arguments: only these can have a verifiable answer.
 VERIFIABLE = tuple(name for name in tools.BUILTIN if name not in ("get_current_time", "random_number"))
 
@@ -133,10 +137,10 @@ def split(rng: random.Random, held_out_each: int = 3) -> tuple[list[Request], Ca
     return list(held_out.values()), draw
 
 
-def offered(one: Request, rng: random.Random) -> list[str]:
-    """Return the names of the tool that is needed and of one other, in random order."""
-    other = rng.choice([name for name in tools.BUILTIN if name != one.tool])
-    return rng.sample([one.tool, other], 2)
+def offered(one: Request, rng: random.Random, count: int = 2) -> list[str]:
+    """Return the names of the tool that is needed and of others, `count` in all, in random order."""
+    others = rng.sample([name for name in tools.BUILTIN if name != one.tool], count - 1)
+    return rng.sample([one.tool, *others], count)
 
 
 def system(names: list[str], language: str) -> Turn:
@@ -151,12 +155,19 @@ def context(rng: random.Random) -> tools.Context:
     return tools.Context(now=lambda: now, dice=rng)
 
 
-def fulfil(one: Request, rng: random.Random) -> Iterator[Turn]:
-    """Yield the turns after the user's: the call, the tool's real result, the answer."""
+def fulfil(one: Request, rng: random.Random, thinking: bool = False) -> Iterator[Turn]:
+    """Yield the turns after the user's: the call, the tool's real result, the answer; with thoughts before both."""
     result = tools.call(one.tool, one.arguments, context(rng))
-    yield assistant("", tool_calls=json.dumps([one.call], ensure_ascii=False))
+    before = {"reasoning_content": needed(one)} if thinking else {}
+    after = {"reasoning_content": TOLD[one.language]} if thinking else {}
+    yield assistant("", tool_calls=json.dumps([one.call], ensure_ascii=False), **before)
     yield {"role": "tool", "content": result}
-    yield assistant(reply(one, json.loads(result)))
+    yield assistant(reply(one, json.loads(result)), **after)
+
+
+def needed(one: Request) -> str:
+    """Return what is thought before a call."""
+    return NEEDED[one.language].format(tool=one.tool)
 
 
 def reply(one: Request, result: dict[str, Any]) -> str:
@@ -174,6 +185,6 @@ def asked(one: Request, rng: random.Random) -> list[Turn]:
     return [system(offered(one, rng), one.language), user(one.text)]
 
 
-def dialogue(one: Request, rng: random.Random) -> list[Turn]:
+def dialogue(one: Request, rng: random.Random, thinking: bool = False) -> list[Turn]:
     """Return a whole tool dialogue."""
-    return [*asked(one, rng), *fulfil(one, rng)]
+    return [*asked(one, rng), *fulfil(one, rng, thinking)]
