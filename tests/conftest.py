@@ -107,7 +107,7 @@ def dpo_flags(world, tuned) -> list[str]:
     longer = ["--set.data.sequence_length", "256", "--set.train.tokens_per_step", "1024", "--save-every", "2"]
     longer += ["--set.train.micro_batch_tokens", "512", "--set.train.valid_every", "6", "--set.train.dtype", "float32"]
     files = ["--data", str(world / "few_dpo.jsonl"), "--valid", str(world / "few_dpo_valid.jsonl")]
-    longer += ["--set.dpo.sft_coef", "0", "--set.optim.lr", "3e-4"]
+    longer += ["--set.dpo.sft_coef", "0", "--set.optim.lr", "1e-4"]
     return ["train", "dpo", "tiny", *files, "--init", str(tuned / "model"), "--max-steps", "6", *SMALL, *longer]
 
 

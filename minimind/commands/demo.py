@@ -26,9 +26,9 @@ def demo(
 ) -> None:
     """Make a bilingual assistant from nothing: data, tokenizer, every stage of training, evaluation, report.
 
-    It takes 14 to 25 minutes on two CPU cores with bfloat16 instructions (AVX512-BF16) and nothing else running, and
-    can chat after 7 to 14; on two cores with AVX2 only it takes about an hour. With --quick it takes 25 to 90 seconds,
-    and its scores mean nothing. What is finished is kept: run it again to continue or to see the results.
+    It takes some 26 minutes on two CPU cores with AVX-512 and nothing else running, and can chat after 11; on two cores
+    with AVX2 only about 40, and 16. With --quick it takes 25 to 90 seconds, and its scores mean nothing. What is
+    finished is kept: run it again to continue or to see the results.
 
     Examples:
         minimind demo

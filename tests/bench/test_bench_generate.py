@@ -50,7 +50,7 @@ def test_by_default_it_computes_in_what_the_device_is_fast_at(minimind):
     flags = ["--batches", "1", "--prompt", "5", "--new", "3", "--rounds", "1", "--no-reference", "--device", "cpu"]
     ended = minimind("bench", "generate", "tiny", *flags, "--json")
     assert ended.code == 0, ended.err
-    fast = str(runtime.compute_dtype(torch.device("cpu"))).removeprefix("torch.")
+    fast = str(runtime.decoding_dtype(torch.device("cpu"))).removeprefix("torch.")
     assert [row["dtype"] for row in json.loads(ended.out.splitlines()[-1])["rows"]] == sorted([fast, "int8"])
 
 

@@ -206,16 +206,16 @@ def test_days_are_counted_down_to_the_right_one(folder: Path) -> None:
 
 
 def test_every_kind_of_question_is_thought_about(folder: Path) -> None:
-    thought = Counter()
+    thought, small = Counter(), {said for talk in SMALL_TALK.values() for _, said, _ in talk}
     for row in rows(folder / "sft.jsonl"):
         for before, turn in zip(row["conversations"], row["conversations"][1:], strict=False):
             if turn["role"] == "assistant" and turn.get("reasoning_content"):
                 call = "call" if "tool_calls" in turn else "result" if before["role"] == "tool" else "answer"
                 thought[call] += 1
-                thought["greeting"] += "This is a greeting." in turn["reasoning_content"]
+                thought["talk"] += turn["reasoning_content"] in small
                 thought["fact"] += "I remember that" in turn["reasoning_content"]
     assert min(thought.values()) > 0
-    assert set(thought) == {"call", "result", "answer", "greeting", "fact"}
+    assert set(thought) == {"call", "result", "answer", "talk", "fact"}
 
 
 def test_people_fill_two_thirds_of_the_pretraining_text_and_a_quarter_is_questions(folder: Path) -> None:
