@@ -8,15 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from minimind import tools
-from minimind.data.smallworld import (
-    conversations,
-    copying,
-    persona,
-    preferences,
-    pretraining,
-    tooltalk,
-    tooltasks,
-)
+from minimind.data.smallworld import conversations, copying, persona, preferences, pretraining, tooltalk, tooltasks
 from minimind.data.smallworld.arithmetic import Sum, Sums
 from minimind.data.smallworld.conversations import user
 from minimind.data.smallworld.questions import held_out
