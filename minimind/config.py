@@ -136,8 +136,8 @@ PRESETS: dict[str, ModelConfig] = {
     "minimind2-moe": _small(640, 8, 1728, 8, 2, 80, num_experts=5),
     "minimind2": _small(768, 16, 2048, 8, 2, 96),
     "laptop": _small(256, 6, 704, 4, 2, 64),
-    "tiny": _small(192, 6, 512, 4, 2, 48, vocab_size=2048, max_position_embeddings=2048, rope_theta=1e4),
+    "tiny": _small(192, 4, 512, 4, 2, 48, vocab_size=2048, max_position_embeddings=2048, rope_theta=1e4),
     "tiny-moe": _small(
-        192, 6, 512, 4, 2, 48, vocab_size=2048, max_position_embeddings=2048, rope_theta=1e4, num_experts=4
+        192, 4, 512, 4, 2, 48, vocab_size=2048, max_position_embeddings=2048, rope_theta=1e4, num_experts=4
     ),
 }

@@ -7,12 +7,12 @@ from minimind.console import Bar, duration
 
 SHARES = {
     "pretrain": 1.0,
-    "sft": 0.17,
-    "distill": 0.18,
-    "lora": 0.12,
-    "dpo": 0.20,
-    "grpo": 0.21,
-    "agent": 0.56,
+    "sft": 0.30,
+    "distill": 0.24,
+    "lora": 0.35,
+    "dpo": 0.50,
+    "grpo": 0.41,
+    "agent": 0.59,
 }
 """Time that each stage trains, in units of pretraining's: of a whole run on two cores. Other machines come near."""
 

@@ -104,13 +104,13 @@ class Pipeline:
         self._once("data", make, self.corpus / "finished.json")
 
     def tokenizer(self) -> Path:
-        """A vocabulary of 2,304, learned from the world's own text: of 2,048 some names are no tokens any more."""
+        """A vocabulary of 2,560, learned from the world's own text: of 2,304 some names are no tokens any more."""
         from minimind.tokenizer.train import train_tokenizer
 
         where = self.folder / "tokenizer"
 
         def make() -> dict[str, Any]:
-            tokenizer = train_tokenizer(self._texts(), 2304, max_token_bytes=8)
+            tokenizer = train_tokenizer(self._texts(), 2560, max_token_bytes=8)
             tokenizer.save(where)
             return {"vocab_size": tokenizer.vocab_size}
 

@@ -10,12 +10,13 @@ import tyro
 
 from minimind import console
 from minimind.commands.arguments import Device, Json, Number, call, split_settings
+from minimind.commands.sizing import choices, count
 from minimind.commands.train import STAGES
 from minimind.errors import UsageError, did_you_mean
 from minimind.recipe import Recipe, find, load, model_config, run_config
 
 Corpus = Callable[[Recipe, Any], tuple[int, float]]
-"""What `_corpus` says of a recipe and its tokenizer."""
+"""What `sizing.count` says of a recipe and its tokenizer."""
 
 
 def main(argv: list[str]) -> int:
@@ -62,7 +63,7 @@ def main(argv: list[str]) -> int:
             if price_per_hour is None:
                 raise UsageError("--price needs --price-per-hour, what the machine costs")
             minutes = minutes or 60 * price / price_per_hour
-        corpus = partial(_corpus, data, stage)
+        corpus = partial(count, data, stage)
         if recipe:
             path = find(recipe, stage)
             figures = _cost(
@@ -80,7 +81,7 @@ def main(argv: list[str]) -> int:
                 "plan: name a recipe, or what you can spend with --minutes, or --price and --price-per-hour"
             )
         else:
-            _recommend(minutes, settings, corpus, device, json)
+            _recommend(minutes, settings, data, device, json)
 
     return call(plan, argv, "minimind plan")
 
@@ -141,49 +142,22 @@ def _cost(
     return figures
 
 
-def _recommend(minutes: float, settings: dict[str, Any], corpus: Corpus, device: str, json: bool) -> None:
+def _recommend(minutes: float, settings: dict[str, Any], data: Sequence[str], device: str, json: bool) -> None:
     """What each dense preset would reach in the time, by the scaling law, and the best of them."""
     from minimind import runtime
-    from minimind.config import PRESETS
-    from minimind.plan.budget import tokens_per_second
-    from minimind.plan.scaling import LAW, effective_tokens
-    from minimind.tokenizer.bpe import Tokenizer
 
-    on = runtime.device(device)
-    peak = runtime.peak_flops(on, runtime.compute_dtype(on))
-    tokenizer = Tokenizer.load("default")
-    epoch = 0
-    rows: list[dict[str, Any]] = []
-    for preset in (name for name, config in PRESETS.items() if not config.num_experts):
-        recipe = load(Recipe, find(preset, "pretrain"), settings)
-        epoch = epoch or corpus(recipe, tokenizer)[0]
-        config = model_config(recipe, tokenizer.vocab_size)
-        speed = tokens_per_second(config, recipe.data.sequence_length / 2, peak, on.type)
-        tokens = speed * minutes * 60
-        useful = effective_tokens(tokens, epoch or tokens)
-        row: dict[str, Any] = {"preset": preset, "parameters": config.parameters(), "tokens": int(tokens)}
-        row |= {"epochs": round(tokens / epoch, 2)} if epoch else {}
-        rows.append(row | {"bpb": round(LAW.bpb(config.parameters(), useful), 3)})
-    rows.sort(key=lambda row: row["parameters"])
-    best = min(rows, key=lambda row: row["bpb"])
+    rows = choices(minutes, settings, data, device)
+    best = min(rows, key=lambda one: one.bpb)
     if json:
-        console.print_json({"recommended": best["preset"], "minutes": round(minutes, 2), "candidates": rows})
+        candidates = [one.figures() for one in rows]
+        console.print_json({"recommended": best.preset, "minutes": round(minutes, 2), "candidates": candidates})
     else:
-        console.table(f"{minutes:,.0f} minutes on {on.type}", list(rows[0]), [list(row.values()) for row in rows])
+        table = [one.figures() for one in rows]
+        kind = runtime.device(device).type
+        console.table(f"{minutes:,.0f} minutes on {kind}", list(table[0]), [list(row.values()) for row in table])
         console.say(
             "Train ",
-            console.bold(best["preset"]),
-            f":  minimind train pretrain {best['preset']} --max-minutes {minutes:g} "
-            f"--data FILE\nThe bits per byte are a scaling law's guess; their order is what counts.",
+            console.bold(best.preset),
+            f":  minimind train pretrain auto --minutes {minutes:g} --data {' '.join(data) or 'FILE'}\n"
+            "The bits per byte are a scaling law's guess; their order is what counts.",
         )
-
-
-def _corpus(data: Sequence[str], stage: str, recipe: Recipe, tokenizer: Any) -> tuple[int, float]:
-    """Tokens of one epoch of --data, and of the document that a token is in on average; without any 0 and infinity."""
-    if not data:
-        return 0, math.inf
-    from minimind.stages.setup import shards
-
-    recipe.data.files = list(data)
-    training, _ = shards(recipe, tokenizer, kind="sft" if stage in ("sft", "lora") else "text")
-    return training.tokens, training.mean_length

@@ -1,5 +1,6 @@
 """`minimind train STAGE RECIPE`: run one stage."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,6 +8,7 @@ import tyro
 
 from minimind import console, ranks
 from minimind.commands.arguments import Integer, Number, Text, Texts, call, split_settings
+from minimind.commands.sizing import RECIPE, choices
 from minimind.errors import UsageError, did_you_mean
 from minimind.recipe import Recipe, find, load
 
@@ -51,6 +53,7 @@ def main(argv: list[str]) -> int:
         preset: Text = None,
         max_steps: Integer = None,
         max_minutes: Number = None,
+        minutes: Number = None,
         save_every: Integer = None,
         seed: Integer = None,
         device: Text = None,
@@ -63,11 +66,12 @@ def main(argv: list[str]) -> int:
 
         Examples:
             minimind train pretrain laptop --data corpus.jsonl --out runs/laptop
+            minimind train pretrain auto --minutes 60 --data corpus.jsonl
             minimind train sft laptop --data chats.jsonl --init runs/laptop/model --set.optim.lr 5e-4
             torchrun --nproc-per-node 8 -m minimind train pretrain minimind-3 --data corpus.jsonl
 
         Args:
-            recipe: name (`laptop`) or path of a recipe.
+            recipe: name (`laptop`) or path of a recipe; `auto` chooses model, steps and rate for --minutes.
             data: JSON Lines files (.gz, .zst too) or globs; replaces the recipe's.
             valid: held-out files; without them a part of the data is held out.
             init: model directory to start from (needed by all stages after pretraining).
@@ -76,6 +80,7 @@ def main(argv: list[str]) -> int:
             preset: another architecture than the recipe's.
             max_steps: optimizer steps instead of epochs; 0: as many as the epochs need.
             max_minutes: stop after this long, saved; the result then depends on the machine's speed. 0: never.
+            minutes: with `auto`: how long to train.
             save_every: steps between checkpoints; 0: only at the end.
             seed: of weights and data order.
             device: auto, cpu, cuda or mps.
@@ -108,11 +113,35 @@ def main(argv: list[str]) -> int:
             fixed += [f"--set.{name}" for name in settings if name.startswith("model.") and name not in CHANGES]
             if fixed:
                 raise UsageError(f"{fixed[0]} has no effect with --init: {init} brings its own; leave one of them out")
-        path = find(recipe, stage)
-        folder = Path(f"runs/{path.parent.name}-{stage}" if out is None else out)
+        if recipe == "auto":
+            path, chosen = _choose(stage, minutes, given | settings, out, resume)
+            given = chosen | given
+        elif minutes is not None:
+            raise UsageError("--minutes goes with the recipe auto; --max-minutes stops another one after so long")
+        else:
+            path = find(recipe, stage)
+        folder = Path(out or f"runs/{'auto' if recipe == 'auto' else path.parent.name}-{stage}")
         _run(stage, load(Recipe, path, given | settings), path, folder, resume, json)
 
     return call(train, rest, f"minimind train {stage}")
+
+
+def _choose(
+    stage: str, minutes: float | None, settings: dict[str, Any], out: str | None, resume: str
+) -> tuple[Path, dict[str, Any]]:
+    """Recipe and settings that reach the lowest loss in the time, by the scaling law; once chosen, they stay."""
+    files = settings.get("data.files")
+    if stage != "pretrain" or minutes is None or not 0 < minutes < math.inf or not files:
+        raise UsageError("the recipe auto needs: minimind train pretrain auto --minutes M --data FILE, M above 0")
+    begun = Path(out or "runs/auto-pretrain") / "recipe.toml"
+    if resume == "auto" and begun.is_file():
+        return begun, {}
+    best = min(choices(minutes, settings, files, settings.get("train.device", "auto")), key=lambda one: one.bpb)
+    console.say(
+        f"{minutes:g} minutes: {best.preset}, {best.parameters / 1e6:.1f} M parameters, {best.steps:,} steps of "
+        f"{best.tokens_per_step:,} tokens at a rate of {best.lr:g}"
+    )
+    return find(RECIPE, stage), best.settings()
 
 
 def _run(stage: str, recipe: Recipe, path: Path, out: Path, resume: str, json: bool) -> None:

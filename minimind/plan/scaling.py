@@ -42,6 +42,20 @@ def effective_tokens(tokens: float, unique: float) -> float:
     return unique + unique * REUSE * (1 - math.exp(-(tokens / unique - 1) / REUSE))
 
 
+def tokens_per_step(tokens: float) -> int:
+    """Tokens of a step in a run of so many, a power of two from 2,048 to 524,288.
+
+    They grow as tokens^0.383 (nanochat's batches), from 4,096 for ten million, which `laptop` was measured with.
+    """
+    ideal = 4096 * (tokens / 1e7) ** 0.383
+    return int(2 ** min(19, max(11, round(math.log2(max(ideal, 1))))))
+
+
+def learning_rate(width: int) -> float:
+    """Peak rate of Muon at this width: 3e-3 at 256 and 2e-3 at 768, the recipes of `laptop` and `minimind-3`."""
+    return 3e-3 * (256 / width) ** math.log(1.5, 3)
+
+
 def fit(runs: Iterable[tuple[float, float, float]]) -> Law:
     """Fit the law to (parameters, tokens, bits per byte) of runs of at least two sizes and two lengths.
 

@@ -17,7 +17,7 @@ def test_the_whole_demo_follows_from_pretraining_and_the_last_questions():
     outlook.enter("random", asking=True)
     assert outlook.line(Half()) == "", "nothing is known of training yet"
     outlook.enter("pretrain")
-    # a minute, 10 s of questions, then SFT: 0.17 x 120 s and 10 s
+    # a minute, 10 s of questions, then SFT: 0.30 x 120 s and 10 s
     assert "0:02:00 left" in outlook.line(Half())
     results["pretrain"] = {"asking": 300.0, "seconds": 1000.0}
     outlook.enter("sft")

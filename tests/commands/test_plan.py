@@ -1,10 +1,12 @@
 """`minimind plan` with data, with a budget, and what it refuses."""
 
 import json
+import tomllib
 
 import pytest
 
 from minimind.plan.budget import program_memory
+from minimind.plan.scaling import learning_rate, tokens_per_step
 
 
 @pytest.fixture
@@ -90,3 +92,42 @@ def test_lora_trains_a_percent_and_costs_two_thirds(plan):
     program = program_memory(compiled=True)  # a torch for CUDA is larger, whatever is trained
     assert change["memory_bytes"] - program <= 0.45 * (whole["memory_bytes"] - program)
     assert change["memory"]["tensors"] <= 0.35 * whole["memory"]["tensors"]
+
+
+def test_auto_chooses_what_fits_the_time_and_stays_with_it(minimind, world, tmp_path):
+    data, run = world / "few_pretrain.jsonl", tmp_path / "run"
+    command = ["train", "pretrain", "auto", "--minutes", "0.05", "--data", data, "--device", "cpu", "--out", run]
+    settings = ["--set.train.compile", "never", "--set.data.sequence_length", "256"]
+    ended = minimind(*command, *settings, "--max-steps", "1")
+    assert ended.code == 0, ended.err
+    assert "0.05 minutes: tiny" in ended.out + ended.err
+    recipe = tomllib.loads((run / "recipe.toml").read_text(encoding="utf-8"))
+    assert (recipe["preset"], recipe["train"]["max_steps"]) == ("tiny", 1)
+    assert recipe["train"]["tokens_per_step"] == recipe["train"]["micro_batch_tokens"] == 2048
+    assert recipe["optim"]["lr"] == pytest.approx(learning_rate(192), abs=1e-6)
+    again = minimind(*command, *settings)
+    assert again.code == 0, again.err
+    assert "minutes:" not in again.out + again.err, "it goes on with what was chosen"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["pretrain", "auto", "--data", "corpus.jsonl"],
+        ["pretrain", "auto", "--minutes", "5"],
+        ["pretrain", "auto", "--minutes", "0", "--data", "corpus.jsonl"],
+        ["sft", "auto", "--minutes", "5", "--data", "corpus.jsonl"],
+        ["pretrain", "laptop", "--minutes", "5", "--data", "corpus.jsonl"],
+    ],
+)
+def test_auto_and_minutes_belong_together(minimind, flags):
+    ended = minimind("train", *flags)
+    assert ended.code == 2
+    assert "--minutes" in ended.err
+    assert len(ended.err.strip().splitlines()) == 1
+
+
+def test_longer_runs_take_longer_steps_and_wider_models_smaller_rates():
+    sizes = [tokens_per_step(tokens) for tokens in (1e4, 1e6, 1e7, 1e8, 1e10, 1e14)]
+    assert sizes == [2048, 2048, 4096, 8192, 65536, 524288]
+    assert [round(learning_rate(width), 5) for width in (256, 768)] == [0.003, 0.002]

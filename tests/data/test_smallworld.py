@@ -18,6 +18,7 @@ from minimind.data.smallworld.facts import held_out_names
 from minimind.data.smallworld.persona import persona_questions
 from minimind.data.smallworld.split import Split
 from minimind.data.smallworld.thoughts import DAYS
+from minimind.data.smallworld.tooltalk import CODES
 from minimind.data.smallworld.wordings import QUESTIONS
 from minimind.data.smallworld.world import ATTRIBUTES, LANGUAGES, build_world
 from minimind.errors import UsageError
@@ -338,6 +339,17 @@ def test_calculations_are_right_and_held_out_ones_stay_out(folder: Path) -> None
     for language in LANGUAGES * 50:
         lines = copying.text(split, language, rng)
         assert not any(expression in lines for expression in held_out)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_names_are_told_with_their_codes_in_order(language: str) -> None:
+    said = {words[LANGUAGES.index(language)]: code for codes in CODES for code, words in codes.items()}
+    rng, seen = random.Random(0), set()
+    for _ in range(500):
+        names, codes = copying.coded(language, rng).split(": ")
+        assert [said[name] for name in names.split(", ")] == codes.split(", ")
+        seen.update(names.split(", "))
+    assert seen == set(said)
 
 
 def test_every_question_wording_is_distinct() -> None:

@@ -62,8 +62,8 @@ def test_the_city_is_first_from_the_middle_layers_on(demo, asked):
         since.append(next((at for at in range(len(ranks)) if not any(ranks[at:])), len(ranks)) - 1)
         parts = {(name, at): one[name] for at, one in enumerate(told["blocks"]) for name in ("attention", "mlp")}
         largest[max(parts, key=parts.__getitem__)] += 1
-    assert 2 <= mean(since) <= 4
-    assert largest["mlp", 5] > 0.8 * len(asked)
+    assert 1 <= mean(since) <= 3
+    assert sum(count for (_, layer), count in largest.items() if layer in (2, 3)) > 0.8 * len(asked)
 
 
 def test_the_head_that_brings_the_city_looks_at_the_name_and_is_not_alone(demo, asked):
@@ -74,7 +74,7 @@ def test_the_head_that_brings_the_city_looks_at_the_name_and_is_not_alone(demo, 
         length = len(found["tokens"])
         pattern = np.frombuffer(base64.b64decode(found["patterns"][layer]), np.uint8).reshape(-1, length, length)
         at = int(pattern[head, -1].argmax())
-        late += layer in (4, 5)
+        late += layer in (2, 3)
         at_the_name += length - len(demo.tokenizer.encode(begun(prompt))) <= at < length - 1
         off = demo.answer("without", {**prompt, "off": [{"layer": layer, "head": head}]})
         kept += off["after"][0]["id"] == city
@@ -88,8 +88,8 @@ def test_the_fact_moves_from_the_name_to_the_last_token(demo):
             found = demo.answer("facts", {"clean": pair["clean"], "corrupt": pair["corrupt"]})
             after = dict(enumerate(found["restored"], -1))  # by layer; -1: the embedding
             answer = slice(-len(demo.tokenizer.encode(begun(pair["corrupt"]))), -1)
-            at_the_name.append(max(after[2][answer]))
-            at_the_end.append(after[5][-1])
+            at_the_name.append(max(after[1][answer]))
+            at_the_end.append(after[3][-1])
     assert mean(at_the_name) > 0.8
     assert min(at_the_end) > 0.9
 

@@ -13,6 +13,8 @@ from minimind.data.smallworld import tooltalk, tooltasks
 from minimind.data.smallworld.conversations import Turn, assistant, user
 from minimind.data.smallworld.split import Split
 from minimind.data.smallworld.tooltasks import DrawTask
+from minimind.data.smallworld.world import LANGUAGES
+from minimind.tools import tables
 
 TWICE = {
     "en": (
@@ -34,6 +36,11 @@ AGAIN = {
     "en": ("Repeat: {x}", "Say this again: {x}", "Copy this: {x}"),
     "zh": ("重复：{x}", "请再说一遍：{x}", "抄写：{x}"),
 }
+WORDS = {
+    "en": (*tooltalk.WORDS["en"], *tables.DICTIONARY, *tables.WEATHER),
+    "zh": (*tooltalk.WORDS["zh"], *tables.DICTIONARY.values(), *(city for city, *_ in tables.WEATHER.values())),
+}
+"""Many: of a few the model would learn which there are, and not to look which was said."""
 
 
 def thing(language: str, draw: DrawTask, rng: random.Random) -> str:
@@ -42,21 +49,30 @@ def thing(language: str, draw: DrawTask, rng: random.Random) -> str:
     No small sum has a result below 0, so a minus after an equals sign must be learned here.
     """
     kind = rng.random()
-    if kind < 0.6:
+    if kind < 0.35:
         return str(draw(rng.choice(tooltasks.LEVELS), language, rng).arguments["expression"])
-    if kind < 0.8:
+    if kind < 0.5:
         return rng.choice(("", "-")) + "".join(rng.choices("0123456789", k=rng.randint(3, 8)))
-    return (" " if language == "en" else "").join(rng.choices(tooltalk.WORDS[language], k=rng.randint(2, 5)))
+    return (" " if language == "en" else "").join(rng.choices(WORDS[language], k=rng.randint(1, 4)))
+
+
+def coded(language: str, rng: random.Random) -> str:
+    """Return two words and, in their order, what a tool calls them: "yen, euros: JPY, EUR"."""
+    names = rng.sample(sorted(rng.choice(tooltalk.CODES).items()), 2)
+    index = LANGUAGES.index(language)
+    return f"{', '.join(words[index] for _, words in names)}: {', '.join(code for code, _ in names)}"
 
 
 def text(split: Split, language: str, rng: random.Random) -> str:
-    """Return pretraining text of a few lines: things said twice, requests with what comes of them."""
+    """Return pretraining text of a few lines: things said twice, names' codes, requests with what comes of them."""
 
     def line() -> str:
         kind = rng.random()
-        if kind < 0.6:
+        if kind < 0.45:
             return rng.choice(TWICE[language]).format(x=thing(language, split.draw_task, rng))
-        if kind < 0.8:
+        if kind < 0.6:
+            return coded(language, rng)
+        if kind < 0.7:
             one = split.draw_task(rng.choice(tooltasks.LEVELS), language, rng)
         else:
             one = split.draw_request(rng.choice(tools.BUILTIN), language)

@@ -5,7 +5,7 @@ import random
 from typing import Any
 
 from minimind import tools
-from minimind.data.smallworld import arithmetic, conversations, tooltalk
+from minimind.data.smallworld import arithmetic, conversations, thoughts, tooltalk
 from minimind.data.smallworld.arithmetic import FULL_STOP, Chain, Sum, Sums
 from minimind.data.smallworld.conversations import assistant, user
 from minimind.data.smallworld.questions import Question
@@ -55,20 +55,27 @@ def pair(prompt: str, chosen: str, rejected: str) -> dict[str, Any]:
 
 
 def preference(person: Person, one: Sum, language: str, rng: random.Random) -> dict[str, Any]:
-    """Return a pair of one of five kinds, by chance.
+    """Return a pair of one of six kinds, by chance.
 
     brief: asked for one word, the word over a sentence. polite: to an insult, an apology before the answer over none,
     or over rudeness. honest: about a forged result, saying that it is wrong over not saying so, or over repeating it.
     plain: to a question by itself, the answer as it is over rambling, rudeness, an apology, a single word or small
-    talk. greeting: the same for small talk. The last two keep what the others would carry into every answer.
+    talk. greeting: the same for small talk. thought: the same after a thought. The last three keep what the others
+    would carry into every answer.
     """
-    kind = rng.choice(("brief", "polite", "honest", "plain", "plain", "plain", "greeting"))
+    kind = rng.choice(("brief", "polite", "honest", "plain", "plain", "plain", "greeting", "thought"))
     if kind == "honest":
         prompt, honest, repeated, silent = _forged(one, language, rng)
         return pair(prompt, honest, rng.choice((repeated, silent)))
     if kind == "greeting":
         question, answer = (turn["content"] for turn in conversations.small_talk(language, rng))
         return pair(question, answer, rng.choice(_worse(answer, language, rng)))
+    if kind == "thought":
+        remembered = thoughts.remembered(person, rng.choice(ATTRIBUTES), language, rng)
+        worked = rng.choice((remembered, thoughts.country(person, language)))
+        chosen = conversations.thought(worked)
+        worse = rng.choice((*_worse(worked.answer, language, rng), worked.word))
+        return {"chosen": chosen, "rejected": [chosen[0], assistant(worse, reasoning_content=worked.thought)]}
     question, answer, word = _exchange(person, one, language, rng)
     if kind == "brief":
         return pair(f"{rng.choice(BRIEFLY[language])}\n{question}", word, answer)

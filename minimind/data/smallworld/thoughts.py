@@ -39,11 +39,12 @@ DAY = {
 
 
 class Worked(NamedTuple):
-    """A question, the thought that leads to its answer, and the answer."""
+    """A question, the thought that leads to its answer, the answer, and what matters of it in a word."""
 
     question: str
     thought: str
     answer: str
+    word: str
 
 
 def remembered(person: Person, attribute: str, language: str, rng: random.Random) -> Worked:
@@ -52,7 +53,8 @@ def remembered(person: Person, attribute: str, language: str, rng: random.Random
     clause = clause.format(n=person.name(language), v=person.value(attribute, language))
     thought = f"{REMEMBERED[language]} {clause}." if language == "en" else f"{REMEMBERED[language]}{clause}。"
     asked = facts.question(person, attribute, language, rng)
-    return Worked(asked, thought, facts.answer(person, attribute, language))
+    word = person.value(attribute, language) + FULL_STOP[language]
+    return Worked(asked, thought, facts.answer(person, attribute, language), word)
 
 
 def country(person: Person, language: str) -> Worked:
@@ -62,7 +64,7 @@ def country(person: Person, language: str) -> Worked:
     place = COUNTRIES[person.values[ATTRIBUTES.index("city")]][language == "zh"]
     first = facts.answer(person, "city", language)
     thought = JOINED[language].join((first, step.format(c=city, v=place)))
-    return Worked(question.format(n=name), thought, answer.format(n=name, v=place))
+    return Worked(question.format(n=name), thought, answer.format(n=name, v=place), place + FULL_STOP[language])
 
 
 def weekday(day: int, later: int, language: str) -> Worked:
@@ -70,7 +72,8 @@ def weekday(day: int, later: int, language: str) -> Worked:
     names, stop = DAYS[language], FULL_STOP[language]
     counted = [f"{left}: {names[(day + later - left + 1) % 7]}{stop}" for left in range(later, 0, -1)]
     question, answer = (line.format(k=later, d=names[day], v=names[(day + later) % 7]) for line in DAY[language])
-    return Worked(question, (" " if language == "en" else "").join(counted), answer)
+    thought = (" " if language == "en" else "").join(counted)
+    return Worked(question, thought, answer, names[(day + later) % 7] + stop)
 
 
 class Calendar:
@@ -92,4 +95,4 @@ def draw(person: Person, calendar: Calendar, language: str, rng: random.Random) 
 
 def text(people: list[Person], calendar: Calendar, language: str, rng: random.Random) -> str:
     """Return pretraining text: for each person a question, its thought and its answer, a line each."""
-    return "\n".join("\n".join(draw(person, calendar, language, rng)) for person in people)
+    return "\n".join("\n".join(draw(person, calendar, language, rng)[:3]) for person in people)

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -45,6 +45,9 @@ UNIT_PAIRS = (
     (("hour", "hours", "小时"), ("minute", "minutes", "分钟")),
     (("celsius", "degrees Celsius", "摄氏度"), ("fahrenheit", "degrees Fahrenheit", "华氏度")),
 )
+UNITS = {unit: words for pair in UNIT_PAIRS for unit, *words in pair}
+CODES: tuple[Mapping[str, Sequence[str]], ...] = (ZONES, CURRENCIES, UNITS)
+"""What tools call a thing, and what people do: (English, 中文)."""
 WORDS = {"en": ("green", "tree", "river", "blue", "moon", "good", "friend", "star"), "zh": "山水花鸟天地日月星云"}
 
 NEEDED = {"en": "This needs {tool}.", "zh": "这要用{tool}。"}
