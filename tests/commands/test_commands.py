@@ -63,9 +63,9 @@ def test_plan_knows_every_recipe(minimind, preset):
 def test_plan_follows_the_recipe_and_its_changes(minimind):
     fixed = ["--tokens-per-second", "4096", "--json"]
     plain = last_json(minimind("plan", "tiny", *fixed))
-    assert plain["tokens"] == 800 * 4096
-    assert plain["seconds"] == 800
-    assert "0:13:20" in minimind("plan", "tiny", *fixed[:2]).out
+    assert plain["tokens"] == 700 * 4096
+    assert plain["seconds"] == 700
+    assert "0:11:40" in minimind("plan", "tiny", *fixed[:2]).out
     deep = last_json(minimind("plan", "tiny", *fixed, "--set.model.num_hidden_layers", "12"))
     assert deep["parameters"] > plain["parameters"]
     assert deep["memory_bytes"] > plain["memory_bytes"]

@@ -130,7 +130,7 @@ def test_init_scales_what_writes_to_the_residual_stream():
     model = Transformer(PRESETS["tiny"])
     layer = model.layers[0]
     assert layer.self_attn.q_proj.weight.std().item() == pytest.approx(0.02, rel=0.05)
-    assert layer.mlp.down_proj.weight.std().item() == pytest.approx(0.02 / 12**0.5, rel=0.05)
+    assert layer.mlp.down_proj.weight.std().item() == pytest.approx(0.02 / (2 * len(model.layers)) ** 0.5, rel=0.05)
     assert sum(p.numel() for p in model.parameters()) == PRESETS["tiny"].parameters()
 
 
