@@ -175,7 +175,7 @@ def test_each_room_shows_its_picture_in_both_languages_and_on_a_phone(visit, roo
         assert not re.search(r"undefined|NaN|\[object", text), "a word or a number is missing"
     page.set_viewport_size({"width": 360, "height": 740})
     expect(picture).to_be_visible()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.wait_for_function("document.documentElement.scrollWidth <= 360")  # it is drawn anew, a moment later
     selected = page.locator("#tabs [aria-selected=true]").bounding_box()
     assert selected["x"] >= 0
     assert selected["x"] + selected["width"] <= 360
