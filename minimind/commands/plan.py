@@ -146,15 +146,13 @@ def _recommend(minutes: float, settings: dict[str, Any], data: Sequence[str], de
     """What each dense preset would reach in the time, by the scaling law, and the best of them."""
     from minimind import runtime
 
-    rows = choices(minutes, settings, data, device)
-    best = min(rows, key=lambda one: one.bpb)
+    found = choices(minutes, settings, data, device)
+    best, rows = min(found, key=lambda one: one.bpb), [one.figures() for one in found]
     if json:
-        candidates = [one.figures() for one in rows]
-        console.print_json({"recommended": best.preset, "minutes": round(minutes, 2), "candidates": candidates})
+        console.print_json({"recommended": best.preset, "minutes": round(minutes, 2), "candidates": rows})
     else:
-        table = [one.figures() for one in rows]
         kind = runtime.device(device).type
-        console.table(f"{minutes:,.0f} minutes on {kind}", list(table[0]), [list(row.values()) for row in table])
+        console.table(f"{minutes:,.0f} minutes on {kind}", list(rows[0]), [list(row.values()) for row in rows])
         console.say(
             "Train ",
             console.bold(best.preset),

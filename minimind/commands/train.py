@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from minimind import console, ranks
+from minimind import console, ranks, runtime
 from minimind.commands.arguments import Integer, Number, Text, Texts, call, split_settings
 from minimind.commands.sizing import RECIPE, choices
 from minimind.errors import UsageError, did_you_mean
@@ -133,6 +133,8 @@ def _choose(
     files = settings.get("data.files")
     if stage != "pretrain" or minutes is None or not 0 < minutes < math.inf or not files:
         raise UsageError("the recipe auto needs: minimind train pretrain auto --minutes M --data FILE, M above 0")
+    if runtime.world_size() > 1 or settings.get("init"):
+        raise UsageError("the recipe auto is for one process and a new model; `minimind plan --minutes M` names one")
     begun = Path(out or "runs/auto-pretrain") / "recipe.toml"
     if resume == "auto" and begun.is_file():
         return begun, {}

@@ -127,6 +127,14 @@ def test_auto_and_minutes_belong_together(minimind, flags):
     assert len(ended.err.strip().splitlines()) == 1
 
 
+def test_auto_is_for_one_process_and_a_new_model(minimind, monkeypatch):
+    command = ["train", "pretrain", "auto", "--minutes", "5", "--data", "corpus.jsonl"]
+    assert "one process" in minimind(*command, "--init", "model").err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ended = minimind(*command)
+    assert (ended.code, "one process" in ended.err) == (2, True)
+
+
 def test_longer_runs_take_longer_steps_and_wider_models_smaller_rates():
     sizes = [tokens_per_step(tokens) for tokens in (1e4, 1e6, 1e7, 1e8, 1e10, 1e14)]
     assert sizes == [2048, 2048, 4096, 8192, 65536, 524288]

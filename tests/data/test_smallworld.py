@@ -352,6 +352,18 @@ def test_names_are_told_with_their_codes_in_order(language: str) -> None:
     assert seen == set(said)
 
 
+def test_pairs_with_a_thought_differ_in_what_follows_it(folder: Path) -> None:
+    thought = [row for row in rows(folder / "dpo.jsonl") if "reasoning_content" in row["chosen"][-1]]
+    alone = [row for row in thought if len(row["chosen"]) == 2]
+    assert len(alone) > 50
+    for row in alone:
+        chosen, rejected = row["chosen"][-1], row["rejected"][-1]
+        assert chosen["reasoning_content"] == rejected["reasoning_content"]
+        assert chosen["content"] != rejected["content"]
+    words = [row for row in alone if row["rejected"][-1]["content"].rstrip(".。") in row["chosen"][-1]["content"]]
+    assert len(words) > 5, "a single word is not wished for where nobody asked for one"
+
+
 def test_every_question_wording_is_distinct() -> None:
     for language in LANGUAGES:
         wordings = [one for attribute in ATTRIBUTES for one in QUESTIONS[language][attribute]]
