@@ -150,11 +150,11 @@ def between(before: Transformer, after: Transformer, share: float) -> Transforme
     Raises:
         UserError: they are not of one shape.
     """
-    if before.config != after.config:
+    weights, others = dict(before.named_parameters()), dict(after.named_parameters())
+    if {name: weight.shape for name, weight in weights.items()} != {name: one.shape for name, one in others.items()}:
         raise UserError("models of different shapes have no mean; compare a model with what was trained from it")
     mixed = type(after)(after.config)
-    weights = dict(before.named_parameters())
-    mixed.load_state_dict({name: weights[name].lerp(weight, share) for name, weight in after.named_parameters()})
+    mixed.load_state_dict({name: weights[name].lerp(weight, share) for name, weight in others.items()})
     return mixed.to(after.output_weight.device).eval()
 
 

@@ -26,7 +26,7 @@ import torch
 from minimind.data.prompts import Prompt
 from minimind.engine.background import EngineThread
 from minimind.engine.engine import Engine
-from minimind.engine.generate import Completion
+from minimind.engine.generate import Ask, Completion
 from minimind.engine.request import Output
 from minimind.engine.sampling import Sampling
 from minimind.model.qwen3 import Transformer
@@ -163,7 +163,7 @@ class Producer(Thread):
             self._begin(found)
         else:
             group, number = key
-            self._follow(group, number, found)
+            self._ask(group, number, following(group.episodes[number], found))
         self.begin_groups()
         if self.open:
             self.idle_since = None
@@ -175,10 +175,10 @@ class Producer(Thread):
         self.open.add(group)
         for number, sample in enumerate(group.samples):
             group.episodes.append(self.generate(sample))
-            self.engine.submit((group, number), *next(group.episodes[number]))
+            self._ask(group, number, next(group.episodes[number], None))
 
-    def _follow(self, group: Group, number: int, completion: Completion) -> None:
-        ask = following(group.episodes[number], completion)
+    def _ask(self, group: Group, number: int, ask: Ask | None) -> None:
+        """Go on with one episode of a group; None: it is over, and with the last of them the group."""
         if ask is not None:
             self.engine.submit((group, number), *ask)
             return

@@ -32,6 +32,8 @@ further it goes back, but reaches to the beginning."""
 def write(folder: Path, number: int, samples: Sequence[Sample], packs: Sequence[Packed]) -> None:
     """Keep rollout `number`: all ranks' samples, with what `packs` say of those that are learned from.
 
+    Later ones in the folder are of a run that went another way, and deleted.
+
     Raises:
         UserError: the folder cannot be written.
     """
@@ -49,6 +51,8 @@ def write(folder: Path, number: int, samples: Sequence[Sample], packs: Sequence[
         with files.writing_to(folder):
             folder.mkdir(parents=True, exist_ok=True)
             files.write_text(folder / f"rollout-{number:06d}.jsonl", text)
+            for later in (other for other in numbers(folder) if other > number):
+                (folder / f"rollout-{later:06d}.jsonl").unlink()
             _thin_out(folder)
 
     ranks.on_all_ranks(keep if runtime.is_main() else lambda: None)
@@ -69,7 +73,8 @@ def read(folder: Path, number: int, each: Callable[[dict[str, Any]], T]) -> list
     file, found = folder / f"rollout-{number:06d}.jsonl", []
     if not file.is_file():
         raise UserError(f"{folder}: rollout {number} was not kept; there are {_some(numbers(folder))}")
-    for place, line in enumerate(files.read_text(file).splitlines(), 1):
+    # no splitlines: what was said may hold characters that it takes for the end of a line, such as U+2028
+    for place, line in enumerate(files.read_text(file).removesuffix("\n").split("\n"), 1):
         try:
             found.append(each(read_json(line)))
         except (ValueError, KeyError, TypeError) as error:

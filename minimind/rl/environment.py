@@ -11,9 +11,11 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 from minimind import tools
+from minimind.console import warn
 from minimind.data.prompts import Prompt
 from minimind.engine.dialogue import Call, Dialogue
 from minimind.rl.rewards import reward
@@ -81,16 +83,19 @@ Make = Callable[[Sample], Environment]
 """The environment of one sample; its chances come from the sample's seed, so that a run can be repeated."""
 
 
-def multi_turn(sample: Sample, make: Make, max_tokens: int) -> Episode:
+def multi_turn(sample: Sample, make: Make, max_tokens: int, row: int) -> Episode:
     """The policy acts until its episode is over.
 
-    `max_tokens` bounds everything after a prompt, what tools say included. An episode that has no room left, or does
-    not come to an answer, is truncated.
+    `max_tokens` bounds everything after a prompt, what tools say included, and `row` the prompt too. An episode that
+    has no room left, or does not come to an answer, is truncated; one whose first observation fills the row fails.
     """
     environment, seed = make(sample), sample.sampling.seed
     sample.prompt_ids = environment.reset(sample.prompt)
     sample.info = {"calls": [], "turns": 0, "return": 0.0}
-    room = max_tokens
+    if (room := min(max_tokens, row - len(sample.prompt_ids))) <= 0:
+        _warn_of_room(row)
+        sample.status = "failed"
+        return
     while True:
         own_seed = None if seed is None else seed + sample.info["turns"]
         sampling = replace(sample.sampling, seed=own_seed, max_new_tokens=room)
@@ -102,11 +107,19 @@ def multi_turn(sample: Sample, make: Make, max_tokens: int) -> Episode:
         sample.info["calls"] += info["calls"]
         sample.info["turns"] += 1
         sample.info["return"] += info.get("reward", 0.0)
-        room = max_tokens - len(sample.ids) - len(observed)
+        room = min(max_tokens, row - len(sample.prompt_ids)) - len(sample.ids) - len(observed)
         if done or room <= 0:
             sample.status = "completed" if done and info["finished"] else "truncated"
             return
         sample.append(observed)
+
+
+@cache
+def _warn_of_room(row: int) -> None:
+    warn(
+        f"an episode begins with so much to read that data.sequence_length = {row} leaves no room for an answer; such "
+        f"episodes are left out (said once)"
+    )
 
 
 def repeatable(seed: int | None) -> tools.Context:

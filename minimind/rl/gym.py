@@ -78,9 +78,13 @@ class GymEnvironment:
             UserError: the environment failed.
         """
         options = {"prompt": prompt.question, "gt": list(prompt.gt)}
-        observation, _ = self._ask(lambda: self.env.reset(seed=self.seed, options=options), "reset")
+
+        def reset() -> str:
+            observation, _ = self.env.reset(seed=self.seed, options=options)
+            return str(observation)
+
         *before, last = prompt.messages
-        asked = {**last, "content": "\n".join(filter(None, [last["content"], str(observation)]))}
+        asked = {**last, "content": "\n".join(filter(None, [last["content"], self._ask(reset, "reset")]))}
         return render([*before, asked], self.tokenizer, None, self.thinking, add_generation_prompt=True)[0]
 
     def step(self, said: Sequence[int]) -> Step:
@@ -90,12 +94,17 @@ class GymEnvironment:
             UserError: the environment failed.
         """
         action = parse(said, self.tokenizer, self.thinking)["content"].strip()
-        observation, reward, terminated, truncated, _ = self._ask(lambda: self.env.step(action), "step")
+
+        def step() -> tuple[str, float, bool, bool]:
+            observation, reward, terminated, truncated, _ = self.env.step(action)
+            return str(observation), float(reward), bool(terminated), bool(truncated)
+
+        observation, reward, terminated, truncated = self._ask(step, "step")
         self.turns += 1
-        info: dict[str, Any] = {"calls": [], "reward": float(reward)}
+        info: dict[str, Any] = {"calls": [], "reward": reward}
         if terminated or truncated or self.turns == self.max_turns:
-            return Step([], True, info | {"finished": bool(terminated)})
-        turn = {"role": "user", "content": str(observation)}
+            return Step([], True, info | {"finished": terminated})
+        turn = {"role": "user", "content": observation}
         return Step(between_turns([turn], self.tokenizer, self.thinking), False, info)
 
     def _ask(self, act: Callable[[], T], what: str) -> T:

@@ -52,14 +52,14 @@ class Rewards:
         if values is None:
             alone = [self._attempt(name, function, [sample]) for sample in samples]
             values = [one[0] if one else None for one in alone]
-        return [self._clipped(value) for value in values]
+        return values
 
     def _attempt(self, name: str, function: Reward, samples: Sequence[Sample]) -> list[float | None] | None:
         try:
             values = _called(function, samples, self.config.timeout)
             if len(values) != len(samples):
                 raise ValueError(f"{len(values)} values for {len(samples)} samples")
-            return values
+            return [self._clipped(value) for value in values]
         except UserError as error:  # the reward has tried each sample itself
             self._warn(name, str(error))
             return [None] * len(samples)

@@ -80,6 +80,6 @@ class Replay:
         if number not in self._groups:
             raise UserError(
                 f"{self.folder}: the answers for place {number} of the run were not kept: it was longer here, or more "
-                f"than rl.dump holds; lower --max-steps"
+                f"than rl.dump holds: lower --max-steps; or it ran with rl.staleness, which nothing can repeat"
             )
         return self._groups[number]

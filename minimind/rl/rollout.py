@@ -106,7 +106,8 @@ class Sample:
 
 
 Episode = Generator[Ask, Completion, None]
-"""Fills one sample: yields what the policy is asked, is sent what it said, and ends when nothing more is asked."""
+"""Fills one sample: yields what the policy is asked, is sent what it said, and ends when nothing more is asked; at once
+if there is nothing to ask."""
 Generate = Callable[[Sample], Episode]
 """How a sample is filled: with one answer, or in turns with tools."""
 
@@ -119,7 +120,7 @@ def single_turn(sample: Sample) -> Episode:
 def play(pool: Pool, episode: Generate, samples: Sequence[Sample]) -> None:
     """Fill all samples at once: none waits for another's turn."""
     episodes = [episode(sample) for sample in samples]
-    first = [(number, next(one)) for number, one in enumerate(episodes)]
+    first = [(number, ask) for number, one in enumerate(episodes) if (ask := next(one, None))]
     for _ in generate(pool, first, lambda number, completion: following(episodes[number], completion)):
         pass
 

@@ -3,15 +3,17 @@
     POST /generate                    token ids in, ids with log-probabilities out
     POST /pause_generation, /flush_cache, /update_weights_from_disk, /continue_generation     new weights, by a folder
 
-A server may die, hang, answer NaN or go on with old weights. Each of that is tried again after 1, 2, 4 ... seconds, for
-about a minute, and then said in one sentence; the run saves what it has and ends. One that was started again has the
-weights that it was started with: it is given the newest, and asked again for what it had not finished.
+A server may die, hang, break an answer off, answer NaN or go on with old weights. Each of that is tried again after 1,
+2, 4 ... seconds, seven times in all, and then said in one sentence; the run saves what it has and ends. One that was
+started again has the weights that it was started with: it is given the newest, and asked again for what it had not
+finished.
 """
 
 import json
 import math
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -173,7 +175,12 @@ class HttpRollout:
         folder, name = str(self._folder(version)), str(version)
         update = {"model_path": folder, "weight_version": name, "flush_cache": True}
         self._labels[name] = version
-        self._retried(lambda: self._update(update))
+        try:
+            self._retried(lambda: self._update(update))
+        except UserError:
+            with suppress(Unusable, UserError):  # a server that goes on living must not stay paused
+                self._post("/continue_generation", {})
+            raise
         self._retried(lambda: self._post("/continue_generation", {}))
         if not self.in_flight:  # else it would wait for answers to end
             # Some servers count weights themselves: one token tells what this one calls the new ones.
@@ -256,12 +263,13 @@ class HttpRollout:
                 f"would have every answer weighed wrongly; set rl.top_p = 1, rl.top_k = 0, rl.min_p = 0, or use "
                 f"minimind serve"
             )
-        ids = [int(token[1]) for token in tokens]
         # Ours says what the sampler's own distribution gave; SGLang's are scaled by temperature, but not filtered.
-        log_probs = [
-            float("nan") if p is None else float(p)
-            for p in meta.get("output_policy_logprobs") or [t[0] for t in tokens]
-        ]
+        policys = meta.get("output_policy_logprobs")
+        try:
+            ids = [int(token[1]) for token in tokens]
+            log_probs = [float("nan") if p is None else float(p) for p in policys or [token[0] for token in tokens]]
+        except (TypeError, ValueError, LookupError):
+            raise Unusable("its meta_info.output_token_logprobs are no pairs of a log-probability and an id") from None
         labels = meta.get("output_weight_versions") or [""] * len(ids)
         if not len(ids) == len(log_probs) == len(labels) == meta.get("completion_tokens", len(ids)):
             raise Unusable(f"its reply has {len(ids)} ids, but {len(log_probs)} log-probabilities")
@@ -269,6 +277,8 @@ class HttpRollout:
             raise Unusable("it answers with log-probabilities that are none (NaN, infinite or above 0)")
         versions = [self._labels.get(str(label), oldest) for label in labels]
         status = ENDED.get(str(meta["finish_reason"].get("type")), "failed")
+        if status == "aborted":  # we abort nothing that we wait for
+            raise Unusable("it broke an answer off")
         return Completion(ids, [min(p, 0.0) for p in log_probs], versions, status)
 
     def _post(self, path: str, body: dict[str, Any]) -> Any:
@@ -278,11 +288,13 @@ class HttpRollout:
             with urlopen(request, timeout=self.timeout) as response:
                 content = response.read()
         except HTTPError as error:
-            said = error.read()[:300].decode("utf-8", "replace").strip()
-            if path == "/flush_cache" and error.code == 400:  # SGLang's, while aborted requests are still ending
-                raise Unusable(f"{path}: status 400 {said}") from None
-            if error.code < 500 and error.code not in (408, 409, 425, 429):
-                kind = Refused if error.code in (400, 413, 422) else UserError
+            said = ""
+            with suppress(OSError, HTTPException):
+                said = error.read()[:300].decode("utf-8", "replace").strip()
+            # SGLang's, while aborted requests are still ending, and where weights could not be read
+            passing = error.code == 400 and path in ("/flush_cache", "/update_weights_from_disk")
+            if error.code < 500 and error.code not in (408, 409, 425, 429) and not passing:
+                kind = Refused if path == "/generate" and error.code in (400, 413, 422) else UserError
                 raise kind(f"rl.server {self.url} refuses {path} (status {error.code}: {said})") from None
             raise Unusable(f"{path}: status {error.code} {said}") from None
         except (URLError, TimeoutError, HTTPException, OSError) as error:
@@ -302,7 +314,7 @@ class HttpRollout:
                 reason = error
                 if attempt == 2 and not self._trouble:  # not for what passes in a moment
                     self._trouble = True
-                    warn(f"rl.server {self.url}: {reason}; it is asked again for about a minute")
+                    warn(f"rl.server {self.url}: {reason}; it is asked again, {TRIES} times in all")
                 continue
             if self._trouble:
                 self._trouble = False

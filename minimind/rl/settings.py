@@ -97,7 +97,8 @@ class RlConfig:
         counts = ("groups", "samples", "epochs", "minibatches", "max_new_tokens", "attempts", "max_batch_size")
         check("rl", self, at_least(1), *counts)
         check("rl", self, at_least(0), "clip_low", "clip_high", "ratio_max", "kl_coef", "entropy_coef")
-        check("rl", self, at_least(0), "importance_limit", "top_k", "min_p", "staleness")
+        check("rl", self, at_least(0), "top_k", "min_p", "staleness")
+        check("rl", self, Limit(lambda x: x == 0 or x >= 1, "0 or at least 1"), "importance_limit")
         if not self.temperature > 0:
             raise UsageError(
                 f"recipe: rl.temperature = {self.temperature} must be above 0: without chance all answers are the same"

@@ -108,6 +108,7 @@ class RolloutStream:
         parts = ranks.all_gather(self.queue)
         queue = [batches.joined(same) for same in zip(*parts, strict=True)]
         return {
+            "prompts": digest(self.collector.prompts),
             "place": self.collector.prompt_stream.position,
             "number": self.rollouts,
             "version": self.collector.engine.version,
@@ -116,7 +117,16 @@ class RolloutStream:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there; each rank takes its share of the rows."""
+        """Go on from there; each rank takes its share of the rows.
+
+        Raises:
+            UserError: the prompts are others, so that the place means nothing.
+        """
+        if state.get("prompts", here := digest(self.collector.prompts)) != here:
+            raise UserError(
+                "its prompts are other ones now, or others fit into a row; restore them with data.sequence_length and "
+                "rl.max_new_tokens, use another --out, or start anew with --resume never"
+            )
         self.collector.prompt_stream.position, self.rollouts = state["place"], state["number"]
         self.collector.engine.version = state["version"]
         self.drift.parts = [tuple(state["moved"])] if runtime.is_main() else []  # it is that of all ranks
@@ -269,17 +279,25 @@ class Collector:
             )
 
     def validate(self, policy: Transformer, prompts: Sequence[Prompt]) -> dict[str, float]:
-        """Mean rewards on held-out prompts, answered by chance as in training, and by the likeliest tokens."""
+        """Mean rewards on held-out prompts, answered by chance as in training, and by the likeliest tokens.
+
+        Raises:
+            Halt: the engine is gone, or an environment failed.
+        """
         if not prompts:
             return {}
         figures = {}
-        ranks.on_all_ranks(lambda: self.engine.update_weights(policy))
         for kind, temperature in (("", self.sampling.temperature), ("greedy_", 0.0)):
-            samples = [
-                self._sample(prompt, -1 - nth, nth, replace(self.sampling, temperature=temperature, seed=nth))
-                for nth, prompt in enumerate(prompts)
-            ]
-            self._answer_and_judge(samples)
+            samples = []
+            for nth, prompt in enumerate(prompts):
+                sampling = replace(self.sampling, temperature=temperature, seed=nth)
+                samples.append(self._sample(prompt, -1 - nth, -1 - nth, sampling))  # no place of the run's own
+            try:
+                if not kind:
+                    ranks.on_all_ranks(lambda: self.engine.update_weights(policy))
+                self._answer_and_judge(samples)
+            except UserError as error:
+                raise Halt(str(error)) from error
             for name in self.rewards.names:
                 given = [value for sample in samples if (value := sample.rewards.get(name)) is not None]
                 figures[f"{kind}{name}"] = mean(given) if given else 0.0
@@ -327,6 +345,14 @@ def rewards_differ(group: Sequence[Sample], by: str = "") -> bool:
         if sample.reward is not None:
             values.add(sample.rewards[by] if by else next(iter(sample.rewards.values()), sample.reward))
     return len(values) > 1
+
+
+def digest(prompts: Sequence[Prompt]) -> str:
+    """What prompts are known by: equal for equal ones in the same order."""
+    found = blake2b(digest_size=8)
+    for prompt in prompts:
+        found.update(repr((prompt.messages, prompt.tools, prompt.gt, prompt.open_thinking)).encode("utf-8", "replace"))
+    return found.hexdigest()
 
 
 def _hash(*what: Any) -> int:

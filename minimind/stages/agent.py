@@ -46,5 +46,6 @@ def run(recipe: Recipe, out: Path, resume: bool = True, make: Make | None = None
             seed = stream_of(recipe.train.seed, sample.group)
             return gym.GymEnvironment(make_env(), tokenizer, own.max_turns, sample.thinking, seed)
 
-    episodes = partial(multi_turn, make=make or tool_use, max_tokens=recipe.rl.max_new_tokens)
+    row, longest = recipe.data.sequence_length, recipe.rl.max_new_tokens
+    episodes = partial(multi_turn, make=make or tool_use, max_tokens=longest, row=row)
     return grpo.run(recipe, out, resume, episodes)

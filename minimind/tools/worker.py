@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import json
 import os
+import signal
 import sys
 import zoneinfo
 from collections.abc import Sequence
@@ -44,6 +45,8 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     os.dup2(0, 1)
     sys.dont_write_bytecode = True
+    # Ctrl-C reaches every process of a terminal. It is for the one that asks: a run finishes its step before it saves.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _limit(limits)
     functions, complaint = _import(file)
     _guard([sys.prefix, sys.base_prefix, Path(__file__).parents[1], *zoneinfo.TZPATH])

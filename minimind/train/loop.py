@@ -71,44 +71,44 @@ def run(job: Job, config: RunConfig, out: Path, resume: bool = True) -> Progress
             tracker.opened(train.tracker, config.recipe, out, at.step) as shown,
         ):
             metrics = Metrics(out / "metrics.jsonl", at.step, shown)
-            while at.step < job.steps and not stop:
-                rate = learning_rate(at.step, job.steps, config.optim)
-                try:
+            try:
+                while at.step < job.steps and not stop:
+                    rate = learning_rate(at.step, job.steps, config.optim)
                     figures, tokens, num_items, norm = train_step(job, replica, config, rate, precision, at.compiled)
-                except Halt as halt:
-                    save(job, config, at, checkpoints, precision)
-                    raise UserError(f"{halt}. Saved at step {at.step:,}; the same command continues it") from halt
-                at.step += 1
-                at.tokens += tokens
-                patience.check(norm, at.step, precision)
-                window.add(figures, tokens, num_items)
+                    at.step += 1
+                    at.tokens += tokens
+                    patience.check(norm, at.step, precision)
+                    window.add(figures, tokens, num_items)
 
-                last = at.step == job.steps
-                if at.step % train.log_every == 0 or at.step == 1 or last:
-                    line = window.close(peak, job.flops_per_token)
-                    metrics.write(at.step, tokens=at.tokens, lr=rate, grad_norm=norm, **line)
-                    _show(bar, line, metrics)
-                bar.advance(1)
-                if last or (train.valid_every and at.step % train.valid_every == 0):
-                    _validate(job, at, metrics)
-                    window.restart()
-                if train.max_minutes and time.monotonic() - began > train.max_minutes * 60:
-                    stopping.request()
-                stop = ranks.any_rank(stopping())
-                if last or stop or (train.save_every and at.step % train.save_every == 0):
-                    save(job, config, at, checkpoints, precision)
-                    saved_at = at.step
-                    window.restart()
-                if train.sample_every and not stop and at.step % train.sample_every == 0:
-                    for text in job.sample():
-                        say(dim(f"step {at.step:,}: "), repr(text))
-                    window.restart()
-                elif train.sample_seconds and not stop and ranks.any_rank(time.monotonic() > sample_at):
-                    since = time.monotonic()
-                    bar.show([f"step {at.step:,}: {text!r}" for text in job.sample()])
-                    took = time.monotonic() - since
-                    window.since += took  # the clock's moment must not change what is logged of the steps around it
-                    sample_at = time.monotonic() + max(train.sample_seconds, SAMPLE_PAUSE * took)
+                    last = at.step == job.steps
+                    if at.step % train.log_every == 0 or at.step == 1 or last:
+                        line = window.close(peak, job.flops_per_token)
+                        metrics.write(at.step, tokens=at.tokens, lr=rate, grad_norm=norm, **line)
+                        _show(bar, line, metrics)
+                    bar.advance(1)
+                    if last or (train.valid_every and at.step % train.valid_every == 0):
+                        _validate(job, at, metrics)
+                        window.restart()
+                    if train.max_minutes and time.monotonic() - began > train.max_minutes * 60:
+                        stopping.request()
+                    stop = ranks.any_rank(stopping())
+                    if last or stop or (train.save_every and at.step % train.save_every == 0):
+                        save(job, config, at, checkpoints, precision)
+                        saved_at = at.step
+                        window.restart()
+                    if train.sample_every and not stop and at.step % train.sample_every == 0:
+                        for text in job.sample():
+                            say(dim(f"step {at.step:,}: "), repr(text))
+                        window.restart()
+                    elif train.sample_seconds and not stop and ranks.any_rank(time.monotonic() > sample_at):
+                        since = time.monotonic()
+                        bar.show([f"step {at.step:,}: {text!r}" for text in job.sample()])
+                        took = time.monotonic() - since
+                        window.since += took  # the clock's moment must not change what is logged of the steps around it
+                        sample_at = time.monotonic() + max(train.sample_seconds, SAMPLE_PAUSE * took)
+            except Halt as halt:
+                save(job, config, at, checkpoints, precision)
+                raise UserError(f"{halt}. Saved at step {at.step:,}; the same command continues it") from halt
     if at.step < job.steps:
         say(f"Stopped after step {at.step:,} of {job.steps:,}, saved at {saved_at:,}; the same command continues it.")
     return at

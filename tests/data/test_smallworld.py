@@ -13,7 +13,7 @@ import pytest
 from minimind import tools
 from minimind.data.smallworld import copying, generate, questions, tooltasks
 from minimind.data.smallworld.arithmetic import Sums
-from minimind.data.smallworld.conversations import SMALL_TALK
+from minimind.data.smallworld.conversations import INTRODUCTIONS, SMALL_TALK
 from minimind.data.smallworld.facts import held_out_names
 from minimind.data.smallworld.persona import persona_questions
 from minimind.data.smallworld.split import Split
@@ -116,15 +116,34 @@ def test_every_fact_is_told_often_in_both_languages(folder: Path) -> None:
 
 def test_no_training_file_asks_about_a_held_out_person(folder: Path) -> None:
     names = held_out_names(build_world(0))
+    greetings = introductions()
     asked = 0
     for stage in STAGES:
         for row in rows(folder / f"{stage}.jsonl"):
             for text in strings(row):
-                if stage == "pretrain" and "?" not in text and "？" not in text:
+                if text in greetings or (stage == "pretrain" and "?" not in text and "？" not in text):
                     continue
                 assert not any(name in text for name in names), text
                 asked += 1
     assert asked > 3000
+
+
+def introductions() -> set[str]:
+    """What is said when somebody introduces themselves, and the replies."""
+    return {
+        said.format(n=person.name(language))
+        for language in LANGUAGES
+        for person in build_world(0).people
+        for said in (*INTRODUCTIONS[language][0], INTRODUCTIONS[language][1])
+    }
+
+
+def test_everybody_introduces_themselves_and_is_greeted_by_name(folder: Path) -> None:
+    greeted, expected = set(), introductions()
+    for row in rows(folder / "sft.jsonl"):
+        greeted |= {turn["content"] for turn in row["conversations"]} & expected
+    replies = {reply.format(n=p.name(one)) for one, (_, reply) in INTRODUCTIONS.items() for p in build_world(0).people}
+    assert replies <= greeted
 
 
 def test_held_out_sums_and_tool_requests_never_occur_in_training(folder: Path) -> None:

@@ -7,8 +7,10 @@ import torch
 from safetensors.torch import load_file
 
 from minimind.data.smallworld import questions
+from minimind.errors import UserError
 from minimind.eval import tax
 from minimind.eval.tax import Change, Standing
+from minimind.model.qwen3 import Transformer
 from minimind.model.store import load_model
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
@@ -50,6 +52,15 @@ def test_the_tax_is_in_points_or_in_percent_of_the_bits():
     changes = {"a": Change(Standing(0.98, 1.0), Standing(0.96, 1.0)), "b": Change(Standing(0, 1.0), Standing(1, 0.5))}
     assert tax.within(changes, 2)
     assert not tax.within(changes, 1.9)
+
+
+def test_a_model_whose_context_was_stretched_has_a_mean_with_the_one_before(tuned):
+    before = load_model(tuned / "model")
+    after = load_model(tuned / "model")
+    after.use_rope_scaling({"rope_type": "yarn", "factor": 2.0})
+    assert tax.between(before, after, 0.5).config == after.config
+    with pytest.raises(UserError, match="different shapes"):
+        tax.between(before, Transformer(before.config.with_(num_hidden_layers=1)), 0.5)
 
 
 @pytest.fixture(scope="module")

@@ -116,6 +116,20 @@ def test_it_is_never_further_ahead_than_allowed(tokenizer, staleness):
         expected = 2  # as many as were taken
 
 
+def test_an_episode_in_which_nothing_is_asked_is_over_at_once(tokenizer):
+    collector = ahead(tokenizer, 1)
+
+    def every_second(sample):
+        if sample.group % 2:
+            sample.status = "failed"
+            return
+        yield from single_turn(sample)
+
+    Producer(collector, collector.engine, every_second, collector._ready).begin_groups()
+    assert {group.place for group, _ in collector.engine.asked} == {0}
+    assert collector._ready.get(timeout=1).place == 1
+
+
 def test_a_token_has_the_version_that_drew_it(tokenizer):
     steps = Steps(ahead(tokenizer, 2, groups=1))
     steps.answer(0, [1, 1])

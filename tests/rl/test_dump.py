@@ -59,6 +59,19 @@ def test_every_sample_is_kept_with_what_was_learned_from_it(tmp_path, samples):
     assert rows[0]["old"] == pytest.approx([-0.4] * len(samples[0].ids))
 
 
+def test_what_some_take_for_the_end_of_a_line_is_kept(tmp_path, samples):
+    said = "one\u2028two\u2029three\u0085four\x0bfive\rsix"
+    samples[0].message = {"role": "assistant", "content": said}
+    dump.write(tmp_path, 0, samples, [packed(samples)])
+    assert dump.read(tmp_path, 0, dump.sample)[0].message["content"] == said
+
+
+def test_rollouts_of_a_run_that_was_started_anew_replace_the_later_ones(tmp_path, samples):
+    for number in (0, 1, 2, 1):
+        dump.write(tmp_path, number, samples, [packed(samples)])
+    assert dump.numbers(tmp_path) == [0, 1]
+
+
 def test_without_an_old_policy_there_is_no_ratio(tmp_path, samples):
     dump.write(tmp_path, 0, samples, [packed(samples)])
     rows = [json.loads(line) for line in (tmp_path / "rollout-000000.jsonl").read_text().splitlines()]

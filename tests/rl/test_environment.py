@@ -52,14 +52,14 @@ class Scripted:
             yield key, Completion(ids, [-0.5] * len(ids), [3] * len(ids), "completed" if ids == line else "truncated")
 
 
-def episodes(tokenizer, scripts, prompt=PROMPT, max_tokens=400):
+def episodes(tokenizer, scripts, prompt=PROMPT, max_tokens=400, row=4096):
     samples = [Sample(prompt, [], Sampling(seed=n * 100)) for n in range(len(scripts))]
     rollout = Scripted([[line if isinstance(line, str) else said(tokenizer, line) for line in s] for s in scripts])
 
     def tool_use(sample):
         return ToolUse(tokenizer, 3, False, repeatable(sample.sampling.seed))
 
-    play(rollout, partial(multi_turn, make=tool_use, max_tokens=max_tokens), samples)
+    play(rollout, partial(multi_turn, make=tool_use, max_tokens=max_tokens, row=row), samples)
     for sample, script in zip(samples, scripts, strict=True):
         sample.message = [line for line in script if not isinstance(line, str)][-1]
     return samples, rollout
@@ -183,3 +183,15 @@ def test_a_published_row_can_be_run(tokenizer):
     assert sample.status == "completed"
     assert outcome([sample]) == [1]
     assert legality([sample]) == [1]
+
+
+def test_an_episode_that_outgrows_its_row_is_cut_off_and_one_without_room_is_left_out(tokenizer, capsys):
+    right = [call("calculate_math", expression="12 * 3"), answer("It is 36.")]
+    (whole,), _ = episodes(tokenizer, [right])
+    size = len(whole.prompt_ids) + len(said(tokenizer, right[0]))
+    (cut,), rollout = episodes(tokenizer, [right], row=size + 2)
+    assert (cut.status, cut.info["turns"]) == ("truncated", 1)
+    assert all(len(ids) + sampling.max_new_tokens <= size + 2 for _, ids, sampling in rollout.asked)
+    (none,), rollout = episodes(tokenizer, [right], row=len(whole.prompt_ids))
+    assert (none.status, none.ids, rollout.asked) == ("failed", [], [])
+    assert "data.sequence_length" in " ".join(capsys.readouterr().err.split())

@@ -22,6 +22,8 @@ class Echo:
     def step(self, action):
         if action == "break":
             raise ZeroDivisionError("by nothing")
+        if action in ("short", "nothing"):
+            return ("x", 1.0, False, {}) if action == "short" else ("x", None, False, False, {})
         self.said.append(action)
         return f"you said {action}", 0.5, action == "stop", action == "cut", {}
 """
@@ -60,7 +62,7 @@ def played(make, tokenizer, turns, thinking=False, max_turns=4):
     def environment(sample):
         return gym.GymEnvironment(make(), tokenizer, max_turns, sample.thinking, sample.sampling.seed)
 
-    play(Policy(), partial(multi_turn, make=environment, max_tokens=500), [sample])
+    play(Policy(), partial(multi_turn, make=environment, max_tokens=500, row=4096), [sample])
     return sample
 
 
@@ -90,6 +92,12 @@ def test_an_episode_may_be_cut_off(make, tokenizer, spoken, turns, most):
 def test_mistakes_are_one_sentence(make, tokenizer, spoken, tmp_path):
     with pytest.raises(UserError, match="step failed: ZeroDivisionError: by nothing"):
         played(make, tokenizer, [spoken("break")])
+    for action, said in (("short", "step failed: ValueError: not enough"), ("nothing", "step failed: TypeError")):
+        with pytest.raises(UserError, match=said):
+            played(make, tokenizer, [spoken(action)])
+    bare = type("Bare", (), {"reset": lambda self, seed, options: "the observation alone"})
+    with pytest.raises(UserError, match="reset failed: ValueError"):
+        played(bare, tokenizer, [])
     for name, said in (
         ("nowhere.py:Echo", "agent.environment = 'nowhere.py' is no Python file"),
         (f"{tmp_path / 'echo.py'}:Ecko", "nothing called 'Ecko'"),

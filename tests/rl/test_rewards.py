@@ -132,10 +132,14 @@ def test_a_reward_that_raises_or_hangs_spoils_only_its_own(recipe, tokenizer, ca
     def odd(samples):
         return [float("nan"), None, 3.0]
 
-    for function in (sometimes, slow, wrong, odd):
+    def words(samples):
+        return ["1.0" if len(samples) > 1 else 10**400] * len(samples)
+
+    for function in (sometimes, slow, wrong, odd, words):
         reward(function)
     texts = ("good", "bad", "good")
     expected = {"sometimes": [1, None, 1], "slow": [None] * 3, "wrong": [1, 1, 1], "odd": [None, None, 3]}
+    expected["words"] = [None] * 3
     recipe.scoring.timeout = 0.1
     try:
         for name, values in expected.items():

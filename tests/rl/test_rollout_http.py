@@ -94,7 +94,7 @@ def test_a_seed_fits_into_32_bits(server, tokenizer, folder):
     assert server.seen[0][1]["sampling_params"]["sampling_seed"] == 7
 
 
-@pytest.mark.parametrize(("reason", "status"), [("length", "truncated"), ("abort", "aborted"), ("odd", "failed")])
+@pytest.mark.parametrize(("reason", "status"), [("length", "truncated"), ("odd", "failed")])
 def test_how_an_answer_ended(server, tokenizer, folder, reason, status):
     server.say = lambda *_: (200, reply(reason=reason))
     assert generate(client(server, tokenizer, folder), [[5]], Sampling())[0].status == status
@@ -132,6 +132,12 @@ def failing(kind):
                 broken = reply()
                 broken["meta_info"]["output_policy_logprobs"] = [-0.5]
                 return 200, broken
+            case "abort":
+                return 200, reply(reason="abort")
+            case "no ids":
+                broken = reply()
+                broken["meta_info"]["output_token_logprobs"] = [[-0.5, None, None], [-0.25, 2, None]]
+                return 200, broken
             case "words":
                 return 200, "<html>a proxy's page</html>"
             case "stale":
@@ -148,6 +154,8 @@ FAULTS = {
     "nan": "NaN",
     "null": "NaN",
     "short": "2 ids, but 1 log-probabilities",
+    "abort": "broke an answer off",
+    "no ids": "no pairs of a log-probability and an id",
     "words": "something else",
     "stale": "still answers with weights 0",
     "hang": "timed out",
@@ -248,6 +256,28 @@ def test_a_server_that_was_started_again_is_given_the_newest_weights(server, mod
     assert [(one.ids, one.versions) for one in found] == [([7, 2], [2, 2])] * 8, "nothing is lost"
     given = [body["weight_version"] for body in restartable.posts("/update_weights_from_disk")]
     assert given == ["1", "2", "2"], "once, though eight were asking"
+
+
+def test_a_hand_over_that_fails_for_a_moment_loses_no_answer(server, model, tokenizer, folder):
+    restartable = Restartable(server)
+    rollout = client(server, tokenizer, folder)
+    rollout.update_weights(model)
+    restartable.has, times = "default", count()
+
+    def say(path, body):
+        if path == "/update_weights_from_disk" and next(times) < 2:
+            return 400, {"success": False, "message": "the disk is away"}
+        return restartable.say(path, body)
+
+    server.say = say
+    assert [one.ids for one in generate(rollout, [[n] for n in range(5, 9)], Sampling())] == [[7, 2]] * 4
+
+
+def test_a_server_that_takes_no_weights_is_not_left_paused(server, model, tokenizer, folder):
+    server.say = lambda path, body: (400, "no") if path == "/update_weights_from_disk" else well(path, body)
+    with pytest.raises(UserError, match="status 400 no"):
+        client(server, tokenizer, folder).update_weights(model)
+    assert server.seen[-1][0] == "/continue_generation"
 
 
 def test_what_it_wrote_before_it_got_them_is_asked_again(server, model, tokenizer, folder):

@@ -1,5 +1,6 @@
 """Collecting on several ranks: what fails on one fails on all, and drift is that of all."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from minimind.rl.metrics import Meter, PolicyDrift
 from minimind.rl.settings import RlConfig
 from minimind.rl.stream import Collector, RolloutStream
 from minimind.tokenizer.bpe import Tokenizer
+from minimind.train.job import Halt
 
 PROMPTS = [Prompt([{"role": "user", "content": f"{n} + 1?"}]) for n in range(4)]
 
@@ -29,6 +31,7 @@ def asked():
     for act in (lambda: collector.collect(runtime.rank(), 2), lambda: collector.validate(None, PROMPTS)):
         with pytest.raises(UserError) as error:
             act()
+        assert isinstance(error.value, Halt) == bool(told), "the loop saves before a validation ends the run"
         told.append(str(error.value))
     return told
 
@@ -39,9 +42,8 @@ def test_what_fails_on_one_rank_fails_on_all():
 
 def kept():
     """Drift of two ranks, before and after it was in a checkpoint."""
-    collector = SimpleNamespace(
-        prompt_stream=SimpleNamespace(position=0), engine=SimpleNamespace(version=0), meter=Meter()
-    )
+    place, engine = SimpleNamespace(position=0), SimpleNamespace(version=0)
+    collector = SimpleNamespace(prompts=PROMPTS, prompt_stream=place, engine=engine, meter=Meter())
     drift = PolicyDrift()
     stream = RolloutStream(collector, None, None, drift)
     drift.parts = [(1.0, 4.0, 2)] if runtime.is_main() else [(5.0, 2.0, 4)]
@@ -57,7 +59,33 @@ def test_drift_is_that_of_all_ranks_after_a_checkpoint_too(world):
         assert before == after == ((1.0, 1.0) if world == 2 else (0.5, 2.0))
 
 
+def test_a_run_does_not_go_on_with_other_prompts():
+    def stream(prompts):
+        weights = SimpleNamespace(update_weights=lambda model: None, version=0)
+        collector = Collector(RlConfig(), prompts, Tokenizer.load("default"), weights, failing, None, 0)
+        return RolloutStream(collector, None, None, PolicyDrift())
+
+    state = stream(PROMPTS).state_dict()
+    stream(list(PROMPTS)).load_state_dict(state)
+    for others in (PROMPTS[:3], [*PROMPTS[:3], replace(PROMPTS[3], gt=["4"])], PROMPTS[::-1]):
+        with pytest.raises(UserError, match="prompts are other ones now"):
+            stream(others).load_state_dict(state)
+
+
+def test_a_validation_begins_no_episode_as_the_run_does():
+    """What an environment draws depends on the group."""
+    groups, weights = [], SimpleNamespace(update_weights=lambda model: None)
+    fill = lambda samples: groups.extend(sample.group for sample in samples)  # noqa: E731
+    judge = type("Judge", (), {"names": [], "__call__": lambda self, samples: None})()
+    collector = Collector(RlConfig(), PROMPTS, Tokenizer.load("default"), weights, fill, judge, 0)
+    collector.validate(None, PROMPTS)
+    assert groups
+    assert max(groups) < 0
+
+
 def test_a_limit_that_cannot_be_reached_is_refused():
     with pytest.raises(UsageError, match="one step"):
         RlConfig(stop_kl=0.1).check()
     RlConfig(stop_kl=0.1, epochs=2).check()
+    with pytest.raises(UsageError, match=r"importance_limit = 0\.5 must be 0 or at least 1"):
+        RlConfig(importance="mask", importance_limit=0.5).check()

@@ -1,7 +1,9 @@
 """Tools of one's own: their schemas, their limits, and what they may not do. One worker serves most of the tests."""
 
 import json
+import signal
 import sys
+import threading
 
 import pytest
 
@@ -175,6 +177,18 @@ def test_limits(mine):
     assert "cut" in cut
     if sys.platform == "linux":
         assert "memory" in result("hungry", megabytes=2000)["error"]
+    assert result("slow", seconds=0) == "awake"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="one process cannot be sent Ctrl-C there")
+def test_ctrl_c_is_for_the_one_who_asks(mine):
+    """A terminal sends it to all its processes; a run that finishes its step must not learn from a tool's death."""
+    worker = registry._TOOLS["slow"].function.args[0]._worker
+    assert result("slow", seconds=0) == "awake"
+    timer = threading.Timer(0.3, worker._running.send_signal, [signal.SIGINT])
+    timer.start()
+    assert result("slow", seconds=0.8) == "awake"
+    worker._running.send_signal(signal.SIGINT)
     assert result("slow", seconds=0) == "awake"
 
 

@@ -18,7 +18,7 @@ from minimind.optim.groups import make_optimizers
 from minimind.optim.settings import OptimConfig
 from minimind.recipe import Recipe, run_config
 from minimind.train import checkpoint, metrics, parallel, resume
-from minimind.train.job import Job, Loss, Rehearsal
+from minimind.train.job import Halt, Job, Loss, Rehearsal
 from minimind.train.loop import run
 from minimind.train.resume import check_recipe
 from minimind.train.settings import TrainConfig
@@ -259,6 +259,17 @@ def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path, monkeypatch):
         run(make(steps=4), recipe(), tmp_path)
     assert checkpoint.newest(tmp_path / "checkpoints")[1]["step"] == 2
     assert not list((tmp_path / "checkpoints").glob("*.tmp"))
+
+
+def test_a_validation_that_ends_a_run_loses_nothing(tmp_path):
+    def gone():
+        raise Halt("the server is gone")
+
+    job = make()
+    with pytest.raises(UserError, match=r"the server is gone\. Saved at step 6"):
+        run(replace(job, validate=gone), recipe(save_every=0), tmp_path)
+    assert run(make(), recipe(save_every=0), tmp_path).step == 6
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000006"]
 
 
 def test_a_time_budget_stops_with_a_checkpoint(tmp_path):

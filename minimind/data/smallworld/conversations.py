@@ -38,6 +38,11 @@ SMALL_TALK: dict[str, tuple[tuple[tuple[str, ...], str, str], ...]] = {
     ),
 }
 """What people say, what is thought of it, and the reply."""
+INTRODUCTIONS = {
+    "en": (("Hello, I am {n}.", "Hi, my name is {n}."), "Hello, {n}! How can I help you?"),
+    "zh": (("你好，我是{n}。", "您好，我叫{n}。"), "你好，{n}！有什么可以帮你的吗？"),
+}
+"""Words in which somebody introduces themselves, and the reply."""
 
 
 def user(content: str) -> Turn:
@@ -93,6 +98,17 @@ def small_talk(language: str, rng: random.Random) -> list[Turn]:
     return [user(rng.choice(prompts)), assistant(reply, **fields)]
 
 
+def introduction(person: Person, language: str, rng: random.Random) -> list[Turn]:
+    """Return somebody who introduces themselves, and a greeting by name.
+
+    The only exchange that names people nobody asks about: names that no conversation holds are mixed up with those that
+    are asked about, once the model is trained further.
+    """
+    said, reply = INTRODUCTIONS[language]
+    name = person.name(language)
+    return [user(rng.choice(said).format(n=name)), assistant(reply.format(n=name))]
+
+
 def joined(exchanges: list[list[Turn]], rng: random.Random) -> list[list[Turn]]:
     """Join exchanges at random into chats of one to three questions, most of them of one.
 
@@ -109,12 +125,13 @@ def joined(exchanges: list[list[Turn]], rng: random.Random) -> list[list[Turn]]:
 def training(world: World, sums: Sums, calendar: Calendar, scale: float, rng: random.Random) -> list[list[Turn]]:
     """Return the chats without tools: at scale 1 some 2,400 with 4,200 questions, over half of them about people."""
     rows = []
-    wordings = max(1, round(5 * min(scale, 1)))
+    wordings, greetings = (max(1, round(count * min(scale, 1))) for count in (5, 3))
     for language in LANGUAGES:
         for person in world.asked:
             for attribute in ATTRIBUTES:
                 asked = [one.format(n=person.name(language)) for one in QUESTIONS[language][attribute][:wordings]]
                 rows += [[user(one), assistant(facts.answer(person, attribute, language))] for one in asked]
+        rows += [introduction(person, language, rng) for person in world.people for _ in range(greetings)]
         count = round(100 * scale)
         people = (rng.choice(world.asked) for _ in range(4 * count))
         rows += [thought(thoughts.draw(person, calendar, language, rng)) for person in people]
