@@ -9,7 +9,9 @@ interval and the p-value of the paired t-test. `another seed` changes nothing bu
 often this procedure calls nothing something.
 
 Looking at the results after every seed and stopping when they please would find effects that are not there; so a look
-costs: an arm is decided when p < `alpha` / (number of looks), or when the whole interval lies within `smallest` of 0.
+costs. The k-th may be wrong with a probability of a = `alpha` / (k (k + 1)); however many seeds are added, these
+add up to `alpha` at most. An arm is decided when p < a, or when the whole interval of confidence 1 - a lies within
+`smallest` of 0.
 
 An arm that is slower or faster than the first is also compared at equal time: the first is then trained on as many more
 or fewer tokens. Each run is one JSON file in --out; what is there is not run again, so that a study goes on where it
@@ -18,8 +20,10 @@ was stopped, takes more seeds, or another arm. The last line is the result as JS
 
 import json
 import math
+import re
 import statistics
 from collections.abc import Sequence
+from dataclasses import asdict
 from hashlib import sha256
 from html import escape
 from pathlib import Path
@@ -29,9 +33,13 @@ import tyro
 from scipy import stats
 from training import Corpus, Log, train_ours
 
+from minimind import runtime
 from minimind.console import print_json, say, table
-from minimind.recipe import parse_value
+from minimind.files import sha256_of
+from minimind.recipe import Recipe, find, load, parse_value
 
+SAME_TIME = 0.02
+"""Share of the time by which arms differ that is not told from noise."""
 FIRST_LOOK = 3
 """Seeds of an arm before anybody looks: of two pairs the interval is far too wide to say anything."""
 
@@ -57,30 +65,43 @@ class Difference(NamedTuple):
     """Of an arm from the first one, in bits per byte; below 0 it is better."""
 
     mean: float
-    low: float | None
-    high: float | None
-    """Of the 95 % interval; None: of a single pair nothing is known."""
-    p: float
+    error: float
+    """Standard error of the mean; infinite where nothing is known: of a single pair."""
+    pairs: int
 
     @classmethod
     def of(cls, first: Sequence[float], other: Sequence[float]) -> "Difference":
-        """The differences of pairs, taken as a sample of a normal distribution: Student's t with n - 1 degrees."""
+        """The differences of pairs, taken as a sample of a normal distribution."""
         pairs = [b - a for a, b in zip(first, other, strict=True)]
-        mean, n = statistics.fmean(pairs), len(pairs)
-        if n < 2:
-            return cls(mean, None, None, 1.0)
-        error = statistics.stdev(pairs) / math.sqrt(n)
-        if error == 0:
-            return cls(mean, mean, mean, float(mean == 0))
-        reach = error * float(stats.t.ppf(0.975, n - 1))
-        return cls(mean, mean - reach, mean + reach, float(2 * stats.t.sf(abs(mean / error), n - 1)))
+        if not all(map(math.isfinite, pairs)):
+            return cls(math.nan, math.nan, len(pairs))
+        error = statistics.stdev(pairs) / math.sqrt(len(pairs)) if len(pairs) > 1 else math.inf
+        return cls(statistics.fmean(pairs), error, len(pairs))
+
+    @property
+    def p(self) -> float:
+        """Of Student's t with n - 1 degrees."""
+        if self.error == 0:
+            return float(self.mean == 0)
+        return float(2 * stats.t.sf(abs(self.mean / self.error), max(1, self.pairs - 1)))
+
+    def interval(self, wrong: float = 0.05) -> tuple[float, float]:
+        """Both ends of an interval that the truth lies outside of with that probability."""
+        reach = self.error * float(stats.t.ppf(1 - wrong / 2, max(1, self.pairs - 1)))
+        return self.mean - reach, self.mean + reach
 
     def verdict(self, alpha: float, smallest: float) -> str:
-        """`better`, `worse`, `no difference` (that would matter), or nothing yet."""
-        if self.p < alpha:
+        """`better`, `worse`, `no difference` (that would matter), `diverged`, or nothing yet."""
+        if math.isnan(self.mean):
+            return "diverged"
+        look = self.pairs - FIRST_LOOK + 1
+        if look < 1:
+            return ""
+        wrong = alpha / (look * (look + 1))
+        if self.p < wrong:
             return "better" if self.mean < 0 else "worse"
-        narrow = self.low is not None and self.high is not None and -smallest < self.low and self.high < smallest
-        return "no difference" if narrow else ""
+        low, high = self.interval(wrong)
+        return "no difference" if -smallest < low and high < smallest else ""
 
 
 def main(
@@ -107,20 +128,25 @@ def main(
         tokens: that each run trains on.
         tokens_per_step: of an optimizer step, for arms that do not say otherwise.
         seeds: pairs of each arm, at most.
-        alpha: probability of calling something better or worse that is neither, for each arm.
+        alpha: probability of calling something better or worse that is neither, for each line of the table.
         smallest: difference in bits per byte that would matter.
         budget_minutes: no run is begun that would end later.
     """
-    corpus, log = Corpus.read(data, valid, context=512), Log(out, budget_minutes)
+    if len(arms) < 2:
+        raise SystemExit("ablation: name two arms or more; the others are compared with the first")
     first, *others = [Arm.read(text) for text in arms]
     step = {"train.tokens_per_step": tokens_per_step, "train.micro_batch_tokens": tokens_per_step}
-    looks = max(1, seeds - FIRST_LOOK + 1)
+    for arm in (first, *others):  # or a mistyped field would be found after hours
+        load(Recipe, find(preset, "pretrain"), step | arm.seeded(0))
+    corpus, log = Corpus.read(data, valid, context=512), Log(out, budget_minutes)
+    text = [corpus.shards.key, sha256_of(valid), str(runtime.device("auto"))]
 
     def run(arm: Arm, seed: int, amount: float = tokens) -> dict[str, Any] | None:
         given = step | arm.seeded(seed)
-        # An arm of the same name may be another one later: the file is named after what it does, too.
-        what = sha256(json.dumps([preset, amount, given]).encode()).hexdigest()[:8]
-        name = "-".join([*arm.name.split(), f"seed{seed}", what])
+        # The file is named after all that decides the result: an arm, recipe or corpus of the same name may change.
+        recipe = asdict(load(Recipe, find(preset, "pretrain"), given))
+        what = sha256(json.dumps([recipe, amount, text]).encode()).hexdigest()[:8]
+        name = "-".join([*re.findall(r"[\w.]+", arm.name), f"seed{seed}", what])
         return log.run(arm.name, name, amount, lambda: train_ours(preset, corpus, amount, given, name))
 
     def paired(arm: Arm) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -132,7 +158,7 @@ def main(
                 break
             pairs.append((mine, its))
             found = Difference.of(*([one["bpb"] for one in side] for side in zip(*pairs, strict=True)))
-            if len(pairs) >= FIRST_LOOK and found.verdict(alpha / looks, smallest):
+            if found.verdict(alpha, smallest):
                 break
         return [mine for mine, _ in pairs], [its for _, its in pairs]
 
@@ -141,14 +167,15 @@ def main(
         mine, its = paired(arm)
         if not its:
             continue
-        longer = statistics.median(one["seconds"] for one in its) / statistics.median(one["seconds"] for one in mine)
-        rows.append(row(arm.name, "tokens", mine, its, longer, alpha / looks, smallest))
-        if (share := round(longer, 1)) != 1:
-            same_time = [run(first, seed, tokens * share) for seed in range(len(its))]
+        # of the pairs that are there first: with more of them the others would have to run anew
+        longer = statistics.median(map(pace, its[:FIRST_LOOK])) / statistics.median(map(pace, mine[:FIRST_LOOK]))
+        rows.append(row(arm.name, "tokens", mine, its, longer, alpha, smallest))
+        if abs(longer - 1) > SAME_TIME:
+            same_time = [run(first, seed, tokens * round(longer, 2)) for seed in range(len(its))]
             timed = [(one, other) for one, other in zip(same_time, its, strict=True) if one]
             if timed:
                 side = [one for one, _ in timed], [other for _, other in timed]
-                rows.append(row(arm.name, "time", *side, longer, alpha / looks, smallest))
+                rows.append(row(arm.name, "time", *side, longer, alpha, smallest))
     if not rows:
         return say("no pair of runs is there yet; run again with more --budget-minutes")
     shown = [
@@ -169,7 +196,14 @@ def main(
     columns = ("arm", "equal", "pairs", first.name, "bpb", "difference", "95 % interval", "p", "time", "verdict")
     table(f"bits per byte after {tokens / 1e6:g} M tokens", columns, shown)
     (out / "ablation.svg").write_text(forest(rows), encoding="utf-8")
-    print_json({"first": first.name, "alpha": alpha / looks, "rows": rows})
+    print_json({"first": first.name, "alpha": alpha, "rows": rows})
+
+
+def pace(run: dict[str, Any]) -> float:
+    """Seconds a token, without the first step, which is compiled, where there are others."""
+    if run["steps"] == 1:
+        return float(run["seconds"] / run["tokens"])
+    return float((run["seconds"] - run["first_step_seconds"]) / (run["tokens"] * (1 - 1 / run["steps"])))
 
 
 def row(
@@ -184,6 +218,8 @@ def row(
     """One comparison in figures."""
     mine, its = [one["bpb"] for one in first], [one["bpb"] for one in other]
     found = Difference.of(mine, its)
+    low, high = found.interval()
+    known = math.isfinite(low)
     return {
         "arm": name,
         "equal": equal,
@@ -191,8 +227,8 @@ def row(
         "first": statistics.fmean(mine),
         "bpb": statistics.fmean(its),
         "difference": found.mean,
-        "low": found.low,
-        "high": found.high,
+        "low": low if known else None,
+        "high": high if known else None,
         "p": found.p,
         "time": longer,
         "verdict": found.verdict(alpha, smallest),

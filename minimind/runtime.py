@@ -230,6 +230,13 @@ def _products_per_second(on: "torch.device", dtype: "torch.dtype", rows: int, in
     return best
 
 
+def free_memory(on: "torch.device") -> int | None:
+    """Bytes that a GPU has room for; None for a CPU, and where nobody says."""
+    import torch
+
+    return torch.cuda.mem_get_info(on)[0] if on.type == "cuda" else None
+
+
 def sent(tensor: "torch.Tensor", to: "torch.device") -> "torch.Tensor":
     """A tensor on device `to`. From the host to CUDA it is copied from pinned memory while the host goes on."""
     if to.type == "cuda" and tensor.device.type == "cpu":

@@ -117,7 +117,7 @@ def planned(ours: Ours) -> tuple[int, float]:
     without, with_one = config.flops_per_token(0), config.flops_per_token(1)
     context = (ours.job.flops_per_token - without) / (with_one - without)
     peak = runtime.peak_flops(precision.device, precision.dtype)
-    speed = tokens_per_second(config, context, peak, precision.device.type)
+    speed = tokens_per_second(config, config.flops_per_token(context), peak, precision.device.type)
     return process_memory(config, memory, ours.compiled) if cpu else memory.total, speed
 
 

@@ -9,12 +9,13 @@ from typing import Annotated, Any
 import tyro
 
 from minimind import console
-from minimind.commands.arguments import Device, Json, Number, call, split_settings
-from minimind.commands.sizing import choices, count
-from minimind.commands.train import STAGES
+from minimind.commands.arguments import Device, Json, Number, OnBadLine, call, split_settings
+from minimind.commands.sizing import LONGEST, best, choices, count
 from minimind.errors import UsageError, did_you_mean
 from minimind.recipe import Recipe, find, load, model_config, run_config
 
+STAGES = ("pretrain", "sft", "lora")
+"""Stages whose work follows from their text alone."""
 Corpus = Callable[[Recipe, Any], tuple[int, float]]
 """What `sizing.count` says of a recipe and its tokenizer."""
 
@@ -27,6 +28,7 @@ def main(argv: list[str]) -> int:
         recipe: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RECIPE")]] = "",
         stage: str = "pretrain",
         data: tuple[str, ...] = (),
+        on_bad_line: OnBadLine = "stop",
         tokens: Number = None,
         minutes: Number = None,
         price: Number = None,
@@ -58,11 +60,19 @@ def main(argv: list[str]) -> int:
             if value is not None and not 0 < value < math.inf:
                 raise UsageError(f"--{name.replace('_', '-')} {value:g}: must be above 0")
         if stage not in STAGES:
-            raise UsageError(f"--stage {stage}: no such stage{did_you_mean(stage, STAGES)}")
+            raise UsageError(
+                f"--stage {stage}: plan knows {', '.join(STAGES)}{did_you_mean(stage, STAGES)}; what the others cost "
+                f"depends on what the model says"
+            )
         if price is not None:
-            if price_per_hour is None:
-                raise UsageError("--price needs --price-per-hour, what the machine costs")
-            minutes = minutes or 60 * price / price_per_hour
+            if price_per_hour is None or minutes is not None:
+                raise UsageError("--price goes with --price-per-hour, what the machine costs, and without --minutes")
+            minutes = 60 * price / price_per_hour
+        if minutes is not None and minutes > LONGEST:
+            raise UsageError(f"{minutes:g} minutes are more than ten years; spend at most {LONGEST}")
+        if not recipe and (stage != "pretrain" or tokens or tokens_per_second):
+            raise UsageError("plan: --stage, --tokens and --tokens-per-second are for one RECIPE; name it")
+        settings["data.on_bad_line"] = on_bad_line
         corpus = partial(count, data, stage)
         if recipe:
             path = find(recipe, stage)
@@ -110,7 +120,9 @@ def _cost(
     context = min(recipe.data.sequence_length, length) / 2
     on = runtime.device(device)
     dtype = Precision(on, recipe.train.dtype).dtype
-    speed = speed or tokens_per_second(config, context, runtime.peak_flops(on, dtype), on.type)
+    model = adapted(config, recipe.lora)
+    flops = lora.flops_per_token(model, context)
+    speed = speed or tokens_per_second(config, flops, runtime.peak_flops(on, dtype), on.type)
     if minutes is not None and tokens is None:
         tokens = speed * minutes * 60
     tokens = tokens or recipe.train.max_steps * recipe.train.tokens_per_step or recipe.train.epochs * epoch
@@ -121,7 +133,6 @@ def _cost(
         )
 
     compiled = recipe.train.compile != "never" and can_compile(on.type)
-    model = adapted(config, recipe.lora)
     branches, run = recipe.stage in ("dpo", "reward") or recipe.rl.share_prompts, run_config(recipe)
     memory = training_memory(config, run, recipe.lora, dtype.itemsize, compiled, on.type == "cpu", branches)
     resident = process_memory(config, memory, compiled) if on.type == "cpu" else memory.total
@@ -129,7 +140,7 @@ def _cost(
         "parameters": config.parameters(),
         "active_parameters": config.parameters(active=True),
         **({"trained_parameters": lora.trained_parameters(model)} if recipe.lora.rank else {}),
-        "flops_per_token": lora.flops_per_token(model, context),
+        "flops_per_token": flops,
         "memory_bytes": resident,
         "memory": {**memory.figures(), "tensors": memory.total, "process": resident - memory.total},
         "tokens": int(tokens),
@@ -147,15 +158,15 @@ def _recommend(minutes: float, settings: dict[str, Any], data: Sequence[str], de
     from minimind import runtime
 
     found = choices(minutes, settings, data, device)
-    best, rows = min(found, key=lambda one: one.bpb), [one.figures() for one in found]
+    chosen, rows = best(found), [one.figures() for one in found]
     if json:
-        console.print_json({"recommended": best.preset, "minutes": round(minutes, 2), "candidates": rows})
+        console.print_json({"recommended": chosen.preset, "minutes": round(minutes, 2), "candidates": rows})
     else:
         kind = runtime.device(device).type
         console.table(f"{minutes:,.0f} minutes on {kind}", list(rows[0]), [list(row.values()) for row in rows])
         console.say(
             "Train ",
-            console.bold(best.preset),
+            console.bold(chosen.preset),
             f":  minimind train pretrain auto --minutes {minutes:g} --data {' '.join(data) or 'FILE'}\n"
-            "The bits per byte are a scaling law's guess; their order is what counts.",
+            f"The bits per byte are a scaling law's guess; their order is what counts. {chosen.repeats(minutes)}",
         )

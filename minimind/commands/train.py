@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from minimind import console, ranks, runtime
+from minimind import console, files, ranks, runtime
 from minimind.commands.arguments import Integer, Number, Text, Texts, call, split_settings
-from minimind.commands.sizing import RECIPE, choices
+from minimind.commands.sizing import RECIPE, TRIAL_SECONDS, TRIAL_SHARE, best, choices, peak_flops, trial
 from minimind.errors import UsageError, did_you_mean
 from minimind.recipe import Recipe, find, load
 
@@ -114,7 +114,7 @@ def main(argv: list[str]) -> int:
             if fixed:
                 raise UsageError(f"{fixed[0]} has no effect with --init: {init} brings its own; leave one of them out")
         if recipe == "auto":
-            path, chosen = _choose(stage, minutes, given | settings, out, resume)
+            path, chosen = _choose(stage, minutes, given | settings, Path(out or "runs/auto-pretrain"), resume)
             given = chosen | given
         elif minutes is not None:
             raise UsageError("--minutes goes with the recipe auto; --max-minutes stops another one after so long")
@@ -127,23 +127,40 @@ def main(argv: list[str]) -> int:
 
 
 def _choose(
-    stage: str, minutes: float | None, settings: dict[str, Any], out: str | None, resume: str
+    stage: str, minutes: float | None, settings: dict[str, Any], out: Path, resume: str
 ) -> tuple[Path, dict[str, Any]]:
-    """Recipe and settings that reach the lowest loss in the time, by the scaling law; once chosen, they stay."""
-    files = settings.get("data.files")
-    if stage != "pretrain" or minutes is None or not 0 < minutes < math.inf or not files:
+    """Recipe and settings that reach the lowest loss in the time, by the scaling law; once begun, they stay.
+
+    In runs that are long enough the speed is that of some real steps, so that the schedule ends with the time.
+    """
+    data = settings.get("data.files")
+    if stage != "pretrain" or minutes is None or not 0 < minutes < math.inf or not data:
         raise UsageError("the recipe auto needs: minimind train pretrain auto --minutes M --data FILE, M above 0")
     if runtime.world_size() > 1 or settings.get("init"):
         raise UsageError("the recipe auto is for one process and a new model; `minimind plan --minutes M` names one")
-    begun = Path(out or "runs/auto-pretrain") / "recipe.toml"
-    if resume == "auto" and begun.is_file():
-        return begun, {}
-    best = min(choices(minutes, settings, files, settings.get("train.device", "auto")), key=lambda one: one.bpb)
+    told, device = out / "auto.json", settings.get("train.device", "auto")
+    if resume == "auto" and any((out / "checkpoints").glob("step-*")):
+        before = files.read_json(told).get("minutes") if told.is_file() else None
+        if before != minutes:
+            was = "by another recipe" if before is None else f"for {before:g} minutes"
+            raise UsageError(
+                f"--minutes {minutes:g}: {out} holds a run that was begun {was}; continue that as it was begun, use "
+                f"another --out, or start anew with --resume never"
+            )
+        return out / "recipe.toml", {}
+    peak = peak_flops(device)
+    chosen = best(choices(minutes, settings, data, device, peak))
+    if TRIAL_SHARE * 60 * minutes > TRIAL_SECONDS:
+        pace = trial(chosen, settings) / chosen.tokens_per_second
+        chosen = best(choices(minutes, settings, data, device, peak * pace))
     console.say(
-        f"{minutes:g} minutes: {best.preset}, {best.parameters / 1e6:.1f} M parameters, {best.steps:,} steps of "
-        f"{best.tokens_per_step:,} tokens at a rate of {best.lr:g}"
+        f"{minutes:g} minutes: {chosen.preset}, {chosen.parameters / 1e6:.1f} M parameters, {chosen.steps:,} steps of "
+        f"{chosen.tokens_per_step:,} tokens at a rate of {chosen.lr:g}. {chosen.repeats(minutes)}"
     )
-    return find(RECIPE, stage), best.settings()
+    with files.writing_to(out):
+        out.mkdir(parents=True, exist_ok=True)
+        files.write_json(told, {"minutes": minutes})
+    return find(RECIPE, stage), chosen.settings()
 
 
 def _run(stage: str, recipe: Recipe, path: Path, out: Path, resume: str, json: bool) -> None:

@@ -42,13 +42,17 @@ def effective_tokens(tokens: float, unique: float) -> float:
     return unique + unique * REUSE * (1 - math.exp(-(tokens / unique - 1) / REUSE))
 
 
+LARGEST_STEP = 2**19
+"""Tokens of the largest step that is ever chosen."""
+
+
 def tokens_per_step(tokens: float) -> int:
-    """Tokens of a step in a run of so many, a power of two from 2,048 to 524,288.
+    """Tokens of a step in a run of so many, a power of two from 2,048 to `LARGEST_STEP`.
 
     They grow as tokens^0.383 (nanochat's batches), from 4,096 for ten million, which `laptop` was measured with.
     """
     ideal = 4096 * (tokens / 1e7) ** 0.383
-    return int(2 ** min(19, max(11, round(math.log2(max(ideal, 1))))))
+    return min(LARGEST_STEP, int(2 ** max(11, round(math.log2(max(ideal, 1))))))
 
 
 def learning_rate(width: int) -> float:

@@ -1,10 +1,13 @@
 """The scripts in benchmarks/: their arithmetic, and each once from end to end on next to nothing."""
 
 import json
+from math import inf
 from pathlib import Path
 
 import pytest
 import torch
+
+from minimind.errors import UsageError
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -95,25 +98,30 @@ def test_a_difference_is_students():
     first, other = [1.0, 2.0, 3.0, 2.5], [0.9, 1.8, 2.95, 2.2]
     found, theirs = Difference.of(first, other), stats.ttest_rel(other, first)
     assert found.p == pytest.approx(theirs.pvalue)
-    assert (found.low, found.high) == pytest.approx(tuple(theirs.confidence_interval(0.95)))
-    assert found.verdict(0.1, 0.001) == "better"
-    assert found.verdict(0.01, 0.5) == "no difference"
-    assert found.verdict(0.01, 0.1) == ""
+    assert found.interval() == pytest.approx(tuple(theirs.confidence_interval(0.95)))
+    assert found.verdict(0.6, 0.001) == "better"
+    assert found.verdict(0.06, 0.9) == "no difference"
+    assert found.verdict(0.06, 0.1) == ""
     assert Difference.of(first, first).verdict(0.01, 0.1) == "no difference"
-    assert Difference.of([1.0], [0.5]) == (-0.5, None, None, 1.0)
-    assert Difference.of([1.0], [0.5]).verdict(0.01, 0.1) == ""
+    assert Difference.of(first[:2], first[:2]).verdict(0.01, 0.1) == "", "two pairs are not looked at"
+    single = Difference.of([1.0], [0.5])
+    assert (single.mean, single.p, single.interval(), single.verdict(0.01, 0.1)) == (-0.5, 1, (-inf, inf), "")
+    assert Difference.of([1.0, 1.0], [1.0, inf]).verdict(0.01, 0.1) == "diverged"
 
 
 def test_what_does_nothing_is_seldom_called_something():
-    """A thousand studies of an arm that is like the first: with looks after 3, 4 and 5 pairs, 1 % are wrong at most."""
+    """However many seeds are added: a thousand studies, looked at after 3 to 20 pairs, of which 1 % are wrong."""
     from ablation import Difference
 
     torch.manual_seed(0)
-    wrong = 0
-    for pairs in torch.randn(1000, 2, 5).tolist():
-        looks = (Difference.of(pairs[0][:n], pairs[1][:n]).verdict(0.01 / 3, 0.0) for n in (3, 4, 5))
-        wrong += any(looks)
+    wrong = missed = 0
+    for pairs in torch.randn(1000, 2, 20).tolist():
+        looks = [(pairs[0][:n], pairs[1][:n]) for n in range(3, 21)]
+        wrong += any(Difference.of(*look).verdict(0.01, 0.0) for look in looks)
+        shifted = [(one, [value + 1.0 for value in other]) for one, other in looks]  # just as much as would matter
+        missed += any(Difference.of(*look).verdict(0.01, 1.0) == "no difference" for look in shifted)
     assert wrong <= 20
+    assert missed <= 20
 
 
 def test_an_ablation_from_end_to_end(world, tmp_path, capsys, monkeypatch):
@@ -123,12 +131,12 @@ def test_an_ablation_from_end_to_end(world, tmp_path, capsys, monkeypatch):
 
     smallest = PRESETS["tiny"].with_(hidden_size=32, intermediate_size=64, num_hidden_layers=1)
     monkeypatch.setitem(PRESETS, "tiny", smallest)
-    arms = ("as it is", "the same: train.log_every=7", "no rate: optim.lr=1e-9", "a seed: train.seed=+1000")
+    arms = ("as it is", "1/2 or the same: train.log_every=7", "no rate: optim.lr=1e-9", "a seed: train.seed=+1000")
     files = (world / "few_pretrain.jsonl", world / "few_pretrain_valid.jsonl")
     settings = {"tokens": 3000, "tokens_per_step": 256, "seeds": 4, "smallest": 1e-6}
     ablation.main(*files, arms, tmp_path, **settings)
     found = {(row["arm"], row["equal"]): row for row in last_json(capsys)["rows"]}
-    same, still = found["the same", "tokens"], found["no rate", "tokens"]
+    same, still = found["1/2 or the same", "tokens"], found["no rate", "tokens"]
     assert (same["difference"], same["verdict"], same["pairs"]) == (0, "no difference", 3), "three pairs say it"
     assert still["verdict"] == "worse"
     assert still["difference"] > 0.05
@@ -139,6 +147,12 @@ def test_an_ablation_from_end_to_end(world, tmp_path, capsys, monkeypatch):
     ablation.main(*files, arms[:2], tmp_path, **settings)
     assert last_json(capsys)["rows"][0]["difference"] == 0
     assert before.items() <= {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}.items(), "not again"
+    ablation.main(files[0], files[0], arms[:2], tmp_path, **settings)
+    others = {path for path in tmp_path.glob("*.json") if path not in before}
+    assert len(others) >= 6, "of other text"
+    for wrong, error in ((arms[:1], SystemExit), (("a", "b: optim.lrr=1"), UsageError)):
+        with pytest.raises(error, match=r"two arms|lrr"):
+            ablation.main(*files, wrong, tmp_path, **settings)
 
 
 def test_scaling_law_from_end_to_end(world, tmp_path, capsys, monkeypatch):

@@ -1,12 +1,20 @@
 """`minimind plan` with data, with a budget, and what it refuses."""
 
 import json
+import shutil
 import tomllib
 
 import pytest
+import torch
 
+from minimind import runtime
+from minimind.commands import sizing
+from minimind.commands import train as train_command
+from minimind.commands.sizing import ENOUGH
+from minimind.config import PRESETS
 from minimind.plan.budget import program_memory
 from minimind.plan.scaling import learning_rate, tokens_per_step
+from minimind.recipe import Recipe, find, load, model_config
 
 
 @pytest.fixture
@@ -60,6 +68,10 @@ def test_a_budget_alone_is_told_what_to_train(plan, minimind, world):
     few = plan("--minutes", "60", "--data", world / "few_pretrain.jsonl")
     assert all(row["epochs"] > 1 for row in few["candidates"])
     assert all(a["bpb"] > b["bpb"] for a, b in zip(few["candidates"], hour["candidates"], strict=True)), "little text"
+    assert few["recommended"] == "tiny", "others would learn so little text by heart"
+    assert all(row["epochs"] <= ENOUGH for row in few["candidates"])
+    one = plan("--minutes", "60", "--set.preset", "laptop", "--set.data.sequence_length", "8192")["candidates"]
+    assert [(row["preset"], row["tokens_per_step"] % 8192) for row in one] == [("laptop", 0)]
     ended = minimind("plan", "--price", "3", "--price-per-hour", "1", "--device", "cpu")
     assert "minimind train pretrain" in " ".join(ended.err.split())
 
@@ -71,6 +83,12 @@ def test_a_budget_alone_is_told_what_to_train(plan, minimind, world):
         ([], "--minutes"),
         (["laptop"], "--data"),
         (["laptop", "--minutes", "-1"], "-1"),
+        (["--minutes", "1e308"], "ten years"),
+        (["--price", "1e300", "--price-per-hour", "1e-300"], "ten years"),
+        (["--minutes", "9", "--price", "3", "--price-per-hour", "1"], "without --minutes"),
+        (["--minutes", "9", "--tokens", "7"], "for one RECIPE"),
+        (["--minutes", "9", "--set.optim.matrices", "adamw"], "--set.optim.lr"),
+        (["minimind-3", "--stage", "dpo", "--tokens", "7"], "plan knows pretrain, sft, lora"),
     ],
 )
 def test_what_is_missing_is_named(minimind, argv, says):
@@ -108,6 +126,47 @@ def test_auto_chooses_what_fits_the_time_and_stays_with_it(minimind, world, tmp_
     again = minimind(*command, *settings)
     assert again.code == 0, again.err
     assert "minutes:" not in again.out + again.err, "it goes on with what was chosen"
+    for folder, minutes in ((run, "600"), (tmp_path / "other", "0.05")):
+        if folder != run:
+            shutil.copytree(run, folder)
+            (folder / "auto.json").unlink()
+        other = minimind(*command[:4], minutes, "--data", data, "--device", "cpu", "--out", folder)
+        assert other.code == 2
+        assert "another --out" in other.err
+
+
+def test_what_is_given_is_not_chosen(monkeypatch):
+    monkeypatch.setattr(sizing, "peak_flops", lambda device: 1e11)
+    plain = sizing.best(sizing.choices(60, {}, (), "cpu"))
+    for changes in ({"preset": "minimind-3"}, {"train.tokens_per_step": 65536}, {"train.micro_batch_tokens": 1024}):
+        chosen = sizing.best(sizing.choices(60, changes, (), "cpu"))
+        settings = chosen.settings()
+        assert all(settings[name] == value for name, value in changes.items())
+        assert chosen.steps * chosen.tokens_per_step == pytest.approx(60 * 60 * chosen.tokens_per_second, rel=0.05)
+    assert plain.lr == pytest.approx(learning_rate(PRESETS[plain.preset].hidden_size), abs=1e-6)
+    assert sizing.best(sizing.choices(60, {"optim.lr": 0.007}, (), "cpu")).lr == 0.007
+
+
+def test_what_goes_through_a_gpu_at_once_fits_its_memory(monkeypatch):
+    monkeypatch.setattr(runtime, "free_memory", lambda on: 8 * 2**30)
+    monkeypatch.setitem(sizing.MICRO_BATCH_TOKENS, "cpu", 32768)
+    recipe = load(Recipe, find("laptop", "pretrain"), {"preset": "minimind2"})
+    config = model_config(recipe, 6400)
+    small = sizing._at_once(recipe, config, 65536, torch.device("cpu"))
+    monkeypatch.setattr(runtime, "free_memory", lambda on: 80 * 2**30)
+    assert recipe.data.sequence_length <= small < sizing._at_once(recipe, config, 65536, torch.device("cpu")) == 32768
+
+
+def test_the_speed_of_a_longer_run_is_tried(minimind, world, tmp_path, monkeypatch):
+    """A machine that is a thousand times slower than its products say is given a thousandth of the steps."""
+    tried = []
+    monkeypatch.setattr(train_command, "trial", lambda choice, settings: tried.append(choice) or 1000.0)
+    run = tmp_path / "run"
+    command = ["train", "pretrain", "auto", "--minutes", "3", "--data", world / "few_pretrain.jsonl", "--out", run]
+    assert minimind(*command, "--set.train.compile", "never", "--max-steps", "1", "--device", "cpu").code == 0
+    assert len(tried) == 1
+    tokens = sizing.trial(tried[0], {"data.files": [str(world / "few_pretrain.jsonl")], "train.compile": "never"})
+    assert tokens > 100
 
 
 @pytest.mark.parametrize(

@@ -106,5 +106,5 @@ def test_larger_models_use_the_machine_better_and_are_slower():
     assert usual_mfu(PRESETS["minimind-3-moe"], "cpu") == pytest.approx(usual_mfu(large, "cpu"), rel=1e-3), (
         "active ones"
     )
-    speeds = [tokens_per_second(config, 256, 1e12, "cpu") for config in (tiny, laptop, large)]
+    speeds = [tokens_per_second(config, config.flops_per_token(256), 1e12, "cpu") for config in (tiny, laptop, large)]
     assert speeds == sorted(speeds, reverse=True)
