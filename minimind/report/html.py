@@ -27,6 +27,7 @@ ABILITIES = {
     "countries": ("country of a person", "住在哪国"),
     "weekdays": ("days later", "几天以后"),
     "tools": ("tool calls", "工具调用"),
+    "new_tools": ("tools never seen before", "从没见过的工具"),
     "persona": ("persona", "人设"),
     "brief": ("brief when asked", "按要求简短"),
     "polite": ("polite when insulted", "受辱仍礼貌"),

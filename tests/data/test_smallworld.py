@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from minimind import tools
-from minimind.data.smallworld import copying, generate, questions, tooltasks
+from minimind.data.smallworld import copying, generate, invented, questions, tooltasks
 from minimind.data.smallworld.arithmetic import Sums
 from minimind.data.smallworld.conversations import INTRODUCTIONS, SMALL_TALK
 from minimind.data.smallworld.facts import held_out_names
@@ -180,7 +180,7 @@ def test_questions_are_the_validation_conversations(folder: Path) -> None:
     held_out = questions(0)
     assert {ability: len(items) for ability, items in held_out.items()} == {
         "facts_en": 200, "facts_zh": 200, "arithmetic": 60, "thinking": 60, "countries": 60,
-        "weekdays": 20, "tools": 48,
+        "weekdays": 20, "tools": 48, "new_tools": 48,
     }  # fmt: skip
     expected = {}
     for row in rows(folder / "sft_valid.jsonl"):
@@ -190,11 +190,30 @@ def test_questions_are_the_validation_conversations(folder: Path) -> None:
         expected[turns[index - 1]["content"]] = (turns[index]["content"] or None, calls[0])
     asked = [one for items in held_out.values() for one in items]
     assert {one.messages[-1]["content"]: (one.answer, one.call) for one in asked} == expected
-    assert len(expected) == len(asked) == 648
-    for one in held_out["tools"]:
+    assert len(expected) == len(asked) == 696
+    for one in held_out["tools"] + held_out["new_tools"]:
         assert one.call is not None
-        assert one.call["name"] in [tool["function"]["name"] for tool in one.tools or []]
-        assert "error" not in tools.call(one.call["name"], one.call["arguments"])
+        (schema,) = (tool for tool in one.tools or [] if tool["function"]["name"] == one.call["name"])
+        assert set(one.call["arguments"]) == set(schema["function"]["parameters"]["properties"])
+    assert not any("error" in tools.call(one.call["name"], one.call["arguments"]) for one in held_out["tools"])
+
+
+def test_new_tools_are_in_no_training_file_and_told_by_their_schema_alone(folder: Path) -> None:
+    asked = questions(0)["new_tools"]
+    names = {tool["function"]["name"] for one in asked for tool in one.tools}
+    assert len(names) > 40
+    seen = Counter()
+    for stage in STAGES:
+        for row in rows(folder / f"{stage}.jsonl"):
+            for text in (*strings(row), *(turns[0].get("tools", "") for turns in conversations(row))):
+                words = set(re.findall(r"[a-z]+_[a-z]+", text))
+                assert not names & words
+                seen.update(words)
+    assert len(seen) > 300, "so many that none is known by heart"
+    silent = [one for one in asked if not any(key.split("_")[-1] in str(one.messages) for key in one.call["arguments"])]
+    assert len(silent) > 0.2 * len(asked)
+    chosen = [one for one in asked if len({tool["function"]["name"].split("_")[0] for tool in one.tools}) == 1]
+    assert len(chosen) > 0.2 * len(asked), "the other tool on offer does the same to something else"
 
 
 def test_the_country_follows_from_the_city(folder: Path) -> None:
@@ -277,6 +296,9 @@ def test_two_requests_share_a_list_of_tools(folder: Path) -> None:
         called = [call["name"] for turn in turns for call in json.loads(turn.get("tool_calls", "[]"))]
         assert set(called) <= offered
         asked[len(called)] += 1
+        if not offered <= set(tools.BUILTIN):
+            assert len(called) == 2, "made up for this dialogue"
+            continue
         offered_at_once[len(offered)] += 1
     assert set(asked) == {1, 2}, "one of the calculator's lessons, beside six tools, or beside small talk"
     assert asked[2] >= 16
@@ -305,7 +327,9 @@ def test_formats(folder: Path, file: str) -> None:
                 if turn["role"] == "tool":
                     (call,) = json.loads(before["tool_calls"])
                     assert "error" not in json.loads(turn["content"])
-                    if call["name"] not in ("get_current_time", "random_number"):
+                    if call["name"] not in tools.BUILTIN:
+                        assert turn["content"] == invented.RESULT
+                    elif call["name"] not in ("get_current_time", "random_number"):
                         assert turn["content"] == tools.call(call["name"], call["arguments"])
             if stage in ("rl", "agent", "agent_math"):
                 assert turns[-1]["content"] == ""

@@ -53,7 +53,12 @@ def thing(language: str, draw: DrawTask, rng: random.Random) -> str:
         return str(draw(rng.choice(tooltasks.LEVELS), language, rng).arguments["expression"])
     if kind < 0.5:
         return rng.choice(("", "-")) + "".join(rng.choices("0123456789", k=rng.randint(3, 8)))
-    return (" " if language == "en" else "").join(rng.choices(WORDS[language], k=rng.randint(1, 4)))
+    return words(language, rng.randint(1, 4), rng)
+
+
+def words(language: str, count: int, rng: random.Random) -> str:
+    """Return so many words that mean nothing together."""
+    return (" " if language == "en" else "").join(rng.choices(WORDS[language], k=count))
 
 
 def coded(language: str, rng: random.Random) -> str:

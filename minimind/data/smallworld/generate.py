@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from minimind import tools
-from minimind.data.smallworld import conversations, copying, persona, preferences, pretraining, tooltalk, tooltasks
+from minimind.data.smallworld import (
+    conversations,
+    copying,
+    invented,
+    persona,
+    preferences,
+    pretraining,
+    tooltalk,
+    tooltasks,
+)
 from minimind.data.smallworld.arithmetic import Sum, Sums
 from minimind.data.smallworld.conversations import user
 from minimind.data.smallworld.questions import held_out
@@ -53,6 +62,8 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
     talk = rng("sft tools")
     training = conversations.training(world, sums, split.calendar, scale, rng("sft"))
     training += [_tool_talk(draw, *pair, talk) for pair in _tool_pairs(8 * scale, tools.BUILTIN)]
+    odd = rng("invented tools")
+    training += [invented.dialogue(language, odd) for _, language in _tool_pairs(10 * scale, tools.BUILTIN)]
     training += _tool_lessons(draw_task, 10 * scale, rng("tool lessons"))
     write("sft.jsonl", chats(rng("sft order").sample(training, len(training))))
     asked = ({"ability": ability, "conversations": turns} for ability, turns in held_out(split))

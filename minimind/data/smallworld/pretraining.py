@@ -3,21 +3,22 @@
 import random
 from collections.abc import Callable, Iterator
 
-from minimind.data.smallworld import arithmetic, copying, facts, stories, thoughts
+from minimind.data.smallworld import arithmetic, copying, facts, invented, stories, thoughts
 from minimind.data.smallworld.split import Split
 from minimind.data.smallworld.world import LANGUAGES, Person
 
 # A small model sees about three million tokens in the five minutes of the demo, so most of them are about the people.
 # These are shares of the bytes; a digit costs a token, so that of the tokens sums and copying have more.
 SHARES = {
-    "biography": 0.28,
-    "telling": 0.145,
-    "interview": 0.16,
-    "thoughts": 0.07,
-    "sums": 0.13,
-    "copying": 0.17,
-    "story": 0.025,
-    "things": 0.02,
+    "biography": 0.255,
+    "telling": 0.13,
+    "interview": 0.145,
+    "thoughts": 0.065,
+    "sums": 0.115,
+    "copying": 0.15,
+    "tools": 0.1,
+    "story": 0.022,
+    "things": 0.018,
 }
 
 
@@ -38,6 +39,7 @@ def documents(split: Split, rng: random.Random) -> Iterator[tuple[str, str]]:
         ),
         "sums": lambda language: arithmetic.text(sums, language, rng),
         "copying": lambda language: copying.text(split, language, rng),
+        "tools": lambda language: invented.text(language, rng),
         "story": lambda language: stories.story(sums, language, rng),
         "things": lambda language: stories.things(language, rng),
     }

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from minimind.data.smallworld import conversations, thoughts, tooltalk
+from minimind.data.smallworld import conversations, invented, thoughts, tooltalk
 from minimind.data.smallworld.conversations import Turn
 from minimind.data.smallworld.split import Split
 from minimind.data.smallworld.world import ATTRIBUTES, LANGUAGES
@@ -32,12 +32,13 @@ def questions(seed: int = 0) -> dict[str, list[Question]]:
     """Return the held-out questions by ability.
 
     `facts_en`, `facts_zh`, `arithmetic`; to be thought about: `thinking` (sums in two steps), `countries`,
-    `weekdays`; to be answered by a call: `tools`. No question about the same person, and no such sum, day or request,
-    occurs in any training file of `generate(..., seed=seed)`; `sft_valid.jsonl` holds these items.
+    `weekdays`; to be answered by a call: `tools`, and `new_tools`, of which only the schema is known. No question about
+    the same person, and no such sum, day, request or new tool, occurs in any training file of
+    `generate(..., seed=seed)`; `sft_valid.jsonl` holds these items.
     """
     found: dict[str, list[Question]] = {}
     for ability, turns in held_out(Split(seed)):
-        if ability == "tools":
+        if ability in ("tools", "new_tools"):
             (call,) = json.loads(turns[2]["tool_calls"])
             prompt = [{"role": "system", "content": turns[0]["content"]}, turns[1]]
             question = Question(prompt, tools=json.loads(turns[0]["tools"]), call=call)
@@ -75,7 +76,9 @@ def _thoughts(split: Split) -> Iterator[tuple[str, list[Turn]]]:
 
 
 def _calls(split: Split) -> Iterator[tuple[str, list[Turn]]]:
-    """Yield requests for tools, one of two on offer."""
+    """Yield requests for tools, one of two on offer: the built-in ones, and as many for new ones."""
     rng = random.Random(f"held-out dialogues {split.seed}")
     for one in split.requests:
         yield "tools", tooltalk.dialogue(one, rng)
+    for one in split.requests:
+        yield "new_tools", invented.dialogue(one.language, rng, held_out=True)
