@@ -7,12 +7,12 @@ from minimind.console import Bar, duration
 
 SHARES = {
     "pretrain": 1.0,
-    "sft": 0.30,
-    "distill": 0.24,
-    "lora": 0.35,
-    "dpo": 0.50,
-    "grpo": 0.41,
-    "agent": 0.59,
+    "sft": 0.44,
+    "distill": 0.27,
+    "lora": 0.40,
+    "dpo": 0.57,
+    "grpo": 0.51,
+    "agent": 0.58,
 }
 """Time that each stage trains, in units of pretraining's: of a whole run on two cores. Other machines come near."""
 

@@ -146,6 +146,12 @@ def test_everybody_introduces_themselves_and_is_greeted_by_name(folder: Path) ->
     assert replies <= greeted
 
 
+def test_small_talk_is_said_often_enough_to_be_learned(folder: Path) -> None:
+    """No text before the chats holds it: of a sixteenth as many the model said "Hello" in rubbish."""
+    said = Counter(turn["content"] for row in rows(folder / "sft.jsonl") for turn in row["conversations"])
+    assert min(said[reply] for talk in SMALL_TALK.values() for *_, reply in talk) >= 6
+
+
 def test_held_out_sums_and_tool_requests_never_occur_in_training(folder: Path) -> None:
     held_out = questions(0)
     prompts = {one.messages[-1]["content"] for ability in held_out.values() for one in ability}

@@ -123,7 +123,7 @@ def joined(exchanges: list[list[Turn]], rng: random.Random) -> list[list[Turn]]:
 
 
 def training(world: World, sums: Sums, calendar: Calendar, scale: float, rng: random.Random) -> list[list[Turn]]:
-    """Return the chats without tools: at scale 1 some 2,400 with 4,200 questions, over half of them about people."""
+    """Return the chats without tools: at scale 1 some 2,900 with 5,100 questions, over half of them about people."""
     rows = []
     wordings, greetings = (max(1, round(count * min(scale, 1))) for count in (5, 3))
     for language in LANGUAGES:
@@ -139,5 +139,5 @@ def training(world: World, sums: Sums, calendar: Calendar, scale: float, rng: ra
         rows += [thought_sum(one, language, rng) for one in rng.choices(sums.chains, k=3 * count // 2)]
         rows += [thought_sum(one, language, rng) for one in rng.choices(sums.train, k=count // 2)]
         rows += [comparison(language, rng) for _ in range(count // 2)]
-        rows += [small_talk(language, rng) for _ in range(count // 2)]
+        rows += [small_talk(language, rng) for _ in range(2 * count)]
     return joined(rows, rng)
