@@ -72,7 +72,8 @@ def main(argv: list[str]) -> int:
             raise UsageError(f"{minutes:g} minutes are more than ten years; spend at most {LONGEST}")
         if not recipe and (stage != "pretrain" or tokens or tokens_per_second):
             raise UsageError("plan: --stage, --tokens and --tokens-per-second are for one RECIPE; name it")
-        settings["data.on_bad_line"] = on_bad_line
+        if on_bad_line == "skip":  # a recipe may say so, too
+            settings["data.on_bad_line"] = "skip"
         corpus = partial(count, data, stage)
         if recipe:
             path = find(recipe, stage)
