@@ -147,7 +147,7 @@ def test_everybody_introduces_themselves_and_is_greeted_by_name(folder: Path) ->
 
 
 def test_small_talk_is_said_often_enough_to_be_learned(folder: Path) -> None:
-    """No text before the chats holds it: of a sixteenth as many the model said "Hello" in rubbish."""
+    """No text before the chats holds it: of a quarter as many the model answered "Hello" with rubbish."""
     said = Counter(turn["content"] for row in rows(folder / "sft.jsonl") for turn in row["conversations"])
     assert min(said[reply] for talk in SMALL_TALK.values() for *_, reply in talk) >= 6
 

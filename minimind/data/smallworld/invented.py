@@ -13,6 +13,7 @@ from typing import Any
 from minimind.data.smallworld import copying, tooltalk
 from minimind.data.smallworld.conversations import Turn, assistant, user
 from minimind.data.smallworld.tooltalk import Request
+from minimind.data.smallworld.world import LANGUAGES
 
 VERBS = (
     ("find", "找"), ("play", "播放"), ("open", "打开"), ("close", "关上"), ("order", "订购"), ("send", "寄出"),
@@ -60,7 +61,12 @@ class Parameter:
     @property
     def schema(self) -> dict[str, str]:
         """The parameter as JSON schema has it."""
-        return {"type": "integer" if self.number else "string", "description": f"The {self.name.replace('_', ' ')}"}
+        kind = "integer" if self.number else "string"
+        return {"type": kind, "description": f"The {self.said('en').strip()}"}
+
+    def said(self, language: str) -> str:
+        """What a user says before the value."""
+        return f"{self.name.replace('_', ' ')} " if language == "en" else self.chinese
 
 
 @dataclass(frozen=True)
@@ -115,13 +121,13 @@ def request(tool: Tool, language: str, rng: random.Random) -> Request:
     """
     kinds = [one.number for one in tool.parameters]
     named = len(set(kinds)) < len(kinds) or rng.random() < 0.4
-    index = ("en", "zh").index(language)
+    index = LANGUAGES.index(language)
     arguments: dict[str, Any] = {}
     said = []
     for one in tool.parameters:
-        arguments[one.name] = rng.randint(1, 99) if one.number else copying.words(language, rng.randint(1, 2), rng)
-        name = ("", f"{one.name.replace('_', ' ')} " if language == "en" else one.chinese)[named]
-        said.append(f"{name}{arguments[one.name]}")
+        value = rng.randint(1, 99) if one.number else copying.words(language, rng.randint(1, 2), rng)
+        arguments[one.name] = value
+        said.append(f"{one.said(language)}{value}" if named else str(value))
     listed = (" and ", "，")[index].join(rng.sample(said, len(said)))
     wording = rng.choice(WORDINGS[language])
     text = wording.format(verb=tool.verb[index], noun=tool.noun[index], said=listed)
