@@ -273,6 +273,16 @@ def test_a_hand_over_that_fails_for_a_moment_loses_no_answer(server, model, toke
     assert [one.ids for one in generate(rollout, [[n] for n in range(5, 9)], Sampling())] == [[7, 2]] * 4
 
 
+def test_weights_that_are_refused_are_no_refused_prompt(server, model, tokenizer, folder):
+    restartable = Restartable(server)
+    rollout = client(server, tokenizer, folder)
+    rollout.update_weights(model)
+    restartable.has = "default"
+    server.say = lambda path, body: (422, "no") if path.startswith("/update") else restartable.say(path, body)
+    with pytest.raises(UserError, match="refuses /update_weights_from_disk"):
+        generate(rollout, [[5]], Sampling())
+
+
 def test_a_server_that_takes_no_weights_is_not_left_paused(server, model, tokenizer, folder):
     server.say = lambda path, body: (400, "no") if path == "/update_weights_from_disk" else well(path, body)
     with pytest.raises(UserError, match="status 400 no"):
