@@ -229,7 +229,7 @@ class Pipeline:
     def _measure(self, directory: Path, most: int | None) -> dict[str, Any]:
         """Bits per byte on unseen text, and the share of held-out questions answered right, at most so many a kind."""
         from minimind import runtime
-        from minimind.data.smallworld import behaviours, persona_questions, questions
+        from minimind.data.smallworld import behaviours, persona_questions, questions, small_talk_questions
         from minimind.engine.sampling import Sampling
         from minimind.eval import toolcall
         from minimind.eval.abilities import score
@@ -244,7 +244,7 @@ class Pipeline:
         rows = islice(self._rows("pretrain_valid.jsonl"), 5 if self.quick else None)
         documents = [text_document(row["text"], words) for row in rows]
         bpb = bits_per_byte(model, documents, model.config.max_position_embeddings, dtype)["bpb"]
-        asked = {**questions(), **persona_questions(), **behaviours()}
+        asked = {**questions(), **small_talk_questions(), **persona_questions(), **behaviours()}
         asked = {name: items[:most] for name, items in asked.items()}
         scores, answers = score(model, words, asked, dtype)
         several = {"thinking": SAMPLES * asked["thinking"]}

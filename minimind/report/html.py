@@ -28,6 +28,7 @@ ABILITIES = {
     "weekdays": ("days later", "几天以后"),
     "tools": ("tool calls", "工具调用"),
     "new_tools": ("tools never seen before", "从没见过的工具"),
+    "small_talk": ("small talk", "寒暄"),
     "persona": ("persona", "人设"),
     "brief": ("brief when asked", "按要求简短"),
     "polite": ("polite when insulted", "受辱仍礼貌"),

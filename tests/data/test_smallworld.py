@@ -16,6 +16,7 @@ from minimind.data.smallworld.arithmetic import Sums
 from minimind.data.smallworld.conversations import INTRODUCTIONS, SMALL_TALK
 from minimind.data.smallworld.facts import held_out_names
 from minimind.data.smallworld.persona import persona_questions
+from minimind.data.smallworld.questions import small_talk_questions
 from minimind.data.smallworld.split import Split
 from minimind.data.smallworld.thoughts import DAYS
 from minimind.data.smallworld.tooltalk import CODES
@@ -149,7 +150,10 @@ def test_everybody_introduces_themselves_and_is_greeted_by_name(folder: Path) ->
 def test_small_talk_is_said_often_enough_to_be_learned(folder: Path) -> None:
     """No text before the chats holds it: of a quarter as many the model answered "Hello" with rubbish."""
     said = Counter(turn["content"] for row in rows(folder / "sft.jsonl") for turn in row["conversations"])
-    assert min(said[reply] for talk in SMALL_TALK.values() for *_, reply in talk) >= 6
+    asked = small_talk_questions()["small_talk"]
+    assert min(said[one.answer] for one in asked) >= 6
+    assert len(asked) == 60
+    assert sum(one.open_thinking for one in asked) == 30
 
 
 def test_held_out_sums_and_tool_requests_never_occur_in_training(folder: Path) -> None:

@@ -49,6 +49,21 @@ def questions(seed: int = 0) -> dict[str, list[Question]]:
     return found
 
 
+def small_talk_questions() -> dict[str, list[Question]]:
+    """Return all small talk as the ability `small_talk`, each prompt to be answered at once and after a thought.
+
+    There are too few ways to say hello to hold some out: it is asked in the words in which SFT teaches it.
+    """
+    asked = [
+        Question([conversations.user(prompt)], answer=reply, open_thinking=thinking)
+        for language in LANGUAGES
+        for prompts, _, reply in conversations.SMALL_TALK[language]
+        for prompt in prompts
+        for thinking in (False, True)
+    ]
+    return {"small_talk": asked}
+
+
 def held_out(split: Split) -> list[tuple[str, list[Turn]]]:
     """Return (ability, conversation) of every held-out question."""
     return [*_facts_and_sums(split), *_thoughts(split), *_calls(split)]

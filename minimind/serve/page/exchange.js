@@ -6,6 +6,7 @@ import { say } from "./words.js";
 
 const ALTERNATIVES = 10;
 const ROUNDS = 6;
+const ONE_PIECE = 0.05; // seconds
 const FIELDS = ["reasoning_content", "content", "tool_calls"]; // in the order in which a model writes them
 
 /** Messages as the API takes them, without what this page keeps beside them. */
@@ -70,7 +71,9 @@ export async function answer(chat, { model, tools, signal, changed }) {
       // A call that is not going to be run would wait for its result in every later request.
       if (message.finish !== "tool_calls") delete message.tool_calls;
       const seconds = (performance.now() - (first || start)) / 1000;
-      message.speed = message.glass.length > 1 ? (message.glass.length - 1) / seconds : null;
+      // What arrives in one piece, as a short reply of a small model does, came at no speed that could be told.
+      const timed = message.glass.length > 1 && seconds > ONE_PIECE;
+      message.speed = timed ? (message.glass.length - 1) / seconds : null;
       changed(message);
     }
     if (message.finish !== "tool_calls") return;
