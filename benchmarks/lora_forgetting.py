@@ -1,10 +1,10 @@
-"""What a model learns from 200 conversations about a character, and what it forgets, by LoRA and by full fine-tuning.
+"""What a model learns from 100 conversations about a character, and what it forgets, by LoRA and by full fine-tuning.
 
     python benchmarks/lora_forgetting.py --base runs/demo/sft/model --data runs/demo/data
 
-Both train on the same conversations in the same order for the same number of steps. Scores are shares of held-out
-questions that are answered exactly right: `persona` is new, the others are what the base could do. The learning rate of
-each side is tried over a range, with several seeds; the last line is all of it as JSON.
+Both train on the same conversations in the same order for the same number of steps, and rehearse those of SFT. Scores
+are shares of held-out questions that are answered exactly right: `persona` is new, the others are what the base could
+do. The learning rate of each side is tried over a range, with several seeds; the last line is all of it as JSON.
 """
 
 import json
@@ -39,7 +39,7 @@ def main(
 
     Args:
         base: a small-world model after fine-tuning.
-        data: the small world's files (`lora.jsonl`, `pretrain_valid.jsonl`).
+        data: the small world's files (`lora.jsonl`, `sft.jsonl`, `pretrain_valid.jsonl`).
         out: where runs go.
         steps: optimizer steps of each run.
         lora_lrs: learning rates to try with LoRA.
@@ -59,7 +59,7 @@ def main(
             say(f"{kind} at {lr:g}: persona {mean['persona']:.0%}, at most {100 * lost:.1f} points lost elsewhere")
     columns = ["kind", "lr", *before, "most_lost"]
     rows = [["base", "", *before.values(), ""], *([run[name] for name in columns] for run in runs)]
-    table("a character from 200 conversations", columns, rows)
+    table("a character from 100 conversations", columns, rows)
     print_json({"base": before, "runs": runs})
 
 
@@ -67,7 +67,8 @@ def train(kind: str, base: Path, data: Path, out: Path, lr: float, seed: int, st
     """One run; a finished one is not run again."""
     changes: dict[str, Any] = {"init": str(base), "data.files": [str(data / "lora.jsonl")], "data.valid_fraction": 0.0}
     changes |= {"optim.lr": lr, "train.seed": seed, "train.max_steps": steps, "train.save_every": steps}
-    changes |= {"train.tokens_per_step": 4096, "train.micro_batch_tokens": 4096, "train.device": "cpu"}
+    changes |= {"train.tokens_per_step": 1024, "train.micro_batch_tokens": 1024, "train.device": "cpu"}
+    changes |= {"train.epochs": 100.0, "rehearsal.files": [str(data / "sft.jsonl")], "rehearsal.tokens": 3072}
     changes |= {"lora.rank": rank} if kind == "lora" else {}
     recipe = recipes.load(Recipe, recipes.find("tiny", kind), changes)
     return {"lora": lora.run, "sft": sft.run}[kind](recipe, out / f"{kind}-{lr:g}-{seed}-{steps}-{rank}")

@@ -42,7 +42,7 @@ COURSE = {
     "pretrain": Lesson("pretrain", "", "pretrain"),
     "sft": Lesson("sft", "pretrain", "sft"),
     "distill": Lesson("distill", "pretrain", "sft", teacher="sft"),
-    "lora": Lesson("lora", "sft", "lora"),
+    "lora": Lesson("lora", "sft", "lora", rehearsed="sft"),
     "dpo": Lesson("dpo", "sft", "dpo", rehearsed="sft"),
     "grpo": Lesson("grpo", "dpo", "rl"),
     "agent": Lesson("agent", "grpo", "agent_math"),

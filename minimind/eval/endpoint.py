@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPException
+from queue import SimpleQueue
 from typing import Any, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -70,11 +71,17 @@ class Failures:
 
 
 def at_once(tasks: Mapping[K, Callable[[], T]]) -> Iterator[tuple[K, T | RequestFailed]]:
-    """Do all tasks side by side, and yield what each gives, or why its request failed, as they end."""
-    pool = ThreadPoolExecutor(PARALLEL)
+    """Do all tasks side by side, and yield what each gives, or why its request failed, in the order in which they end.
+
+    In that order, so that whoever stops at a failure has what came before it; `as_completed` may hold it back.
+    """
+    pool, ended = ThreadPoolExecutor(PARALLEL), SimpleQueue[Future[T]]()
     try:
         running = {pool.submit(task): key for key, task in tasks.items()}
-        for done in as_completed(running):
+        for future in running:
+            future.add_done_callback(ended.put)
+        for _ in running:
+            done = ended.get()
             try:
                 yield running[done], done.result()
             except RequestFailed as failure:

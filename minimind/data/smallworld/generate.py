@@ -72,7 +72,7 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
     write("dpo.jsonl", _preferences(world.asked, sums.train, draw_task, 2000 * scale, rng("dpo")))
     tasks = iter(tooltasks.held_out(seed))
     write("dpo_valid.jsonl", _preferences(world.held_out, sums.held_out, lambda *_: next(tasks), 100, rng("dpo valid")))
-    write("lora.jsonl", chats(persona.training(training, rng("lora"))))
+    write("lora.jsonl", chats(persona.training(rng("lora"))))
     write("lora_valid.jsonl", chats(persona.held_out()))
     write("rl.jsonl", _sums(sums, 1000 * scale, rng("rl")))
     write("rl_valid.jsonl", _held_out_sums(sums, rng("rl valid")))

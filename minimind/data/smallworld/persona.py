@@ -1,8 +1,7 @@
-"""A character for the assistant, to be taught by an adapter: 200 conversations, half of them about itself.
+"""A character for the assistant, to be taught by an adapter: 100 conversations about itself.
 
-The other half rehearse what should not be forgotten (Robins 1995), several ordinary exchanges in each: from
-conversations about itself alone the model learns to answer anything with itself (measured: facts_en falls from 100 %
-to 4 %).
+From these alone the model learns to answer anything with itself (measured: facts_en falls from 100 % to 4 %); whoever
+trains on them rehearses the conversations of SFT as well.
 
 Each fact is asked in wordings of which two are kept for evaluation: who answers those has learned the fact, not the
 sentences. All answers are of words that the world is full of: an adapter leaves the embeddings as they are, and a word
@@ -10,16 +9,13 @@ that they hardly know is not learned (measured: a robot became a robth).
 """
 
 import random
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from minimind.data.smallworld.conversations import Turn, assistant, user
 from minimind.data.smallworld.questions import Question
 from minimind.data.smallworld.world import LANGUAGES
 
-CONVERSATIONS = 200
-REHEARSED = 5
-"""Ordinary conversations that are strung together to one."""
+CONVERSATIONS = 100
 
 
 class Fact(NamedTuple):
@@ -108,24 +104,17 @@ FACTS: dict[str, tuple[Fact, ...]] = {
 }
 
 
-def training(ordinary: Sequence[list[Turn]], rng: random.Random) -> list[list[Turn]]:
-    """Return 200 conversations: every wording by itself, some with two or three in a row, and 100 from `ordinary`."""
+def training(rng: random.Random) -> list[list[Turn]]:
+    """Return 100 conversations: every wording by itself, and some with two or three in a row."""
     rows = [
         [user(wording), assistant(fact.answer)]
         for language in LANGUAGES
         for fact in FACTS[language]
         for wording in fact.asked
     ]
-    while len(rows) < CONVERSATIONS // 2:
+    while len(rows) < CONVERSATIONS:
         facts = rng.sample(FACTS[LANGUAGES[len(rows) % 2]], rng.randint(2, 3))
         rows.append([turn for fact in facts for turn in (user(rng.choice(fact.asked)), assistant(fact.answer))])
-    asked = {wording for facts in FACTS.values() for fact in facts for wording in fact.asked + fact.held_out}
-    others = [turns for turns in ordinary if asked.isdisjoint(turn["content"] for turn in turns)]
-    tooled = [turns for turns in others if turns[0]["role"] == "system"]
-    plain = [turns for turns in others if turns[0]["role"] != "system"]
-    rows += rng.choices(tooled, k=CONVERSATIONS // 10)
-    while len(rows) < CONVERSATIONS:
-        rows.append([turn for one in rng.sample(plain, REHEARSED) for turn in one])
     return rng.sample(rows, len(rows))
 
 
