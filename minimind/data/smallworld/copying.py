@@ -14,7 +14,6 @@ from minimind.data.smallworld.conversations import Turn, assistant, user
 from minimind.data.smallworld.split import Split
 from minimind.data.smallworld.tooltasks import DrawTask
 from minimind.data.smallworld.world import LANGUAGES
-from minimind.tools import tables
 
 TWICE = {
     "en": (
@@ -36,11 +35,6 @@ AGAIN = {
     "en": ("Repeat: {x}", "Say this again: {x}", "Copy this: {x}"),
     "zh": ("重复：{x}", "请再说一遍：{x}", "抄写：{x}"),
 }
-WORDS = {
-    "en": (*tooltalk.WORDS["en"], *tables.DICTIONARY, *tables.WEATHER),
-    "zh": (*tooltalk.WORDS["zh"], *tables.DICTIONARY.values(), *(city for city, *_ in tables.WEATHER.values())),
-}
-"""Many: of a few the model would learn which there are, and not to look which was said."""
 
 
 def thing(language: str, draw: DrawTask, rng: random.Random) -> str:
@@ -53,12 +47,7 @@ def thing(language: str, draw: DrawTask, rng: random.Random) -> str:
         return str(draw(rng.choice(tooltasks.LEVELS), language, rng).arguments["expression"])
     if kind < 0.5:
         return rng.choice(("", "-")) + "".join(rng.choices("0123456789", k=rng.randint(3, 8)))
-    return words(language, rng.randint(1, 4), rng)
-
-
-def words(language: str, count: int, rng: random.Random) -> str:
-    """Return so many words that mean nothing together."""
-    return (" " if language == "en" else "").join(rng.choices(WORDS[language], k=count))
+    return tooltalk.words(language, rng.randint(1, 4), rng)
 
 
 def coded(language: str, rng: random.Random) -> str:

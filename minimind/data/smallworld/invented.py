@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from minimind.data.smallworld import copying, tooltalk
+from minimind.data.smallworld import tooltalk
 from minimind.data.smallworld.conversations import Turn, assistant, user
 from minimind.data.smallworld.tooltalk import Request
 from minimind.data.smallworld.world import LANGUAGES
@@ -125,7 +125,7 @@ def request(tool: Tool, language: str, rng: random.Random) -> Request:
     arguments: dict[str, Any] = {}
     said = []
     for one in tool.parameters:
-        value = rng.randint(1, 99) if one.number else copying.words(language, rng.randint(1, 2), rng)
+        value = rng.randint(1, 99) if one.number else tooltalk.words(language, rng.randint(1, 2), rng)
         arguments[one.name] = value
         said.append(f"{one.said(language)}{value}" if named else str(value))
     listed = (" and ", "，")[index].join(rng.sample(said, len(said)))

@@ -48,7 +48,11 @@ UNIT_PAIRS = (
 UNITS = {unit: words for pair in UNIT_PAIRS for unit, *words in pair}
 CODES: tuple[Mapping[str, Sequence[str]], ...] = (ZONES, CURRENCIES, UNITS)
 """What tools call a thing, and what people do: (English, 中文)."""
-WORDS = {"en": ("green", "tree", "river", "blue", "moon", "good", "friend", "star"), "zh": "山水花鸟天地日月星云"}
+WORDS = {
+    "en": (*tables.DICTIONARY, *tables.WEATHER),
+    "zh": (*tables.DICTIONARY.values(), *(city for city, *_ in tables.WEATHER.values())),
+}
+"""Many: of a few the model would learn which there are, and not to look which was said."""
 
 NEEDED = {"en": "This needs {tool}.", "zh": "这要用{tool}。"}
 TOLD = {"en": "The tool has answered.", "zh": "工具有了回答。"}
@@ -92,8 +96,7 @@ def _arguments(tool: str, language: str, rng: random.Random) -> tuple[dict[str, 
             bounds = {"min": low, "max": low + rng.randint(1, 80)}
             return bounds, bounds
         case "text_length":
-            count = rng.randint(2, 4)
-            text = (" " if language == "en" else "").join(rng.choices(WORDS[language], k=count))
+            text = words(language, rng.randint(2, 4), rng)
             return {"text": text}, {"text": text}
         case "unit_converter":
             source, target = rng.sample(rng.choice(UNIT_PAIRS), 2)
@@ -114,6 +117,11 @@ def _arguments(tool: str, language: str, rng: random.Random) -> tuple[dict[str, 
             name = {"zh": ("Chinese", "中文"), "en": ("English", "英文")}[goal][index]
             return {"text": text, "target_language": goal}, {"text": text, "target": name}
     raise KeyError(tool)
+
+
+def words(language: str, count: int, rng: random.Random) -> str:
+    """Return so many words that mean nothing together."""
+    return (" " if language == "en" else "").join(rng.choices(WORDS[language], k=count))
 
 
 def request(tool: str, language: str, rng: random.Random) -> Request:
