@@ -7,14 +7,14 @@ from minimind.console import Bar, duration
 
 SHARES = {
     "pretrain": 1.0,
-    "sft": 0.44,
-    "distill": 0.27,
-    "lora": 0.40,
-    "dpo": 0.57,
-    "grpo": 0.51,
-    "agent": 0.58,
+    "sft": 0.46,
+    "distill": 0.26,
+    "lora": 0.42,
+    "dpo": 0.50,
+    "grpo": 0.56,
+    "agent": 0.57,
 }
-"""Time that each stage trains, in units of pretraining's: of a whole run on two cores. Other machines come near."""
+"""Time that each stage trains, in units of pretraining's: of two whole runs on two cores. Other machines come near."""
 
 
 class Outlook:

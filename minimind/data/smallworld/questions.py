@@ -74,7 +74,8 @@ def _facts_and_sums(split: Split) -> Iterator[tuple[str, list[Turn]]]:
         for person in split.world.held_out:
             for attribute in ATTRIBUTES:
                 yield f"facts_{language}", conversations.fact(person, attribute, language)
-        for one in split.sums.held_out:
+    for one in split.sums.held_out:
+        for language in LANGUAGES:
             yield "arithmetic", conversations.plain_sum(one, language)
     for index, chain in enumerate(split.sums.held_out_chains):
         yield "thinking", conversations.thought_sum(chain, LANGUAGES[index % 2])
