@@ -29,10 +29,10 @@ def main(
     base: Path,
     data: Path,
     out: Path = Path("runs/lora_forgetting"),
-    steps: int = 60,
-    lora_lrs: tuple[float, ...] = (2e-3, 4e-3, 8e-3),
-    sft_lrs: tuple[float, ...] = (3e-4, 6e-4, 1.2e-3),
-    seeds: tuple[int, ...] = (1,),
+    steps: int = 160,
+    lora_lrs: tuple[float, ...] = (3e-3,),
+    sft_lrs: tuple[float, ...] = (3e-4,),
+    seeds: tuple[int, ...] = (1, 2),
     rank: int = 8,
 ) -> None:
     """Train and measure.

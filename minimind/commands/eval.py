@@ -138,14 +138,14 @@ def tools(
         tasks: all, arithmetic, or choice (which tool, with exactly which arguments; none; two).
         thinking: let the model think before it speaks.
         temperature: 0 always takes the likeliest word.
-        seed: of the tasks, and of the draws when the temperature is above 0.
+        seed: of the draws when the temperature is above 0; the tasks are those that no training file holds.
     """
     from minimind.engine.sampling import Sampling
     from minimind.eval import toolcall
 
     sampling = Sampling(temperature=temperature, seed=seed)
-    cases = toolcall.arithmetic(count, seed) if tasks != "choice" else []
-    cases += toolcall.choice(seed) if tasks != "arithmetic" else []
+    cases = toolcall.arithmetic(count) if tasks != "choice" else []
+    cases += toolcall.choice() if tasks != "arithmetic" else []
     lm, dtype = _loaded(model, device, rope)
     rows = toolcall.run(lm.model, lm.tokenizer, cases, dtype, sampling, thinking)
     sums = [row for row in rows if row["kind"].startswith("level")]
@@ -297,7 +297,7 @@ def tax(
         tried = list(sweep(was.model, now.model, now.tokenizer, abilities, dtype, limit))
     share, changes = tried[-1]
     if out is not None:
-        save_model(between(was.model, now.model, share), out)
+        save_model(between(was.model, now.model, share), out, "float32")  # 16 bits would round the share away
         now.tokenizer.save(out)
     if json:
         worst = [{"share": one, "tax": max(change.tax for change in found.values())} for one, found in tried]

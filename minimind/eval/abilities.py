@@ -1,6 +1,5 @@
 """Asking a model questions whose answers are known: the share that it answers exactly right."""
 
-import json
 import re
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from minimind.data.smallworld import Question
 from minimind.engine.engine import Engine
 from minimind.engine.sampling import GREEDY, Sampling
 from minimind.model.qwen3 import Transformer
+from minimind.text import read_json
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
 from minimind.tokenizer.parse import parse
@@ -62,16 +62,21 @@ def score(
 
 
 def is_right(question: Question, message: Mapping[str, Any]) -> bool:
-    """Whether a message is exactly the expected answer, has the expected shape, or makes exactly the expected call."""
+    """Whether a message is exactly the expected answer, has the expected shape, or makes the expected calls."""
     if question.pattern is not None:
         return re.fullmatch(question.pattern, message["content"].strip()) is not None
-    if question.call is None:
+    if question.calls is None:
         return message["content"].strip() == question.answer
-    calls = message.get("tool_calls", [])
-    if len(calls) != 1:
-        return False
-    function = calls[0]["function"]
+    missing = list(question.calls)
+    for call in map(called, message.get("tool_calls", [])):
+        if call not in missing:
+            return False
+        missing.remove(call)
+    return not missing
+
+
+def called(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a message's tool call as `{"name", "arguments"}`, the arguments read where they are JSON."""
+    function = call["function"]
     arguments = function["arguments"]
-    if isinstance(arguments, str):
-        arguments = json.loads(arguments)
-    return {"name": function["name"], "arguments": arguments} == question.call
+    return {"name": function["name"], "arguments": read_json(arguments) if isinstance(arguments, str) else arguments}

@@ -20,11 +20,10 @@ from minimind.data.conversations import Conversation, read_conversation
 from minimind.data.corpus import expand, read_lines, read_object
 from minimind.data.smallworld import Question
 from minimind.errors import UserError
-from minimind.eval.abilities import score
+from minimind.eval.abilities import called, score
 from minimind.eval.bpb import Document, bits_per_byte
 from minimind.model.qwen3 import Transformer
 from minimind.model.rope import context_length
-from minimind.text import read_json
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
 
@@ -96,18 +95,14 @@ def standing(
 
 
 def question(conversation: Conversation) -> Question:
-    """The conversation up to its first answer, and that answer: its words, or its one call."""
+    """The conversation up to its first answer, and that answer: its words, or its calls."""
     index = next(i for i, turn in enumerate(conversation.messages) if turn["role"] == "assistant")
     answer = conversation.messages[index]
-    calls = [{**call["function"]} for call in answer.get("tool_calls", [])]
-    for call in calls:
-        if isinstance(call["arguments"], str):
-            call["arguments"] = read_json(call["arguments"])
     return Question(
         messages=conversation.messages[:index],
         tools=conversation.tools or None,
         answer=answer["content"].strip(),
-        call=calls[0] if len(calls) == 1 else None,
+        calls=[called(call) for call in answer.get("tool_calls", [])] or None,
         open_thinking="reasoning_content" in answer,
     )
 

@@ -202,7 +202,7 @@ def freeze_in(model: Transformer, dtype: torch.dtype) -> None:
 
 @contextmanager
 def off(model: Transformer) -> Iterator[None]:
-    """Inside, the model is its base: the reference of preference and policy losses, without a second copy."""
+    """Inside, the model is its base: the reference of policy losses, without a second copy."""
     layers = [module for module in model.modules() if isinstance(module, LoraLinear | LoraExperts)]
     for layer in layers:
         layer.on = False

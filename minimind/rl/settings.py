@@ -163,7 +163,7 @@ class ScoringConfig:
     """What an answer is worth (`minimind/rl/rewards.py`)."""
 
     weights: dict[str, float] = field(default_factory=lambda: {"exact": 1.0})
-    """Name of each reward and its weight in the sum."""
+    """Name of each reward and its weight in the sum; what weighs 0 is switched off."""
     file: str = ""
     """Python file with rewards of your own: functions under `@reward`."""
     timeout: float = 60.0
@@ -181,13 +181,16 @@ class ScoringConfig:
     judge_model: str = ""
     """Name of the model that judges."""
     judge_tries: int = 3
-    """Tries until the judge gives a usable score."""
+    """How often a judge that is busy, failing or silent is asked, before an answer goes without its grade."""
     reward_model: str = ""
     """Directory of a reward model, for `reward_model`."""
     trust_remote_code: bool = False
     """Permission for a reward model to bring code of its own, such as internlm2-1_8b-reward; it can do anything."""
     service: str = ""
     """Address that `service` posts `{"samples": [{"messages", "answer", ...}]}` to; it answers `{"scores": [...]}`."""
+
+    def __post_init__(self) -> None:
+        self.weights = {name: weight for name, weight in self.weights.items() if weight}
 
     def check(self) -> None:
         """Raise a `UsageError` that names the field if a value cannot work."""

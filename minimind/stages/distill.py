@@ -59,6 +59,11 @@ def run(recipe: Recipe, out: Path, resume: bool = True) -> Path:
     tokenizer = setup.load_tokenizer(recipe)
     teacher = load_teacher(recipe, tokenizer)
     model = setup.make_model(recipe, tokenizer)
+    if model.config.vocab_size > teacher.config.vocab_size:
+        raise UserError(
+            f"the student has {model.config.vocab_size:,} words and the teacher {teacher.config.vocab_size:,}, of one "
+            f"tokenizer; begin with a new student (without --init), or let the teacher write answers and train sft"
+        )
     if recipe.distill.on_policy:
         return setup.train(make_on_policy_job(recipe, model, teacher, tokenizer), recipe, out, resume)
 
@@ -102,7 +107,10 @@ def make_on_policy_job(recipe: Recipe, model: Transformer, teacher: Transformer,
     own = replace(recipe.scoring, weights={"unfinished": 1.0}), replace(recipe.rl, filter_groups="keep")
     recipe = replace(recipe, scoring=own[0], rl=own[1])
     rl, length = recipe.rl, recipe.data.sequence_length
-    _, validation = setup.shards(recipe, tokenizer, kind="sft") if recipe.data.valid else (None, None)
+    held_out = replace(recipe.data, files=recipe.data.valid, valid=[], valid_fraction=0.0)  # prompts are no examples
+    validation, _ = (
+        setup.shards(replace(recipe, data=held_out), tokenizer, kind="sft") if recipe.data.valid else (None, None)
+    )
     parallel.shard(model, model.layers, recipe.train)
     collector = setup_rl.make_collector(recipe, model, tokenizer)
 
@@ -137,7 +145,8 @@ def teacher_loss(model: Transformer, batch: Any, compiled: bool = False, *, teac
     with torch.no_grad():
         seen_BTC = teacher(batch.input_ids, batch.segments).states
     rows_M, labels_M = labelled_rows(batch.on_host.labels.flatten(), CHUNK, seen_BTC.device)
-    seen = TeacherStates(seen_BTC.flatten(0, 1)[rows_M], teacher.output_weight)
+    # A model may have more rows than its tokenizer has words, to round them up: those are nothing to learn.
+    seen = TeacherStates(seen_BTC.flatten(0, 1)[rows_M], teacher.output_weight[: len(model.output_weight)])
     states_MC = hidden.states.flatten(0, 1)[rows_M]
     found = distillation_loss(states_MC, model.output_weight, labels_M, seen, rule, compiled=compiled)
     figures = {"loss": found.total, "cross_entropy": found.cross_entropy, "divergence": found.divergence}

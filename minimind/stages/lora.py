@@ -2,8 +2,8 @@
 
     y = W₀ x + (alpha / rank) · B A x          W₀ is frozen; B [out, rank] and A [rank, in] are trained
 
-Gradients and moments exist for a percent of the parameters, and what is saved is that percent: an adapter in PEFT's
-format, which any number of can share one base. What the base knows, it keeps (`minimind/model/lora.py`).
+Gradients and moments exist for a few percent of the parameters, and only those are saved: an adapter in PEFT's format,
+which any number of can share one base (`minimind/model/lora.py`).
 
 Data, loss and loop are those of `stages/sft.py`. With `lora.rank` above 0 the model that any stage trains is the base,
 frozen, with B = 0 beside each chosen matrix: at first it computes exactly what it did before.

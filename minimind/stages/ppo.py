@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -138,9 +139,11 @@ def make_job(recipe: Recipe, actor: Transformer, critic: Scorer, tokenizer: Toke
         collector.meter.masked(batch.mask, **of_critic)
         return Loss(total, {"loss": total, "policy_loss": policy_total, "value_loss": value_total}, hidden.router)
 
+    own_rates = rates(optimizers)
+
     def before_step(rollout: int) -> None:
         """While only the critic learns, its guesses being worth nothing yet, the actor's rate is 0."""
-        set_rates(optimizers, recipe, actor_learns=rollout >= ppo.warmup_rollouts)
+        set_rates(optimizers, own_rates, recipe, actor_learns=rollout >= ppo.warmup_rollouts)
 
     before_step(0)
     stream = RolloutStream(collector, actor, make_batches, drift, ppo.target_kl, before_step)
@@ -178,10 +181,21 @@ def make_critic(recipe: Recipe, actor: Transformer) -> Scorer:
     return critic.train()
 
 
-def set_rates(optimizers: list[list[torch.optim.Optimizer]], recipe: Recipe, actor_learns: bool) -> None:
-    """The critic has a rate of its own; the actor's is 0 while only the critic learns."""
+def rates(optimizers: list[list[torch.optim.Optimizer]]) -> list[list[float]]:
+    """The rate of each group of weights, of actor and critic, as a multiple of the others' (`optim.embedding_lr`)."""
+    return [[group.get("lr_scale", 1.0) for group in groups(some)] for some in optimizers]
+
+
+def set_rates(
+    optimizers: list[list[torch.optim.Optimizer]], own: list[list[float]], recipe: Recipe, actor_learns: bool
+) -> None:
+    """The critic has a rate of its own; the actor's is 0 while only the critic learns. `own`: as of `rates`."""
     scales = (float(actor_learns), recipe.ppo.critic_lr / recipe.optim.lr if recipe.ppo.critic_lr else 1.0)
-    for some, scale in zip(optimizers, scales, strict=True):
-        for optimizer in some:
-            for group in optimizer.param_groups:
-                group["lr_scale"] = scale
+    for some, multiples, scale in zip(optimizers, own, scales, strict=True):
+        for group, multiple in zip(groups(some), multiples, strict=True):
+            group["lr_scale"] = scale * multiple
+
+
+def groups(optimizers: list[torch.optim.Optimizer]) -> list[dict[str, Any]]:
+    """All groups of weights."""
+    return [group for optimizer in optimizers for group in optimizer.param_groups]

@@ -1,6 +1,7 @@
 """What is no lesson of any stage: from a recipe to tokenizer, model, data and engine, and to a finished directory."""
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -105,8 +106,8 @@ def _adapt(model: Transformer, recipe: Recipe) -> None:
             f"{base} is an adapter, and one cannot be the base of another; make a model of it first: "
             f"minimind export merge-lora {base} OUT"
         )
+    lora.freeze_in(model, precision(recipe).dtype)  # first: DoRA measures the rows as they will be multiplied
     lora.attach(model, recipe.lora, base, weights_checksum(base))
-    lora.freeze_in(model, precision(recipe).dtype)
     say(f"LoRA: {lora.report(model)}.")
     if trouble := peft_trouble(model):
         warn(f"peft cannot load this adapter ({trouble}); for others, hand on the merged model (export merge-lora)")
@@ -170,8 +171,10 @@ def train(job: Job, recipe: Recipe, out: Path, resume: bool) -> Path:
     guard.check(recipe)
     job.rehearsal = rehearsal(recipe)
     with locked(out), closing(job):
+        began, minutes = time.monotonic(), recipe.train.max_minutes
         at = loop.run(job, recipes.run_config(recipe), out, resume)
-        if at.step < job.steps and not recipe.train.max_minutes:
+        is_over = bool(minutes) and ranks.any_rank(time.monotonic() - began > minutes * 60)
+        if at.step < job.steps and not is_over:
             raise UserError(f"{out}: stopped before the end; run the same command again to continue")
         job.write_model(out / "model")
         guard.after(recipe, out / "model", save_dtype(recipe))

@@ -1,3 +1,4 @@
+import json
 from types import SimpleNamespace
 
 import torch
@@ -46,3 +47,17 @@ def test_a_question_to_be_thought_about_opens_the_think_block_and_is_judged_by_i
 
 def test_other_questions_are_answered_at_once(monkeypatch):
     assert scored(monkeypatch, TOKENIZER.encode(ANSWER)) == (1, [prompt(False)])
+
+
+def test_exactly_the_expected_calls_are_right_and_words_are_none():
+    one, other = ({"name": "look", "arguments": {"at": what}} for what in ("sun", "moon"))
+    question = Question(ASKED, answer="", calls=[one, other])
+
+    def saying(*calls):
+        made = [{"function": {**call, "arguments": json.dumps(call["arguments"])}} for call in calls]
+        return {"role": "assistant", "content": "", "tool_calls": made}
+
+    assert abilities.is_right(question, saying(one, other))
+    assert abilities.is_right(question, saying(other, one))
+    for wrong in (saying(one), saying(one, one), saying(one, other, one), {"role": "assistant", "content": ""}):
+        assert not abilities.is_right(question, wrong)

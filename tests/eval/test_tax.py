@@ -25,8 +25,8 @@ def test_the_small_worlds_conversations_are_its_held_out_questions(world):
     for name, items in abilities.items():
         for got, want in zip(map(tax.question, items), expected[name], strict=True):
             assert got.messages[-1] == want.messages[-1]
-            assert (got.call, got.open_thinking) == (want.call, want.open_thinking)
-            assert want.call or got.answer == want.answer
+            assert (got.calls, got.open_thinking) == (want.calls, want.open_thinking)
+            assert want.calls or got.answer == want.answer
 
 
 def test_an_ability_is_a_field_or_the_file(tmp_path):

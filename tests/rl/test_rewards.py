@@ -18,6 +18,7 @@ from minimind.model.store import save_model
 from minimind.rl import rewards
 from minimind.rl.judge import Rewards
 from minimind.rl.rewards import RewardContext, reward
+from minimind.rl.settings import ScoringConfig
 
 
 def rewards_of(recipe, tokenizer):
@@ -111,6 +112,15 @@ def test_components_are_weighted_and_kept_apart(recipe, tokenizer):
     recipe.scoring.clip = 0.4
     rewards_of(recipe, tokenizer)([right])
     assert right.reward == pytest.approx(0.8)
+
+
+def test_a_reward_of_weight_0_is_switched_off(recipe, tokenizer):
+    recipe.scoring = ScoringConfig({"numeric": 0.0, "unfinished": 1.0})
+    judge = rewards_of(recipe, tokenizer)
+    unknown = said(tokenizer, "7", gt=())
+    judge([unknown])
+    assert judge.names == ["unfinished"]
+    assert (unknown.rewards, unknown.reward) == ({"unfinished": 0}, 0)
 
 
 def test_a_reward_that_raises_or_hangs_spoils_only_its_own(recipe, tokenizer, capsys):

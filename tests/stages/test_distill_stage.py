@@ -4,9 +4,13 @@ import json
 import shutil
 
 import pytest
+import torch
 from test_bad_input import refused, state
 from test_exact import killed_again_and_again
 from test_stages import figures
+
+from minimind.model.qwen3 import Transformer
+from minimind.model.store import load_model, save_model
 
 TEACHER = "--set.distill.teacher"
 
@@ -75,6 +79,23 @@ def test_mistakes_are_one_sentence_and_leave_nothing(minimind, flags, tuned, tmp
     assert state(tmp_path) == before
 
 
+def test_rows_of_a_teacher_beyond_its_words_are_nothing_to_learn(minimind, flags, tuned, tmp_path):
+    wide, narrow = tmp_path / "wide", tuned / "model"
+    shutil.copytree(narrow, wide)
+    model = load_model(narrow)
+    padded = Transformer(model.config.with_(vocab_size=model.config.vocab_size + 64))
+    weights = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, weight in padded.named_parameters():
+            weight.zero_()[: len(weights[name])] = weights[name]
+    save_model(padded, wide, "float32")
+    exact = ["--set.distill.alpha", "0", "--set.train.dtype", "float32", "--max-steps", "1", "--out", tmp_path / "run"]
+    ended = minimind(*flags, TEACHER, wide, *exact)
+    assert ended.code == 0, ended.err
+    assert figures(tmp_path / "run")[0]["divergence"] < 1e-3
+    refused(minimind(*flags, "--init", wide, "--out", tmp_path / "other"), 1, "the student has", "of one tokenizer")
+
+
 ON_POLICY = [
     *("--set.distill.on_policy", "true", "--set.rl.groups", "4", "--set.rl.samples", "2", "--set.rl.epochs", "1"),
     *("--set.rl.max_new_tokens", "16", "--set.distill.divergence", "reverse", "--set.distill.temperature", "1"),
@@ -89,6 +110,13 @@ def test_on_policy_the_student_comes_nearer_in_its_own_words(minimind, flags, pr
     assert sum(line["divergence"] for line in lines[-3:]) < 0.9 * sum(line["divergence"] for line in lines[:3])
     assert lines[0]["loss"] == pytest.approx(lines[0]["divergence"], rel=1e-5), "nothing else counts"
     assert lines[0]["reward_unfinished"] <= 0
+
+
+def test_prompts_without_answers_are_practised_and_conversations_validate(minimind, flags, world, tmp_path):
+    argv = [*flags, *ON_POLICY, "--data", world / "few_rl.jsonl", "--valid", world / "few_sft_valid.jsonl"]
+    ended = minimind(*argv, "--max-steps", "1", "--out", tmp_path / "run")
+    assert ended.code == 0, ended.err
+    assert any("valid_bpb" in line for line in figures(tmp_path / "run"))
 
 
 def test_on_policy_the_teacher_itself_has_nothing_to_learn(minimind, flags, tmp_path):

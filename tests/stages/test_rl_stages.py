@@ -15,7 +15,7 @@ from minimind.config import PRESETS
 from minimind.model.qwen3 import Transformer
 from minimind.model.store import load_model, save_model
 from minimind.recipe import Recipe
-from minimind.stages import setup, setup_rl
+from minimind.stages import ppo, setup, setup_rl
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.train import metrics
 
@@ -191,6 +191,20 @@ def test_resampling_fills_the_groups_and_validation_asks_twice(minimind, start, 
     assert [line["step"] for line in valid] == [3, 6]
     assert {"valid_numeric", "valid_greedy_copies"} <= set(valid[0])
     assert "+ 1? →" in ended.err, "samples are shown"
+
+
+def test_weights_keep_their_own_rate_beside_the_others():
+    one, other, critic = (torch.nn.Parameter(torch.zeros(1)) for _ in range(3))
+    actor = torch.optim.SGD([{"params": [one], "lr_scale": 4.0}, {"params": [other]}], lr=1.0)
+    optimizers = [[actor], [torch.optim.SGD([critic], lr=1.0)]]
+    own, recipe = ppo.rates(optimizers), Recipe()
+
+    def rates(actor_learns):
+        ppo.set_rates(optimizers, own, recipe, actor_learns)
+        return ppo.rates(optimizers)
+
+    assert rates(False) == [[0, 0], [1]]
+    assert rates(True) == [[4, 1], [1]]
 
 
 def test_the_critic_learns_first_and_the_rest_of_a_rollout_can_be_left(minimind, start, tmp_path):

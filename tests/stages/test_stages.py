@@ -188,7 +188,7 @@ def uninterrupted(tmp_path_factory, minimind, pretrain_flags):
 @pytest.mark.skipif(sys.platform == "win32", reason="there SIGTERM ends a process at once")
 def test_sigterm_saves_and_exits(minimind, pretrain_flags, uninterrupted, tmp_path):
     run = tmp_path / "run"
-    flags = [*pretrain_flags, *LONG, "--out", run]
+    flags = [*pretrain_flags, *LONG, "--max-minutes", "60", "--out", run]  # whose end is no interruption
     process = start([*flags, "--save-every", "0"])
     wait_for(run / "metrics.jsonl", process)
     while not metrics.read(run / "metrics.jsonl"):  # the loop has begun

@@ -16,14 +16,15 @@ from minimind.data.smallworld.world import ATTRIBUTES, LANGUAGES
 class Question:
     """One held-out item: `messages` up to the assistant's turn, and what that turn must be.
 
-    `answer` is the exact content expected, or `pattern` a regular expression for all of it, or `call` is the expected
-    tool call: `{"name": ..., "arguments": {...}}`. With `open_thinking` the turn begins by thinking.
+    `answer` is the exact content expected, or `pattern` a regular expression for all of it, or `calls` are the
+    expected tool calls, in any order: `{"name": ..., "arguments": {...}}`. With `open_thinking` the turn begins by
+    thinking.
     """
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None = None
     answer: str | None = None
-    call: dict[str, Any] | None = None
+    calls: list[dict[str, Any]] | None = None
     pattern: str | None = None
     open_thinking: bool = False
 
@@ -39,9 +40,9 @@ def questions(seed: int = 0) -> dict[str, list[Question]]:
     found: dict[str, list[Question]] = {}
     for ability, turns in held_out(Split(seed)):
         if ability in ("tools", "new_tools"):
-            (call,) = json.loads(turns[2]["tool_calls"])
+            calls = json.loads(turns[2]["tool_calls"])
             prompt = [{"role": "system", "content": turns[0]["content"]}, turns[1]]
-            question = Question(prompt, tools=json.loads(turns[0]["tools"]), call=call)
+            question = Question(prompt, tools=json.loads(turns[0]["tools"]), calls=calls)
         else:
             thinking = "reasoning_content" in turns[1]
             question = Question([turns[0]], answer=turns[1]["content"], open_thinking=thinking)
