@@ -77,8 +77,10 @@ def at_once(tasks: Mapping[K, Callable[[], T]]) -> Iterator[tuple[K, T | Request
     """
     pool, ended = ThreadPoolExecutor(PARALLEL), SimpleQueue[Future[T]]()
     try:
-        running = {pool.submit(task): key for key, task in tasks.items()}
-        for future in running:
+        running: dict[Future[T], K] = {}
+        for key, task in tasks.items():
+            future = pool.submit(task)
+            running[future] = key
             future.add_done_callback(ended.put)
         for _ in running:
             done = ended.get()

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from minimind.data.prompts import Prompt
 from minimind.engine.sampling import Sampling
 from minimind.errors import UserError
 from minimind.eval.answers import Count, from_model, from_server, write_answers
-from minimind.eval.endpoint import Endpoint
+from minimind.eval.endpoint import Endpoint, at_once
 from minimind.model.store import load_model
 from minimind.tokenizer.bpe import Tokenizer
 
@@ -220,6 +221,13 @@ def test_a_run_in_which_everything_fails_fails(endpoint, tmp_path, reply):
     with pytest.raises(UserError):
         write_answers([asking(str(n)) for n in range(1000)], ask, tmp_path / "out")
     assert len(endpoint.requests) < 200, "it is noticed early"
+
+
+def test_requests_come_back_in_the_order_in_which_they_end(monkeypatch):
+    monkeypatch.setattr("minimind.eval.endpoint.PARALLEL", 1)
+    ended = []
+    found = [key for key, _ in at_once({number: partial(ended.append, number) for number in range(500)})]
+    assert found == ended == list(range(500))
 
 
 def test_a_server_that_goes_away_ends_the_run(endpoint, tmp_path):
