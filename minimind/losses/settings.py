@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from minimind.errors import UsageError
 from minimind.limits import FRACTION, POSITIVE, Limit, at_least, check
 
 
@@ -53,3 +54,13 @@ class DpoConfig:
         check("dpo", self, POSITIVE, "beta")
         check("dpo", self, at_least(0), "margin", "sft_coef")
         check("dpo", self, Limit(lambda x: 0 <= x < 0.5, "in [0, 0.5)"), "label_smoothing")
+        if self.loss == "ipo" and self.label_smoothing:
+            raise UsageError(
+                'recipe: dpo.label_smoothing has no effect with dpo.loss = "ipo", whose margin has a goal of its own; '
+                'set it to 0, or use "sigmoid"'
+            )
+        if self.loss == "simpo" and self.length_normalised:
+            raise UsageError(
+                'recipe: dpo.length_normalised has no effect with dpo.loss = "simpo", which takes means as it is; '
+                "leave it out"
+            )

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from minimind.errors import UsageError
 from minimind.losses.preference import (
     Answers,
     bradley_terry,
@@ -137,10 +138,12 @@ def test_ipo_of_sums_as_in_the_paper():
     torch.testing.assert_close(preference_loss(mine, DpoConfig(loss="ipo", beta=0.2)), expected)
 
 
-@pytest.mark.parametrize("loss", ["sigmoid", "ipo", "simpo"])
-@pytest.mark.parametrize("normalised", [False, True])
-def test_gradcheck(loss, normalised):
-    config = DpoConfig(loss=loss, beta=0.5, label_smoothing=0.1, length_normalised=normalised, sft_coef=0.3)
+@pytest.mark.parametrize(
+    ("loss", "smoothing", "normalised"),
+    [("sigmoid", 0.1, False), ("sigmoid", 0.1, True), ("ipo", 0.0, False), ("ipo", 0.0, True), ("simpo", 0.1, False)],
+)
+def test_gradcheck(loss, smoothing, normalised):
+    config = DpoConfig(loss=loss, beta=0.5, label_smoothing=smoothing, length_normalised=normalised, sft_coef=0.3)
     policy, reference, mask = tokens()
     mine = answers(policy.detach(), reference, mask)
 
@@ -148,6 +151,12 @@ def test_gradcheck(loss, normalised):
         return preference_loss(mine._replace(policy=policy_P2), config)
 
     assert torch.autograd.gradcheck(of, mine.policy.clone().requires_grad_())
+
+
+@pytest.mark.parametrize(("loss", "field"), [("ipo", "label_smoothing"), ("simpo", "length_normalised")])
+def test_what_a_loss_does_not_use_is_refused(loss, field):
+    with pytest.raises(UsageError, match=f"dpo.{field} has no effect"):
+        DpoConfig(**{"loss": loss, field: 0.1}).check()
 
 
 def test_a_model_that_is_the_reference_has_loss_ln_2_and_pushes_both_answers_by_half_beta():
