@@ -108,6 +108,7 @@ def test_the_command_says_the_same_and_writes_the_mean(spoiled, tuned, world, mi
     )
     ours, its = (load_file(one / "model.safetensors") for one in (tmp_path / "mean", spoiled / "model"))
     assert all(torch.equal(ours[name].float(), its[name].float().to(ours[name].dtype).float()) for name in its)
+    assert {tensor.dtype for tensor in ours.values()} == {torch.float32}
     assert minimind(*flags, "--limit", "3").code == 2
 
 

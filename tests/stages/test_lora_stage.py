@@ -14,8 +14,11 @@ from test_stages import figures, weights
 import minimind as package
 from minimind import recipe as recipes
 from minimind import runtime
-from minimind.model.store import load_model
+from minimind.model.lora import LoraLinear
+from minimind.model.store import load_model, save_model
 from minimind.stages import lora as stage
+from minimind.stages import setup
+from minimind.tokenizer.bpe import Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,22 @@ def test_the_first_step_sees_exactly_the_base(adapted, minimind, sft_flags, tune
     ended = minimind(*sft_flags, "--init", tuned / "model", "--max-steps", "1", "--out", tmp_path / "sft")
     assert ended.code == 0, ended.err
     assert figures(adapted)[0]["loss"] == figures(tmp_path / "sft")[0]["loss"]
+
+
+def test_dora_measures_the_rows_as_they_will_be_multiplied(tuned, tmp_path):
+    base = load_model(tuned / "model", device=torch.device("cpu"))
+    with torch.no_grad():
+        for parameter in base.parameters():
+            parameter *= 1 + 2**-9 * torch.rand_like(parameter)  # what bfloat16 rounds away
+    shutil.copytree(tuned / "model", tmp_path / "base")
+    save_model(base, tmp_path / "base", "float32")
+    settings = {"init": str(tmp_path / "base"), "lora.rank": 4, "lora.dora": True, "train.dtype": "bfloat16"}
+    settings |= {"stage": "lora", "data.sequence_length": 64, "train.device": "cpu"}
+    model = setup.make_model(recipes.override(recipes.Recipe(), settings), Tokenizer.load(tuned / "model"))
+    adapted = [one for one in model.modules() if isinstance(one, LoraLinear)]
+    assert adapted
+    for one in adapted:
+        assert torch.equal(one.lora.magnitude, one.weight.bfloat16().float().norm(dim=-1))
 
 
 def test_an_adapter_is_taken_for_a_model(adapted, tuned, minimind, world, tmp_path):
