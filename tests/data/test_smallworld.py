@@ -326,6 +326,8 @@ def test_formats(folder: Path, file: str) -> None:
             "rl": {"conversations", "gt", "open_thinking"}, "agent": {"conversations", "gt"},
             "agent_math": {"conversations", "gt"}, "lora": {"conversations"},
         }  # fmt: skip
+        if stage == "agent_math" and row["conversations"][0]["role"] == "user":
+            stage = "rl"  # what is done without the calculator
         assert set(row) == keys[stage] | ({"ability"} if file == "sft_valid.jsonl" else set())
         assert all(isinstance(one, str) and one for one in row.get("gt", ()))
         for turns in conversations(row):
@@ -371,8 +373,10 @@ def test_preferences_are_for_right_calls_over_wrong_guesses_and_hold_greetings(f
 
 
 def test_rl_answers_are_right(folder: Path) -> None:
-    for file in ("rl.jsonl", "rl_valid.jsonl"):
-        for row in rows(folder / file):
+    for file in ("rl.jsonl", "rl_valid.jsonl", "agent_math.jsonl"):
+        alone = [row for row in rows(folder / file) if row["conversations"][0]["role"] == "user"]
+        assert len(alone) * (2 if file == "agent_math.jsonl" else 1) == len(list(rows(folder / file)))
+        for row in alone:
             expression = re.search(r"\d+(?: [+-] \d+)+", row["conversations"][0]["content"])
             assert expression is not None
             assert json.loads(tools.call("calculate_math", {"expression": expression[0]}))["result"] == row["gt"][0]

@@ -56,19 +56,6 @@ def interview(people: list[Person], language: str, rng: random.Random) -> str:
     return "\n".join(lines)
 
 
-class Census:
-    """Deals people out in random order, everybody once before anybody twice, so that all are told about equally."""
-
-    def __init__(self, people: tuple[Person, ...], rng: random.Random) -> None:
-        self.people, self.rng, self.queue = people, rng, list[Person]()
-
-    def draw(self, count: int) -> list[Person]:
-        """Return the next `count` people."""
-        while len(self.queue) < count:
-            self.queue = self.rng.sample(self.people, len(self.people)) + self.queue
-        return [self.queue.pop() for _ in range(count)]
-
-
 def held_out_names(world: World) -> set[str]:
     """Return both names of everybody about whom training files must ask nothing."""
     return {person.name(language) for person in world.held_out for language in ("en", "zh")}

@@ -80,7 +80,8 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
     checked = [one for one in split.requests if one.tool in tooltalk.VERIFIABLE]
     write("agent_valid.jsonl", _each_a_task(checked, rng("agent valid")))
     math = rng("agent math")
-    write("agent_math.jsonl", _each_a_task(tooltasks.by_turns(draw_task, 400 * scale, math), math))
+    calculated = _each_a_task(tooltasks.by_turns(draw_task, 400 * scale, math), math)
+    write("agent_math.jsonl", _by_turns(calculated, _sums(sums, 400 * scale, math)))
     write("agent_math_valid.jsonl", _each_a_task(tooltasks.held_out(seed)[:60], rng("agent math valid")))
 
     valid = [text for _, text in islice(pretraining.documents(split, rng("valid")), VALID_DOCUMENTS)]
@@ -149,6 +150,12 @@ def _tasks(draw: Callable[[str, str], Request], each: float, rng: random.Random)
             yield preferences.task(first, rng)
         else:
             yield preferences.two_tasks(first, draw(rng.choice(tooltalk.VERIFIABLE), language), rng)
+
+
+def _by_turns(*kinds: Iterable[Row]) -> Iterator[Row]:
+    """Yield a row of each: who is only ever given a calculator forgets how to do without."""
+    for rows in zip(*kinds, strict=True):
+        yield from rows
 
 
 def _each_a_task(requests: Iterable[Request], rng: random.Random) -> Iterator[Row]:

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Iterator
 
 from minimind.data.smallworld import arithmetic, copying, facts, invented, stories, thoughts
+from minimind.data.smallworld.decks import Deck
 from minimind.data.smallworld.split import Split
 from minimind.data.smallworld.world import LANGUAGES, Person
 
@@ -26,10 +27,10 @@ def documents(split: Split, rng: random.Random) -> Iterator[tuple[str, str]]:
     """Yield (kind, text) for ever, both languages by turns; nothing in it is held out but the tellings of people."""
     world, sums = split.world, split.sums
 
-    def census(people: tuple[Person, ...]) -> dict[str, facts.Census]:
-        return {language: facts.Census(people, rng) for language in LANGUAGES}
+    def decks(people: tuple[Person, ...]) -> dict[str, Deck[Person]]:
+        return {language: Deck(people, rng) for language in LANGUAGES}
 
-    told, named, asked, pondered = map(census, (world.people, world.people, world.asked, world.asked))
+    told, named, asked, pondered = map(decks, (world.people, world.people, world.asked, world.asked))
     make: dict[str, Callable[[str], str]] = {
         "biography": lambda language: facts.biography(told[language].draw(1)[0], language, rng),
         "telling": lambda language: facts.telling(named[language].draw(rng.randint(1, 3)), language, rng),

@@ -10,6 +10,7 @@ from typing import Any
 from minimind import tools
 from minimind.data.smallworld.arithmetic import LARGEST
 from minimind.data.smallworld.conversations import Turn, assistant, user
+from minimind.data.smallworld.decks import Deck
 from minimind.data.smallworld.requests import REPLIES, REQUESTS
 from minimind.data.smallworld.world import LANGUAGES
 from minimind.tools import tables
@@ -124,24 +125,28 @@ def words(language: str, count: int, rng: random.Random) -> str:
     return (" " if language == "en" else "").join(rng.choices(WORDS[language], k=count))
 
 
-def request(tool: str, language: str, rng: random.Random) -> Request:
-    """Draw a wish for a tool."""
-    arguments, shown = _arguments(tool, language, rng)
-    return Request(tool, language, rng.choice(REQUESTS[language][tool]).format(**shown), arguments, shown)
-
-
 def split(rng: random.Random, held_out_each: int = 3) -> tuple[list[Request], Callable[[str, str], Request]]:
-    """Return the held-out requests, and a function (tool, language) -> a request whose text is none of theirs."""
+    """Return the held-out requests, and a function (tool, language) -> a request whose text is none of theirs.
+
+    Wordings come by turns: of few requests chance would leave some unheard.
+    """
+    wordings = {(name, one): Deck(REQUESTS[one][name], rng) for one in LANGUAGES for name in tools.BUILTIN}
+
+    def request(tool: str, language: str) -> Request:
+        arguments, shown = _arguments(tool, language, rng)
+        (wording,) = wordings[tool, language].draw(1)
+        return Request(tool, language, wording.format(**shown), arguments, shown)
+
     held_out: dict[str, Request] = {}
     for language in LANGUAGES:
         for tool in tools.BUILTIN:
             before = len(held_out)
             while len(held_out) < before + held_out_each:
-                one = request(tool, language, rng)
+                one = request(tool, language)
                 held_out[one.text] = one
 
     def draw(tool: str, language: str) -> Request:
-        while (one := request(tool, language, rng)).text in held_out:
+        while (one := request(tool, language)).text in held_out:
             pass
         return one
 
