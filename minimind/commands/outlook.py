@@ -12,7 +12,7 @@ SHARES = {
     "lora": 0.42,
     "dpo": 0.50,
     "grpo": 0.56,
-    "agent": 0.57,
+    "agent": 0.7,
 }
 """Time that each stage trains, in units of pretraining's: of two whole runs on two cores. Other machines come near."""
 
