@@ -12,9 +12,9 @@ SHARES = {
     "lora": 0.42,
     "dpo": 0.50,
     "grpo": 0.56,
-    "agent": 0.7,
+    "agent": 0.73,
 }
-"""Time that each stage trains, in units of pretraining's: of two whole runs on two cores. Other machines come near."""
+"""Time that each stage trains, in units of pretraining's: of whole runs on two cores. Other machines come near."""
 
 
 class Outlook:

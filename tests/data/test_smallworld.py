@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from minimind.data.smallworld.conversations import INTRODUCTIONS, SMALL_TALK
 from minimind.data.smallworld.facts import held_out_names
 from minimind.data.smallworld.persona import persona_questions
 from minimind.data.smallworld.questions import small_talk_questions
+from minimind.data.smallworld.requests import REQUESTS
 from minimind.data.smallworld.split import Split
 from minimind.data.smallworld.thoughts import DAYS
 from minimind.data.smallworld.tooltalk import CODES
@@ -398,6 +399,21 @@ def test_calculations_are_right_and_held_out_ones_stay_out(folder: Path) -> None
     for language in LANGUAGES * 50:
         lines = copying.text(split, language, rng)
         assert not any(expression in lines for expression in held_out)
+
+
+def test_requests_come_in_all_wordings_by_turns() -> None:
+    split = Split(0)
+    for tool in tools.BUILTIN:
+        for language in LANGUAGES:
+
+            def wording(text: str, among: Sequence[str] = REQUESTS[language][tool]) -> str:
+                return next(one for one in among if re.fullmatch(re.sub(r"\\{\w+\\}", ".+", re.escape(one)), text))
+
+            held_out = [one.text for one in split.requests if (one.tool, one.language) == (tool, language)]
+            assert len(set(map(wording, held_out))) == len(held_out) == 3
+            drawn = Counter(wording(split.draw_request(tool, language).text) for _ in range(40))
+            assert set(drawn) == set(REQUESTS[language][tool])
+            assert max(drawn.values()) - min(drawn.values()) < 10
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -80,6 +80,7 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
     checked = [one for one in split.requests if one.tool in tooltalk.VERIFIABLE]
     write("agent_valid.jsonl", _each_a_task(checked, rng("agent valid")))
     math = rng("agent math")
+    # Who is only ever given a calculator forgets how to do without.
     calculated = _each_a_task(tooltasks.by_turns(draw_task, 400 * scale, math), math)
     write("agent_math.jsonl", _by_turns(calculated, _sums(sums, 400 * scale, math)))
     write("agent_math_valid.jsonl", _each_a_task(tooltasks.held_out(seed)[:60], rng("agent math valid")))
@@ -153,7 +154,7 @@ def _tasks(draw: Callable[[str, str], Request], each: float, rng: random.Random)
 
 
 def _by_turns(*kinds: Iterable[Row]) -> Iterator[Row]:
-    """Yield a row of each: who is only ever given a calculator forgets how to do without."""
+    """Yield a row of each kind in turn; there are equally many."""
     for rows in zip(*kinds, strict=True):
         yield from rows
 
