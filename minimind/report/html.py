@@ -28,6 +28,8 @@ ABILITIES = {
     "weekdays": ("days later", "几天以后"),
     "tools": ("tool calls", "工具调用"),
     "new_tools": ("tools never seen before", "从没见过的工具"),
+    "errands": ("calls with a fact, thinking", "用事实调用，先思考"),
+    "errands_at_once": ("calls with a fact, at once", "用事实调用，直接"),
     "small_talk": ("small talk", "寒暄"),
     "persona": ("persona", "人设"),
     "brief": ("brief when asked", "按要求简短"),

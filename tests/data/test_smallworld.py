@@ -191,7 +191,7 @@ def test_questions_are_the_validation_conversations(folder: Path) -> None:
     held_out = questions(0)
     assert {ability: len(items) for ability, items in held_out.items()} == {
         "facts_en": 200, "facts_zh": 200, "arithmetic": 120, "thinking": 60, "countries": 60,
-        "weekdays": 20, "tools": 48, "new_tools": 48,
+        "weekdays": 20, "tools": 48, "new_tools": 48, "errands": 40, "errands_at_once": 40,
     }  # fmt: skip
     expected = {}
     for row in rows(folder / "sft_valid.jsonl"):
@@ -201,7 +201,7 @@ def test_questions_are_the_validation_conversations(folder: Path) -> None:
         expected[turns[index - 1]["content"]] = (turns[index]["content"] or None, calls)
     asked = [one for items in held_out.values() for one in items]
     assert {one.messages[-1]["content"]: (one.answer, one.calls) for one in asked} == expected
-    assert len(expected) == len(asked) == 756
+    assert len(expected) == len(asked) == 836
     for one in held_out["tools"] + held_out["new_tools"]:
         assert one.calls is not None
         (call,) = one.calls

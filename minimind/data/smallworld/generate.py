@@ -62,6 +62,7 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
     talk = rng("sft tools")
     training = conversations.training(world, sums, split.calendar, scale, rng("sft"))
     training += [_tool_talk(draw, *pair, talk) for pair in _tool_pairs(8 * scale, tools.BUILTIN)]
+    training += _errands(world.asked[: max(1, round(50 * scale))], rng("errands"))
     odd = rng("invented tools")
     training += [invented.dialogue(language, odd) for _, language in _tool_pairs(10 * scale, tools.BUILTIN)]
     training += _tool_lessons(draw_task, 10 * scale, rng("tool lessons"))
@@ -113,6 +114,13 @@ def _tool_talk(draw: Callable[[str, str], Request], tool: str, language: str, rn
         second = draw(rng.choice(names), language)
         exchanges.append([user(second.text), *tooltalk.fulfil(second, rng, thinking)])
     return [tooltalk.system(names, language), *(turn for one in rng.sample(exchanges, len(exchanges)) for turn in one)]
+
+
+def _errands(people: Sequence[Person], rng: random.Random) -> Iterator[list[Row]]:
+    """Yield dialogues in which a fact about somebody goes into a call, half of them with the thought that brings it."""
+    for person in people:
+        for language in rng.sample(LANGUAGES, 2):
+            yield tooltalk.dialogue(tooltalk.errand(person, language, rng), rng, thinking=rng.random() < 0.5)
 
 
 def _preferences(

@@ -33,16 +33,17 @@ def questions(seed: int = 0) -> dict[str, list[Question]]:
     """Return the held-out questions by ability.
 
     `facts_en`, `facts_zh`, `arithmetic`; to be thought about: `thinking` (sums in two steps), `countries`,
-    `weekdays`; to be answered by a call: `tools`, and `new_tools`, of which only the schema is known. No question about
-    the same person, and no such sum, day, request or new tool, occurs in any training file of
-    `generate(..., seed=seed)`; `sft_valid.jsonl` holds these items.
+    `weekdays`; to be answered by a call: `tools`, `new_tools`, of which only the schema is known, and `errands`, whose
+    argument is a fact about somebody (`errands_at_once`: without a thought). No question about the
+    same person, and no such sum, day, request or new tool, occurs in any training file of `generate(..., seed=seed)`;
+    `sft_valid.jsonl` holds these items.
     """
     found: dict[str, list[Question]] = {}
     for ability, turns in held_out(Split(seed)):
-        if ability in ("tools", "new_tools"):
-            calls = json.loads(turns[2]["tool_calls"])
+        if "tools" in turns[0]:
+            calls, thinking = json.loads(turns[2]["tool_calls"]), "reasoning_content" in turns[2]
             prompt = [{"role": "system", "content": turns[0]["content"]}, turns[1]]
-            question = Question(prompt, tools=json.loads(turns[0]["tools"]), calls=calls)
+            question = Question(prompt, tools=json.loads(turns[0]["tools"]), calls=calls, open_thinking=thinking)
         else:
             thinking = "reasoning_content" in turns[1]
             question = Question([turns[0]], answer=turns[1]["content"], open_thinking=thinking)
@@ -99,3 +100,7 @@ def _calls(split: Split) -> Iterator[tuple[str, list[Turn]]]:
         yield "tools", tooltalk.dialogue(one, rng)
     for one in split.requests:
         yield "new_tools", invented.dialogue(one.language, rng, held_out=True)
+    for language in LANGUAGES:
+        for index, person in enumerate(rng.sample(split.world.held_out, 40)):
+            ability, thinking = (("errands", True), ("errands_at_once", False))[index % 2]
+            yield ability, tooltalk.dialogue(tooltalk.errand(person, language, rng), rng, thinking)

@@ -8,11 +8,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from minimind import tools
+from minimind.data.smallworld import facts
 from minimind.data.smallworld.arithmetic import LARGEST
 from minimind.data.smallworld.conversations import Turn, assistant, user
 from minimind.data.smallworld.decks import Deck
 from minimind.data.smallworld.requests import REPLIES, REQUESTS
-from minimind.data.smallworld.world import LANGUAGES
+from minimind.data.smallworld.thoughts import JOINED
+from minimind.data.smallworld.world import LANGUAGES, Person
 from minimind.tools import tables
 
 SYSTEM = {
@@ -56,6 +58,11 @@ WORDS = {
 """Many: of a few the model would learn which there are, and not to look which was said."""
 
 NEEDED = {"en": "This needs {tool}.", "zh": "这要用{tool}。"}
+ERRANDS = {
+    "en": ("How is the weather where {n} lives?", "Does it rain in the city of {n} today?"),
+    "zh": ("{n}住的城市天气怎么样？", "{n}那里今天下雨吗？"),
+}
+"""Wishes that say of whom, and not where."""
 TOLD = {"en": "The tool has answered.", "zh": "工具有了回答。"}
 """What is thought before a call and after its result."""
 
@@ -74,6 +81,8 @@ class Request:
     shown: dict[str, Any]
     level: int = 0
     """How hard it is, where that is known: `tooltasks.LEVELS`."""
+    known: str = ""
+    """What must be remembered to call the tool rightly, where the wish does not say it."""
 
     @property
     def call(self) -> dict[str, Any]:
@@ -183,12 +192,21 @@ def fulfil(one: Request, rng: random.Random, thinking: bool = False) -> Iterator
 
 def needed(one: Request) -> str:
     """Return what is thought before a call."""
-    return NEEDED[one.language].format(tool=one.tool)
+    thoughts = (one.known, NEEDED[one.language].format(tool=one.tool))
+    return JOINED[one.language].join(thought for thought in thoughts if thought)
 
 
 def reply(one: Request, result: dict[str, Any]) -> str:
     """Return the answer sentence for a tool's result."""
     return REPLIES[one.language][one.tool].format(**{**one.shown, **result})
+
+
+def errand(person: Person, language: str, rng: random.Random) -> Request:
+    """Return a wish for the weather in somebody's city, which one must know to call the tool."""
+    city = person.value("city", language)
+    text = rng.choice(ERRANDS[language]).format(n=person.name(language))
+    known = facts.answer(person, "city", language)
+    return Request("get_current_weather", language, text, {"location": city}, {"location": city}, known=known)
 
 
 def together(first: Request, second: Request) -> str:
