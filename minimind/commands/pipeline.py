@@ -45,7 +45,7 @@ COURSE = {
     "lora": Lesson("lora", "sft", "lora", rehearsed="sft"),
     "dpo": Lesson("dpo", "sft", "dpo", rehearsed="sft"),
     "grpo": Lesson("grpo", "dpo", "rl"),
-    "agent": Lesson("agent", "grpo", "agent_math"),
+    "agent": Lesson("agent", "grpo", "agent_mixed"),
 }
 STAGES = ("random", *COURSE)
 TALKS = "sft"

@@ -22,10 +22,10 @@ from minimind.data.smallworld.split import Split
 from minimind.data.smallworld.thoughts import DAYS
 from minimind.data.smallworld.tooltalk import CODES
 from minimind.data.smallworld.wordings import QUESTIONS
-from minimind.data.smallworld.world import ATTRIBUTES, LANGUAGES, build_world
+from minimind.data.smallworld.world import ATTRIBUTES, LANGUAGES, Person, build_world
 from minimind.errors import UsageError
 
-STAGES = ("pretrain", "sft", "lora", "dpo", "rl", "agent", "agent_math")
+STAGES = ("pretrain", "sft", "lora", "dpo", "rl", "agent", "agent_mixed")
 FILES = [f"{stage}{part}.jsonl" for stage in STAGES for part in ("", "_valid")]
 
 
@@ -325,10 +325,10 @@ def test_formats(folder: Path, file: str) -> None:
         keys = {
             "pretrain": {"text"}, "sft": {"conversations"}, "dpo": {"chosen", "rejected"},
             "rl": {"conversations", "gt", "open_thinking"}, "agent": {"conversations", "gt"},
-            "agent_math": {"conversations", "gt"}, "lora": {"conversations"},
+            "agent_mixed": {"conversations", "gt"}, "lora": {"conversations"},
         }  # fmt: skip
-        if stage == "agent_math" and row["conversations"][0]["role"] == "user":
-            stage = "rl"  # what is done without the calculator
+        if stage == "agent_mixed" and "open_thinking" in row:
+            stage = "rl"  # an errand, or a sum that is done without the calculator
         assert set(row) == keys[stage] | ({"ability"} if file == "sft_valid.jsonl" else set())
         assert all(isinstance(one, str) and one for one in row.get("gt", ()))
         for turns in conversations(row):
@@ -346,7 +346,7 @@ def test_formats(folder: Path, file: str) -> None:
                         assert turn["content"] == invented.RESULT
                     elif call["name"] not in ("get_current_time", "random_number"):
                         assert turn["content"] == tools.call(call["name"], call["arguments"])
-            if stage in ("rl", "agent", "agent_math"):
+            if stage in ("rl", "agent", "agent_mixed"):
                 assert turns[-1]["content"] == ""
         if stage == "dpo":
             place = len(row["rejected"]) - 1  # a chosen call goes on with its result and the answer
@@ -374,9 +374,9 @@ def test_preferences_are_for_right_calls_over_wrong_guesses_and_hold_greetings(f
 
 
 def test_rl_answers_are_right(folder: Path) -> None:
-    for file in ("rl.jsonl", "rl_valid.jsonl", "agent_math.jsonl"):
+    for file in ("rl.jsonl", "rl_valid.jsonl", "agent_mixed.jsonl"):
         alone = [row for row in rows(folder / file) if row["conversations"][0]["role"] == "user"]
-        assert len(alone) * (2 if file == "agent_math.jsonl" else 1) == len(list(rows(folder / file)))
+        assert len(alone) * (3 if file == "agent_mixed.jsonl" else 1) == len(list(rows(folder / file)))
         for row in alone:
             expression = re.search(r"\d+(?: [+-] \d+)+", row["conversations"][0]["content"])
             assert expression is not None
@@ -386,11 +386,11 @@ def test_rl_answers_are_right(folder: Path) -> None:
 
 def test_calculations_are_right_and_held_out_ones_stay_out(folder: Path) -> None:
     held_out = {one.arguments["expression"] for one in tooltasks.held_out(0)}
-    for file in ("agent_math.jsonl", "agent_math_valid.jsonl"):
-        prompts = [row["conversations"][1]["content"] for row in rows(folder / file)]
-        assert len(prompts) >= 60
-    assert set(prompts) == {one.text for one in tooltasks.held_out(0)[:60]}
-    for file in ("agent_math.jsonl", "sft.jsonl", "pretrain.jsonl"):
+    for file in ("agent_mixed.jsonl", "agent_mixed_valid.jsonl"):
+        prompts = [row["conversations"][1]["content"] for row in rows(folder / file) if "open_thinking" not in row]
+        assert len(prompts) >= 30
+    assert set(prompts) == {one.text for one in tooltasks.held_out(0)[:30]}
+    for file in ("agent_mixed.jsonl", "sft.jsonl", "pretrain.jsonl"):
         for row in rows(folder / file):
             for text in strings(row):
                 assert not any(expression in text for expression in held_out), text
@@ -399,6 +399,33 @@ def test_calculations_are_right_and_held_out_ones_stay_out(folder: Path) -> None
     for language in LANGUAGES * 50:
         lines = copying.text(split, language, rng)
         assert not any(expression in lines for expression in held_out)
+
+
+def test_errands_need_a_fact_about_somebody_and_those_held_out_stay_out(folder: Path) -> None:
+    world = build_world(0)
+
+    def whom(text: str, language: str) -> Person:
+        return next(one for one in (*world.asked, *world.held_out) if one.name(language) in text)
+
+    for file, people in (("agent_mixed.jsonl", world.asked), ("agent_mixed_valid.jsonl", world.held_out)):
+        found = [row for row in rows(folder / file) if row.get("open_thinking") and "tools" in row["conversations"][0]]
+        assert len(found) >= 30
+        for index, row in enumerate(found):
+            language = LANGUAGES[index % 2]
+            person = whom(row["conversations"][1]["content"], language)
+            city = person.value("city", language)
+            assert person in people
+            assert city not in row["conversations"][1]["content"]
+            assert json.loads(tools.call("get_current_weather", {"location": city}))["temperature"] == row["gt"][0]
+    for ability in ("errands", "errands_at_once"):
+        for index, one in enumerate(questions(0)[ability]):
+            language = LANGUAGES[index // 20]
+            person = whom(one.messages[-1]["content"], language)
+            assert person in world.held_out
+            assert one.calls == [
+                {"name": "get_current_weather", "arguments": {"location": person.value("city", language)}}
+            ]
+            assert one.open_thinking == (ability == "errands")
 
 
 def test_requests_come_in_all_wordings_by_turns() -> None:

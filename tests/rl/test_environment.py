@@ -137,7 +137,7 @@ def test_chance_comes_from_the_seed(tokenizer):
     assert once[0].ids != once[1].ids
 
 
-@pytest.mark.parametrize("file", ["agent.jsonl", "agent_valid.jsonl", "agent_math.jsonl", "agent_math_valid.jsonl"])
+@pytest.mark.parametrize("file", ["agent.jsonl", "agent_valid.jsonl", "agent_mixed.jsonl", "agent_mixed_valid.jsonl"])
 def test_every_row_of_the_small_world_can_be_run(world, tokenizer, file):
     for line in (world / file).read_text(encoding="utf-8").splitlines()[:60]:
         prompt = read_prompt(json.loads(line))

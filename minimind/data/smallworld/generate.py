@@ -62,7 +62,8 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
     talk = rng("sft tools")
     training = conversations.training(world, sums, split.calendar, scale, rng("sft"))
     training += [_tool_talk(draw, *pair, talk) for pair in _tool_pairs(8 * scale, tools.BUILTIN)]
-    training += _errands(world.asked[: max(1, round(50 * scale))], rng("errands"))
+    # Few: what goes into the call is then practised, and not shown.
+    training += _errands(world.asked[: max(1, round(10 * scale))], rng("errands"))
     odd = rng("invented tools")
     training += [invented.dialogue(language, odd) for _, language in _tool_pairs(10 * scale, tools.BUILTIN)]
     training += _tool_lessons(draw_task, 10 * scale, rng("tool lessons"))
@@ -80,11 +81,15 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
     write("agent.jsonl", _tasks(draw, 40 * scale, rng("agent")))
     checked = [one for one in split.requests if one.tool in tooltalk.VERIFIABLE]
     write("agent_valid.jsonl", _each_a_task(checked, rng("agent valid")))
-    math = rng("agent math")
+    mixed, count = rng("agent mixed"), 400 * scale
     # Who is only ever given a calculator forgets how to do without.
-    calculated = _each_a_task(tooltasks.by_turns(draw_task, 400 * scale, math), math)
-    write("agent_math.jsonl", _by_turns(calculated, _sums(sums, 400 * scale, math)))
-    write("agent_math_valid.jsonl", _each_a_task(tooltasks.held_out(seed)[:60], rng("agent math valid")))
+    calculated = _each_a_task(tooltasks.by_turns(draw_task, count, mixed), mixed)
+    write(
+        "agent_mixed.jsonl", _by_turns(calculated, _sums(sums, count, mixed), _errand_tasks(world.asked, count, mixed))
+    )
+    mixed = rng("agent mixed valid")
+    calculated = _each_a_task(tooltasks.held_out(seed)[:30], mixed)
+    write("agent_mixed_valid.jsonl", _by_turns(calculated, _errand_tasks(world.held_out, 30, mixed)))
 
     valid = [text for _, text in islice(pretraining.documents(split, rng("valid")), VALID_DOCUMENTS)]
     unseen = set(valid)
@@ -170,6 +175,13 @@ def _by_turns(*kinds: Iterable[Row]) -> Iterator[Row]:
 def _each_a_task(requests: Iterable[Request], rng: random.Random) -> Iterator[Row]:
     for one in requests:
         yield preferences.task(one, rng)
+
+
+def _errand_tasks(people: Sequence[Person], count: float, rng: random.Random) -> Iterator[Row]:
+    """Yield agent rows that need a fact about somebody, languages by turns, to be thought about first."""
+    for index in range(round(count)):
+        one = tooltalk.errand(rng.choice(people), LANGUAGES[index % 2], rng)
+        yield {**preferences.task(one, rng), "open_thinking": True}
 
 
 def _tool_lessons(draw: DrawTask, count: float, rng: random.Random) -> list[list[Row]]:
