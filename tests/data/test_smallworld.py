@@ -358,7 +358,7 @@ def test_formats(folder: Path, file: str) -> None:
 def test_preferences_are_for_right_calls_over_wrong_guesses_and_hold_greetings(folder: Path) -> None:
     greetings = {prompt for talk in SMALL_TALK.values() for prompts, *_ in talk for prompt in prompts}
     replies = {reply for talk in SMALL_TALK.values() for *_, reply in talk}
-    calls = greeted = beside = 0
+    calls = greeted = beside = begun = 0
     for row in rows(folder / "dpo.jsonl"):
         chosen, rejected = row["chosen"], row["rejected"][-1]["content"]
         if chosen[0]["role"] == "system":
@@ -368,9 +368,11 @@ def test_preferences_are_for_right_calls_over_wrong_guesses_and_hold_greetings(f
             calls += 1
         greeted += chosen[0]["content"] in greetings
         beside += rejected in replies
+        begun += bool(re.match(r"\S+[.。]\s", rejected)) and rejected.split(maxsplit=1)[1] == chosen[-1]["content"]
     assert calls > 15
     assert beside > 20, "small talk is no answer to a question"
     assert greeted > 20
+    assert begun > 20, "nor does a word of it come first"
 
 
 def test_rl_answers_are_right(folder: Path) -> None:
