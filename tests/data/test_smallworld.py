@@ -368,7 +368,9 @@ def test_preferences_are_for_right_calls_over_wrong_guesses_and_hold_greetings(f
             calls += 1
         greeted += chosen[0]["content"] in greetings
         beside += rejected in replies
-        begun += bool(re.match(r"\S+[.。]\s", rejected)) and rejected.split(maxsplit=1)[1] == chosen[-1]["content"]
+        answer = chosen[-1]["content"]
+        before = rejected.removesuffix(answer).rstrip(".。 \n")
+        begun += rejected.endswith(answer) and before != "" and before in answer
     assert calls > 15
     assert beside > 20, "small talk is no answer to a question"
     assert greeted > 20

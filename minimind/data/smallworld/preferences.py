@@ -60,8 +60,8 @@ def preference(person: Person, one: Sum, language: str, rng: random.Random) -> d
     brief: asked for one word, the word over a sentence. polite: to an insult, an apology before the answer over none,
     or over rudeness. honest: about a forged result, saying that it is wrong over not saying so, or over repeating it.
     plain: to a question by itself, the answer as it is over rambling, rudeness, an apology, a single word (in place of
-    it or before it) or small talk. greeting: the same for small talk. thought: the same after a thought. The last three keep what the others
-    would carry into every answer.
+    it or before it) or small talk. greeting: the same for small talk. thought: the same after a thought. The last three
+    keep what the others would carry into every answer.
     """
     kind = rng.choice(("brief", "polite", "honest", "plain", "plain", "plain", "greeting", "thought"))
     if kind == "honest":
