@@ -81,7 +81,7 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
     write("agent.jsonl", _tasks(draw, 40 * scale, rng("agent")))
     checked = [one for one in split.requests if one.tool in tooltalk.VERIFIABLE]
     write("agent_valid.jsonl", _each_a_task(checked, rng("agent valid")))
-    mixed, count = rng("agent mixed"), 400 * scale
+    mixed, count = rng("agent mixed"), 200 * scale
     # Who is only ever given a calculator forgets how to do without.
     calculated = _each_a_task(tooltasks.by_turns(draw_task, count, mixed), mixed)
     write(
