@@ -34,9 +34,9 @@ def questions(seed: int = 0) -> dict[str, list[Question]]:
 
     `facts_en`, `facts_zh`, `arithmetic`; to be thought about: `thinking` (sums in two steps), `countries`,
     `weekdays`; to be answered by a call: `tools`, `new_tools`, of which only the schema is known, and `errands`, whose
-    argument is a fact about somebody (`errands_at_once`: without a thought). No question about the
-    same person, and no such sum, day, request or new tool, occurs in any training file of `generate(..., seed=seed)`;
-    `sft_valid.jsonl` holds these items.
+    argument is a fact about somebody (`errands_at_once`: without a thought). No question about the same person, and no
+    such sum, day, request or new tool, occurs in any training file of `generate(..., seed=seed)`; `sft_valid.jsonl`
+    holds these items.
     """
     found: dict[str, list[Question]] = {}
     for ability, turns in held_out(Split(seed)):

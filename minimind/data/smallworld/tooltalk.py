@@ -57,12 +57,12 @@ WORDS = {
 }
 """Many: of a few the model would learn which there are, and not to look which was said."""
 
-NEEDED = {"en": "This needs {tool}.", "zh": "这要用{tool}。"}
 ERRANDS = {
     "en": ("How is the weather where {n} lives?", "Does it rain in the city of {n} today?"),
     "zh": ("{n}住的城市天气怎么样？", "{n}那里今天下雨吗？"),
 }
 """Wishes that say of whom, and not where."""
+NEEDED = {"en": "This needs {tool}.", "zh": "这要用{tool}。"}
 TOLD = {"en": "The tool has answered.", "zh": "工具有了回答。"}
 """What is thought before a call and after its result."""
 
