@@ -432,6 +432,20 @@ def test_errands_need_a_fact_about_somebody_and_those_held_out_stay_out(folder: 
             assert one.open_thinking == (ability == "errands")
 
 
+def test_a_larger_world_has_more_text_and_more_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["minimind.data.smallworld.generate"], "DEFAULT_MB", 5.0)
+    found = {}
+    for size in (5.0, 15.0):
+        made = generate(tmp_path / str(size), size_mb=size)
+        talks = rows(tmp_path / str(size) / "sft.jsonl")
+        calling = sum("tools" in row["conversations"][0] for row in talks)
+        found[size] = made["pretrain.jsonl"]["bytes"], calling, made["sft.jsonl"]["rows"] - calling
+    (text, calls, rest), (more_text, more_calls, as_many) = found[5.0], found[15.0]
+    assert more_text > 5 * text
+    assert more_calls > 2 * calls
+    assert as_many == rest
+
+
 def test_requests_come_in_all_wordings_by_turns() -> None:
     split = Split(0)
     for tool in tools.BUILTIN:

@@ -37,7 +37,8 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
     """Write all files to the folder `out` and return `{file name: {"rows", "bytes"}}`.
 
     size_mb: size of everything together (default 9); chats and prompts shrink with it below the default, and above
-    it only the pretraining text grows. The same seed gives the same bytes, and `questions(seed)` belongs to it.
+    it the pretraining text grows and the dialogues in which tools are called, which a larger model learns. The same
+    seed gives the same bytes, and `questions(seed)` belongs to it.
     Raises UsageError for a size that is not positive.
     """
     size_mb = DEFAULT_MB if size_mb is None else size_mb
@@ -46,7 +47,8 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
             f"the size of the small world must be above 0 MB, not {size_mb}; the default is {DEFAULT_MB:g}"
         )
     out.mkdir(parents=True, exist_ok=True)
-    split, scale = Split(seed), min(1.0, size_mb / DEFAULT_MB)
+    split, size = Split(seed), size_mb / DEFAULT_MB
+    scale = min(1.0, size)
     world, sums, draw, draw_task = split.world, split.sums, split.draw_request, split.draw_task
     files: dict[str, dict[str, int]] = {}
 
@@ -61,11 +63,11 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
 
     talk = rng("sft tools")
     training = conversations.training(world, sums, split.calendar, scale, rng("sft"))
-    training += [_tool_talk(draw, *pair, talk) for pair in _tool_pairs(8 * scale, tools.BUILTIN)]
+    training += [_tool_talk(draw, *pair, talk) for pair in _tool_pairs(8 * size, tools.BUILTIN)]
     # Few: what goes into the call is then practised, and not shown.
     training += _errands(world.asked[: max(1, round(10 * scale))], rng("errands"))
     odd = rng("invented tools")
-    training += [invented.dialogue(language, odd) for _, language in _tool_pairs(10 * scale, tools.BUILTIN)]
+    training += [invented.dialogue(language, odd) for _, language in _tool_pairs(10 * size, tools.BUILTIN)]
     training += _tool_lessons(draw_task, 10 * scale, rng("tool lessons"))
     write("sft.jsonl", chats(rng("sft order").sample(training, len(training))))
     asked = ({"ability": ability, "conversations": turns} for ability, turns in held_out(split))
