@@ -26,7 +26,7 @@ def demo(
 ) -> None:
     """Make a bilingual assistant from nothing: data, tokenizer, every stage of training, evaluation, report.
 
-    It takes 17 to 23 minutes on two CPU cores with AVX-512 and nothing else running, and can chat after 7 to 9; on two
+    It takes 17 to 28 minutes on two CPU cores with AVX-512 and nothing else running, and can chat after 7 to 10; on two
     cores that have only AVX2, 24 and 10. With --quick it takes 20 to 90 seconds, and its scores mean nothing. What is
     finished is kept: run it again to continue or to see the results.
 

@@ -12,7 +12,7 @@ SHARES = {
     "lora": 0.42,
     "dpo": 0.50,
     "grpo": 0.56,
-    "agent": 0.73,
+    "agent": 0.85,
 }
 """Time that each stage trains, in units of pretraining's: of whole runs on two cores. Other machines come near."""
 
