@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from minimind import tools
-from minimind.data.smallworld import copying, generate, invented, questions, tooltasks
+from minimind.data.smallworld import copying, generate, invented, questions, tooltalk, tooltasks
 from minimind.data.smallworld.arithmetic import Sums
 from minimind.data.smallworld.conversations import INTRODUCTIONS, SMALL_TALK
 from minimind.data.smallworld.facts import held_out_names
@@ -430,6 +430,12 @@ def test_errands_need_a_fact_about_somebody_and_those_held_out_stay_out(folder: 
                 {"name": "get_current_weather", "arguments": {"location": person.value("city", language)}}
             ]
             assert one.open_thinking == (ability == "errands")
+    for language in LANGUAGES:
+        person = world.asked[0]
+        turns = tooltalk.dialogue(tooltalk.errand(person, language, random.Random(0)), random.Random(0), thinking=True)
+        assert person.value("city", language) in turns[2]["reasoning_content"], (
+            "what is remembered comes before the call"
+        )
 
 
 def test_a_larger_world_has_more_text_and_more_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
