@@ -166,7 +166,7 @@ def train(job: Job, recipe: Recipe, out: Path, resume: bool) -> Path:
     parameters = sum(parameter.numel() for parameter in job.model.parameters()) / 1e6
     say(
         f"{recipe.stage}: {parameters:.2f} M parameters on {runtime.device(recipe.train.device).type}, {job.data}; "
-        f"{job.steps:,} steps"
+        f"{job.steps:,} step{'s' if job.steps > 1 else ''}"
     )
     guard.check(recipe)
     job.rehearsal = rehearsal(recipe)
