@@ -9,9 +9,11 @@ from typing import Any
 import torch
 
 from minimind import runtime
+from minimind.engine.dialogue import ends_of_turn
 from minimind.engine.engine import Engine
-from minimind.engine.request import Output
+from minimind.engine.request import Request
 from minimind.engine.sampling import GREEDY, Sampling
+from minimind.engine.text import MessageReader
 from minimind.errors import UserError
 from minimind.inspect import trace as inspection
 from minimind.inspect.prompts import as_document
@@ -21,7 +23,7 @@ from minimind.model.qwen3 import Transformer
 from minimind.model.store import load_model
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import normalize_tool, render
-from minimind.tokenizer.parse import Delta, MessageParser, parse
+from minimind.tokenizer.parse import Delta, MessageParser
 
 
 class LanguageModel:
@@ -36,56 +38,78 @@ class LanguageModel:
         self.model, self.tokenizer = model.eval(), tokenizer
         self._engine = self._new_engine()
 
-    def generate(self, prompt: str, max_new_tokens: int = 256, sampling: Sampling = GREEDY) -> str:
-        """Continue a text as in pretraining (bos + prompt); returns the continuation without special tokens."""
-        ids = as_document(prompt, self.tokenizer)
-        return self.tokenizer.decode(self._complete(ids, max_new_tokens, sampling), skip_special=True)
+    def generate(self, prompt: str, max_new_tokens: int | None = None, sampling: Sampling = GREEDY) -> str:
+        """Continue a text as in pretraining (bos + prompt); returns the continuation without special tokens.
+
+        max_new_tokens: instead of the one in `sampling`; 256 where neither says.
+        """
+        request = self._submit(as_document(prompt, self.tokenizer), max_new_tokens, 256, sampling)
+        for _ in self._tokens(request):
+            pass
+        return request.text
 
     def chat(
         self,
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] | None = None,
         open_thinking: bool = False,
-        max_new_tokens: int = 512,
+        max_new_tokens: int | None = None,
         sampling: Sampling = GREEDY,
     ) -> dict[str, Any]:
-        """Answer a conversation: a message with `content` and, if any, `reasoning_content` and `tool_calls`."""
-        prompt = self._prompt(messages, tools, open_thinking)
-        return parse(self._complete(prompt, max_new_tokens, sampling), self.tokenizer, open_thinking)
+        """Answer a conversation: a message with `content` and, if any, `reasoning_content` and `tool_calls`.
+
+        max_new_tokens: instead of the one in `sampling`; 512 where neither says.
+        """
+        message: dict[str, Any] = {"role": "assistant", "content": ""}
+        for delta in self.stream(messages, tools, open_thinking, max_new_tokens, sampling):
+            for field, more in delta.items():
+                message[field] = message[field] + more if field in message else more
+        return message
 
     def stream(
         self,
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] | None = None,
         open_thinking: bool = False,
-        max_new_tokens: int = 512,
+        max_new_tokens: int | None = None,
         sampling: Sampling = GREEDY,
     ) -> Iterator[Delta]:
         """Answer a conversation piece by piece: deltas of `content`, `reasoning_content` or `tool_calls`."""
-        prompt = self._prompt(messages, tools, open_thinking)
-        parser = MessageParser(self.tokenizer, open_thinking)
-        for output in self._run(prompt, max_new_tokens, sampling):
-            if output.token:
-                yield from parser.feed(output.token.id)
-        yield from parser.finish()
+        reader = MessageReader(MessageParser(self.tokenizer, open_thinking), sampling.stop)
+        ends = [] if sampling.ignore_eos else ends_of_turn(self.tokenizer)
+        rules = replace(sampling, stop=(), stop_ids=[*sampling.stop_ids, *ends])
+        request = self._submit(self._prompt(messages, tools, open_thinking), max_new_tokens, 512, rules)
+        for id in self._tokens(request):
+            yield from reader.feed(id)
+            if reader.found is not None:
+                return
+        yield from reader.finish()
 
     def _prompt(self, messages: Sequence[Mapping[str, Any]], tools: Any, open_thinking: bool) -> list[int]:
         offered = [normalize_tool(tool) for tool in tools or []]
         return render(messages, self.tokenizer, offered, open_thinking, add_generation_prompt=True)[0]
 
-    def _complete(self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling) -> list[int]:
-        return [output.token.id for output in self._run(prompt, max_new_tokens, sampling) if output.token]
-
-    def _run(self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling) -> Iterator[Output]:
-        """Yield the outputs of one request; leaving early cancels it."""
+    def _submit(self, prompt: Sequence[int], most: int | None, default: int, sampling: Sampling) -> Request:
         if self._weights != self._state():
             self._engine = self._new_engine()
-        request = self._engine.submit(prompt, replace(sampling, max_new_tokens=max_new_tokens))
+        said = sampling.max_new_tokens if most is None else most
+        return self._engine.submit(prompt, replace(sampling, max_new_tokens=default if said is None else said))
+
+    def _tokens(self, request: Request) -> Iterator[int]:
+        """Yield the ids of an answer as they come; leaving early cancels it.
+
+        Other answers may be asked for meanwhile: each step brings all of them on, whoever makes it.
+        """
+        engine, read = self._engine, 0  # its own: `without`, and whoever changes weights, put another there
         try:
-            while request.finish_reason is None:
-                yield from (output for output in self._engine.step() if output.request is request)
+            while read < len(request.tokens) or request.finish_reason is None:
+                if read == len(request.tokens):
+                    engine.step()
+                for token in request.tokens[read:]:
+                    read += 1
+                    yield token.id
         finally:
-            self._engine.cancel(request)
+            engine.cancel(request)
 
     def _new_engine(self) -> Engine:
         self._weights = self._state()

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import zip_longest
 
 import pytest
 import torch
@@ -77,6 +79,48 @@ def test_a_stream_left_early_and_a_changed_weight_leave_no_trace(lm):
     with torch.no_grad():
         embedding.copy_(embedding.roll(-1, 0))
     assert lm.generate(prompt, 12, to_the_end) == first
+
+
+def test_two_streams_and_a_side_question_at_once(lm):
+    others = [{"role": "user", "content": "What is 2 + 3?"}]
+    rules = Sampling(seed=1, ignore_eos=True, max_new_tokens=20)
+    alone = [lm.chat(question, sampling=rules)["content"] for question in (HI, others)]
+    heard = ["", ""]
+    for pieces in zip_longest(*(lm.stream(question, sampling=rules) for question in (HI, others)), fillvalue={}):
+        heard = [text + piece.get("content", "") for text, piece in zip(heard, pieces, strict=True)]
+    assert heard == alone
+    told = ""
+    for piece in lm.stream(HI, sampling=rules):
+        told += piece.get("content", "")
+        assert lm.chat(others, sampling=rules)["content"] == alone[1]
+        with lm.without(mlp=0):  # the stream goes on, with what it had read so far
+            lm.chat(others, max_new_tokens=1)
+    assert told
+
+
+def test_stop_strings_and_lengths_hold(lm):
+    rules = Sampling(seed=1, ignore_eos=True, max_new_tokens=20)
+    text = lm.generate("One", sampling=rules)
+    stop = text[3:6]
+    cut = replace(rules, stop=[stop])
+    assert lm.generate("One", sampling=cut) == text[: text.index(stop)]
+    said = lm.chat(HI, sampling=rules)["content"]
+    stop = said[3:6]
+    cut = replace(rules, stop=[stop])
+    assert lm.chat(HI, sampling=cut)["content"] == said[: said.index(stop)]
+    assert "".join(piece.get("content", "") for piece in lm.stream(HI, sampling=cut)) == said[: said.index(stop)]
+    assert len(lm.generate("One", 5, rules)) < len(text), "what is said in the call counts"
+
+
+def test_a_turn_ends_at_its_end_whatever_the_end_of_text_is(lm, monkeypatch):
+    end, ids = lm.tokenizer.control_id("<|im_end|>"), []
+    rules = Sampling(temperature=0, logit_bias={end: 100}, max_new_tokens=20)
+    with monkeypatch.context() as patch:
+        patch.setattr(lm.tokenizer, "eos_id", lm.tokenizer.control_id("<|endoftext|>"))
+        submit = lm._engine.submit
+        patch.setattr(lm._engine, "submit", lambda *given: ids.append(submit(*given)) or ids[-1])
+        assert lm.chat(HI, sampling=rules)["content"] == ""
+    assert ids[0].ids == [end]
 
 
 def test_logits_are_float32_scores_of_every_next_token(lm):

@@ -1,5 +1,6 @@
 """`minimind serve MODEL`: an OpenAI-compatible server with a chat page."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,6 +86,14 @@ def serve(
         raise UsageError("--rollout takes new weights, which adapters (--lora) are not made for; use one of them")
     if rollout and not Path(rollout_root).is_dir():
         raise UsageError(f"--rollout-root {rollout_root}: there is no such directory")
+    for origin in cors_origin:
+        if not re.fullmatch(r"https?://[^\s/*A-Z]+", origin):
+            raise UsageError(
+                f"--cors-origin {origin}: write a page's origin as a browser does, as in https://chat.example.org: "
+                f"small letters, no path; every page at once ('*') cannot be let in"
+            )
+    if "*" in allowed_host:
+        raise UsageError("--allowed-host '*': write each name that clients call this server by; any IP address will do")
     key = runtime.api_key() if api_key is None else api_key
     server = server_for(port)
     if not server.is_loopback(host) and not key and not insecure:

@@ -89,6 +89,11 @@ class Sampling:
             if not ok:
                 raise UsageError(f"{name} is {getattr(self, name)}, but should be {rule}")
 
+    @property
+    def filters(self) -> bool:
+        """Whether some tokens cannot be drawn, however likely they are."""
+        return bool(self.top_k or self.top_p < 1 or self.min_p)
+
 
 class ScoredToken(NamedTuple):
     """One given token as the model sees it; log-probabilities are in nats."""
@@ -169,13 +174,22 @@ def score(logits_NV: Tensor, ids: Sequence[int], top: int) -> list[ScoredToken]:
     return [ScoredToken(*values) for values in zip(*columns, strict=True)]
 
 
-def filter_mask(p_BV: Tensor, sampling: Sampling) -> Tensor:
-    """True for the tokens that the filters of `sampling` leave of probabilities `[B, V]`, softmax(logits/temperature).
+def filter_mask(p_BV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
+    """True for the tokens that the filters leave of probabilities `[B, V]`, softmax(logits/temperature).
 
-    For whoever scores what was sampled: the distribution that it was drawn from is `p_BV` over these tokens alone.
+    One rule for all rows, or one each. What is sampled is drawn from `p_BV` over these tokens alone.
     """
-    sorted_BV, order_BV = p_BV.sort(-1, descending=True)
-    return torch.empty_like(p_BV, dtype=torch.bool).scatter(1, order_BV, _filtered(sorted_BV, [sampling]) > 0)
+    vocabulary = p_BV.shape[1]
+    p_BV, order_BV = p_BV.sort(-1, descending=True)
+    top_k_B1 = runtime.sent(torch.tensor([[s.top_k or vocabulary] for s in samplings]), p_BV.device)
+    p_BV = p_BV.masked_fill(torch.arange(vocabulary, device=p_BV.device) >= top_k_B1, 0)
+    p_BV = p_BV / p_BV.sum(-1, keepdim=True)
+    likelier_BV = _cumulative(p_BV, p_BV.dtype) - p_BV  # probability of all tokens before this one
+    top_p_B1 = _column(samplings, "top_p", p_BV)
+    nucleus_BV = (likelier_BV < top_p_B1) | (top_p_B1 == 1)  # a sum of float32 may reach 1 before the last token
+    keep_BV = nucleus_BV & (p_BV > 0) & (p_BV >= _column(samplings, "min_p", p_BV) * p_BV[:, :1])
+    keep_BV[:, 0] = True
+    return torch.empty_like(keep_BV).scatter(1, order_BV, keep_BV)
 
 
 def stream_of(seed: int, index: int) -> int:
@@ -212,7 +226,7 @@ def _biased(scores_BV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
         return scores_BV
     rows, ids, values = zip(*biases, strict=True)
     row_N, id_N, value_N = (runtime.sent(torch.tensor(x), scores_BV.device) for x in (rows, ids, values))
-    return scores_BV.index_put((row_N, id_N), value_N, accumulate=True)
+    return scores_BV.index_put((row_N, id_N), value_N.to(scores_BV), accumulate=True)
 
 
 def _penalised(scores_BV: Tensor, samplings: Sequence[Sampling], counts_BV: Tensor) -> Tensor:
@@ -223,19 +237,6 @@ def _penalised(scores_BV: Tensor, samplings: Sequence[Sampling], counts_BV: Tens
     shrunk_BV = torch.where(scores_BV > 0, scores_BV / repetition_B1, scores_BV * repetition_B1)
     scores_BV = torch.where(seen_BV, shrunk_BV - presence_B1, scores_BV)
     return scores_BV - frequency_B1 * counts_BV
-
-
-def _filtered(p_BV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
-    """Sorted probabilities, likeliest first, 0 where a filter drops them; one rule for all rows, or one each."""
-    vocabulary = p_BV.shape[1]
-    top_k_B1 = runtime.sent(torch.tensor([[s.top_k or vocabulary] for s in samplings]), p_BV.device)
-    p_BV = p_BV.masked_fill(torch.arange(vocabulary, device=p_BV.device) >= top_k_B1, 0)
-    p_BV = p_BV / p_BV.sum(-1, keepdim=True)
-    likelier_BV = _cumulative(p_BV, p_BV.dtype) - p_BV  # probability of all tokens before this one
-    nucleus_BV = likelier_BV < _column(samplings, "top_p", p_BV)
-    keep_BV = nucleus_BV & (p_BV >= _column(samplings, "min_p", p_BV) * p_BV[:, :1])
-    keep_BV[:, 0] = True
-    return p_BV * keep_BV
 
 
 def _cumulative(p_BV: Tensor, dtype: torch.dtype) -> Tensor:
@@ -254,14 +255,15 @@ def _in_whole_numbers(p_BV: Tensor) -> Tensor:
 
 
 def _draw(p_BV: Tensor, samplings: Sequence[Sampling], uniform_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw by inverting the cumulative distribution of the tokens that the filters keep."""
-    filtered = any(s.top_k or s.top_p < 1 or s.min_p for s in samplings)
-    if filtered:
-        p_BV, order_BV = p_BV.sort(-1, descending=True)
-        p_BV = _filtered(p_BV, samplings)
+    """Draw by inverting the cumulative distribution of the tokens that the filters keep.
+
+    In the vocabulary's order, so that a row without filters draws the same token beside one that has some.
+    """
+    if any(s.filters for s in samplings):
+        p_BV = p_BV * filter_mask(p_BV, samplings)
     double = torch.float32 if p_BV.device.type == "mps" else torch.float64
     cumulative_BV = _cumulative(p_BV, double)
     target_B1 = runtime.sent(uniform_B[:, None].to(double), p_BV.device) * cumulative_BV[:, -1:]
     index_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True).clamp(max=p_BV.shape[-1] - 1)
     policy_B1 = p_BV.gather(1, index_B1).log() - cumulative_BV[:, -1:].float().log()
-    return (order_BV.gather(1, index_B1) if filtered else index_B1)[:, 0], policy_B1[:, 0]
+    return index_B1[:, 0], policy_B1[:, 0]

@@ -4,6 +4,7 @@ import codecs
 from collections.abc import Sequence
 
 from minimind.tokenizer.bpe import Tokenizer
+from minimind.tokenizer.parse import Delta, MessageParser
 
 
 class _Prefix:
@@ -87,3 +88,44 @@ class Detokenizer:
     def finish(self) -> str:
         """Return what was held back; bytes that never became a character are U+FFFD."""
         return self._finder.feed(self._utf8.decode(b"", final=True)) + self._finder.finish()
+
+
+class MessageReader:
+    """A message token by token, up to a stop string.
+
+    Stop strings apply to what the user sees, the content: a newline in the reasoning does not end an answer that
+    should end at a newline. So they are looked for here, not by the engine.
+    """
+
+    def __init__(self, parser: MessageParser, stops: Sequence[str] = ()) -> None:
+        self.parser = parser
+        self._finder = StopFinder(stops)
+
+    @property
+    def found(self) -> str | None:
+        """The stop string that came."""
+        return self._finder.found
+
+    def feed(self, id: int) -> list[Delta]:
+        """Take one id and return what it adds to the message."""
+        deltas = self._until_stop(self.parser.feed(id))
+        if self.found is None and self._finder.completes(self.parser.held):
+            deltas += self._until_stop(self.parser.finish())
+        return deltas
+
+    def finish(self) -> list[Delta]:
+        """Return what was held back, when no more tokens will come."""
+        deltas = self._until_stop(self.parser.finish())
+        text = self._finder.finish()
+        return [*deltas, {"content": text}] if text else deltas
+
+    def _until_stop(self, deltas: Sequence[Delta]) -> list[Delta]:
+        seen: list[Delta] = []
+        for delta in deltas:
+            if self.found is not None:
+                break
+            spoken = "content" in delta
+            text = self._finder.feed(delta["content"]) if spoken else self._finder.finish()
+            seen += [{"content": text}] if text else []
+            seen += [] if spoken else [delta]
+        return seen

@@ -217,8 +217,7 @@ def _size(samples: Sequence[Sample], document: Sequence[int]) -> int:
 def compute_log_probs(model: Transformer, batch: Any, sampling: Sampling) -> tuple[LogProbs, Hidden]:
     """Log-probabilities of a batch's sampled tokens under what `sampling` draws from, and the states."""
     hidden = model(batch.input_ids, batch.segments)
-    filters = sampling.top_k or sampling.top_p < 1 or sampling.min_p
-    keep = partial(filter_mask, sampling=sampling) if filters else None
+    keep = partial(filter_mask, samplings=[sampling]) if sampling.filters else None
     weight, temperature = model.output_weight, sampling.temperature
     return token_log_probs(hidden.states, weight, batch.on_host.labels, temperature, keep=keep), hidden
 

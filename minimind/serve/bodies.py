@@ -19,7 +19,7 @@ from minimind.text import read_json
 B = TypeVar("B", bound=BaseModel)
 REFERENCE = "#/components/schemas/{model}"
 # pydantic's names of a union's members, which are no part of what a client wrote
-_KINDS = {"str", "int", "float", "bool", "dict", "NamedTool", "text", "texts", "ids", "lists"}
+_KINDS = {"str", "int", "float", "bool", "dict", "NamedTool", "SamplingParams", "text", "texts", "ids", "lists"}
 
 
 def sized(most: int, least: int = 0) -> BeforeValidator:

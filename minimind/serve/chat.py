@@ -7,9 +7,10 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+from minimind.engine.dialogue import ends_of_turn
 from minimind.engine.grammar import Compiled
 from minimind.engine.request import Output, Request
-from minimind.engine.text import StopFinder
+from minimind.engine.text import MessageReader
 from minimind.serve.errors import ApiError
 from minimind.serve.frame import Frame
 from minimind.serve.logprobs import TokenNames, check_scored
@@ -18,9 +19,7 @@ from minimind.serve.schema import ChatRequest
 from minimind.serve.service import Job, Service, coarse
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
-from minimind.tokenizer.parse import MessageParser
-
-Delta = dict[str, Any]
+from minimind.tokenizer.parse import Delta, MessageParser
 
 
 def jobs(request: ChatRequest, service: Service, form: Compiled | None) -> list[Job]:
@@ -37,11 +36,10 @@ def jobs(request: ChatRequest, service: Service, form: Compiled | None) -> list[
         raise ApiError(400, message, "invalid_value", "add_generation_prompt")
     prompt_ids = prompt(request, service)
     check_scored([prompt_ids] * (request.n or 1), request.prompt_logprobs)
-    ends = [] if request.ignore_eos else [tokenizer.control_id("<|im_end|>"), tokenizer.eos_id, tokenizer.pad_id]
     sampling = request.sampling(
         service.tokenizer,
         max_new_tokens=limit(request.max_completion_tokens or request.max_tokens, settings.max_tokens),
-        stop_ids=[*(request.stop_token_ids or []), *(id for id in ends if id is not None)],
+        stop_ids=[*(request.stop_token_ids or []), *([] if request.ignore_eos else ends_of_turn(tokenizer))],
         top_logprobs=request.top_logprobs or 0,
         prompt_logprobs=request.prompt_logprobs,
         grammar=form,
@@ -73,11 +71,7 @@ def prompt(request: ChatRequest, service: Service) -> list[int]:
 
 
 class Choice:
-    """One answer as it is read: token by token into the deltas of a message.
-
-    Stop strings apply to what the user sees, the content: a newline in the reasoning does not end an answer that
-    should end at a newline. So they are looked for here, not by the engine.
-    """
+    """One answer as it is read: token by token into the deltas of a message, in OpenAI's words."""
 
     def __init__(self, request: ChatRequest, tokenizer: Tokenizer) -> None:
         self.finish_reason: str | None = None
@@ -86,7 +80,8 @@ class Choice:
         self.begun = 0.0
         """When its first token came, by `time.perf_counter`."""
         self._parser = MessageParser(tokenizer, request.thinks, request.callable)
-        self._stops = StopFinder(request.stops)
+        # Where a call is demanded, content is what came of one that was cut off.
+        self._reader = MessageReader(self._parser, () if request.must_call else request.stops)
         self._names = TokenNames(tokenizer) if request.logprobs else None
         self._logprobs: dict[str, list[Any]] = {}
         self._ids: list[int] | None = [] if request.return_token_ids else None
@@ -95,7 +90,7 @@ class Choice:
     @property
     def stop(self) -> str | None:
         """The stop string that ended it."""
-        return self._stops.found
+        return self._reader.found
 
     def feed(self, output: Output) -> list[Delta]:
         """Take one output of the engine; return what it adds. `finish_reason` is set with the last."""
@@ -107,21 +102,17 @@ class Choice:
             if self._ids is not None:
                 self._ids.append(output.token.id)
             before = self._parser.field
-            for delta in self._parser.feed(output.token.id):
+            for delta in self._reader.feed(output.token.id):
                 deltas += self._visible(delta)
             self._count(output, before)
-        if self._stops.found is None and self._stops.completes(self._parser.held):
-            for delta in self._parser.finish():
-                deltas += self._visible(delta)
-        if self._stops.found is not None:
+        if self.stop is not None:
             self.finish_reason = "stop"
         elif self._one_call and self.calls:
             self.finish_reason = "tool_calls"
         elif output.finish_reason:
-            for delta in self._parser.finish():
+            for delta in self._reader.finish():
                 deltas += self._visible(delta)
-            deltas += self._text(self._stops.finish())
-            ended = "stop" if self._stops.found is not None else output.finish_reason
+            ended = "stop" if self.stop is not None else output.finish_reason
             self.finish_reason = "tool_calls" if self.calls and ended == "stop" else ended
         return deltas
 
@@ -140,18 +131,12 @@ class Choice:
         return {"token_ids": taken}
 
     def _visible(self, delta: Delta) -> list[Delta]:
-        """One of the parser's deltas in OpenAI's words, nothing after a stop string."""
-        if self._stops.found is not None or (self._one_call and self.calls):
+        """One of the reader's deltas in OpenAI's words."""
+        if (self._one_call and self.calls) or ("content" in delta and self._must_call):
             return []
-        if "content" in delta:  # where a call is demanded, it is what came of one that was cut off
-            return [] if self._must_call else self._text(self._stops.feed(delta["content"]))
-        before = self._text(self._stops.finish())
         if "reasoning_content" in delta:
-            return [*before, {**delta, "reasoning": delta["reasoning_content"]}]
-        return [*before, *(part for call in delta["tool_calls"] for part in self._call(call["function"]))]
-
-    def _text(self, text: str) -> list[Delta]:
-        return [{"content": text}] if text else []
+            return [{**delta, "reasoning": delta["reasoning_content"]}]
+        return [part for call in delta.get("tool_calls", []) for part in self._call(call["function"])] or [delta]
 
     def _call(self, function: dict[str, Any]) -> list[Delta]:
         """A call in two pieces, as OpenAI streams it: who is called, then with what."""

@@ -17,6 +17,7 @@ from minimind.text import write_json
 
 log = logging.getLogger("minimind.serve")
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+_ANTHROPIC_TYPES = {413: "request_too_large", 503: "overloaded_error", 504: "timeout_error"}
 
 
 class ApiError(Exception):
@@ -84,7 +85,8 @@ def response(error: Exception, path: str) -> Json:
 def anthropic(error: ApiError) -> dict[str, Any]:
     """An error in Anthropic's form."""
     told = error.body["error"]
-    return {"type": "error", "error": {"type": told["type"], "message": told["message"]}}
+    kind = _ANTHROPIC_TYPES.get(error.status, told["type"] if error.status < 500 else "api_error")
+    return {"type": "error", "error": {"type": kind, "message": told["message"]}}
 
 
 def ollama(error: ApiError) -> dict[str, Any]:

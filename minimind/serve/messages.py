@@ -83,9 +83,11 @@ class Writer:
     def _end(self, usage: dict[str, Any]) -> list[Event]:
         said = {"tool_calls": "tool_use", "length": "max_tokens", "stop": "stop_sequence" if self.stop else "end_turn"}
         ended = {"stop_reason": said[self.finish], "stop_sequence": self.stop}
+        cached = usage["prompt_tokens_details"]["cached_tokens"]
         self.message["usage"] |= {
+            "input_tokens": usage["prompt_tokens"] - cached,  # Anthropic counts no token twice
             "output_tokens": usage["completion_tokens"],
-            "cache_read_input_tokens": usage["prompt_tokens_details"]["cached_tokens"],
+            "cache_read_input_tokens": cached,
         }
         self.message |= ended
         return [{"type": "message_delta", "delta": ended, "usage": self.message["usage"]}, {"type": "message_stop"}]

@@ -107,7 +107,8 @@ def _turns(role: str, content: Any) -> list[dict[str, Any]]:
     results = [block for block in blocks if block.get("type") == "tool_result"]
     calls = [block for block in blocks if block.get("type") == "tool_use" and role == "assistant"]
     thoughts = [block for block in blocks if block.get("type") in ("thinking", "redacted_thinking")]
-    said = [block for block in blocks if block not in results and block not in calls and block not in thoughts]
+    apart = ("tool_result", "thinking", "redacted_thinking", *(["tool_use"] if calls else []))
+    said = [block for block in blocks if block.get("type") not in apart]
     turns: list[dict[str, Any]] = [
         {"role": "tool", "tool_call_id": one.get("tool_use_id"), "content": _text(one.get("content"))}
         for one in results
@@ -116,7 +117,7 @@ def _turns(role: str, content: Any) -> list[dict[str, Any]]:
         turn: dict[str, Any] = {"role": role, "content": _text(said)}
         if thought := "".join(str(one.get("thinking") or "") for one in thoughts):
             turn["reasoning_content"] = thought
-        if calls and role == "assistant":
+        if calls:
             functions = [{"name": one.get("name"), "arguments": one.get("input") or {}} for one in calls]
             turn["tool_calls"] = [{"id": c.get("id"), "function": f} for c, f in zip(calls, functions, strict=True)]
         turns.append(turn)

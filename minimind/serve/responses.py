@@ -14,18 +14,11 @@ _KINDS = {"reasoning_content": "reasoning", "content": "message"}
 _PARTS = {"reasoning": "reasoning_text", "message": "output_text"}
 
 
-def _failed(error: ApiError) -> Event:
-    """An error that comes when the stream has begun."""
-    told = error.body["error"]
-    return {"type": "error", "code": told["code"], "message": told["message"], "param": told["param"]}
-
-
 class Writer:
     """Turns a chat's chunks into events, and collects the response that they add up to."""
 
-    framing = named(_failed)
-
     def __init__(self, body: ResponsesRequest, model: str) -> None:
+        self.framing = named(self._failed)
         self.number, self.open, self.finish = -1, "", ""
         self.response: dict[str, Any] = {
             **{"id": f"resp_{uuid.uuid4().hex}", "object": "response", "created_at": int(time.time())},
@@ -59,6 +52,11 @@ class Writer:
         """One event, numbered."""
         self.number += 1
         return {"type": f"response.{type}", "sequence_number": self.number, **fields}
+
+    def _failed(self, error: ApiError) -> Event:
+        """An error that comes when the stream has begun."""
+        told = {key: error.body["error"][key] for key in ("code", "message", "param")}
+        return {"type": "error", "sequence_number": self.number + 1, **told}
 
     def _so_far(self, type: str) -> Event:
         """An event with the response so far."""
@@ -118,7 +116,7 @@ class Writer:
             extra["logprobs"] = list(logprobs)
         return [self._event(f"{name}.delta", **self._at, **extra, delta=text)] if text else []
 
-    def _close(self) -> list[Event]:
+    def _close(self, status: str = "completed") -> list[Event]:
         if not self.open:
             return []
         target, extra = self._place()
@@ -128,16 +126,14 @@ class Writer:
         else:
             events = [self._event(f"{target['type']}.done", **self._at, **extra, text=target["text"])]
             events.append(self._event("content_part.done", **self._at, content_index=0, part=dict(target)))
-        self.item["status"], self.open = "completed", ""
+        self.item["status"], self.open = status, ""
         return [*events, self._event("output_item.done", output_index=self._at["output_index"], item=dict(self.item))]
 
     def _end(self, usage: dict[str, Any]) -> list[Event]:
-        events = self._close()
         cut = self.finish == "length"
         self.response["status"] = "incomplete" if cut else "completed"
         self.response["incomplete_details"] = {"reason": "max_output_tokens"} if cut else None
-        if cut and self.response["output"]:
-            self.item["status"] = "incomplete"
+        events = self._close(self.response["status"])
         self.response["usage"] = {
             "input_tokens": usage["prompt_tokens"],
             "input_tokens_details": usage["prompt_tokens_details"] | {"cache_write_tokens": 0},

@@ -8,7 +8,7 @@ from minimind.engine import grammar
 from minimind.engine.engine import MEMORY
 from minimind.engine.sampling import MAX_TOP_LOGPROBS, Sampling
 from minimind.serve.bodies import few
-from minimind.serve.sampled import MOST, Body, Stops, Token, limit
+from minimind.serve.sampled import MOST, Body, Schema, Stops, Token, limit
 from minimind.serve.schema import Prompt
 
 
@@ -28,7 +28,7 @@ class SamplingParams(Body):
     ignore_eos: bool = False
     n: Annotated[int, Field(ge=1)] = 1
     sampling_seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    json_schema: dict[str, Any] | None = None
+    json_schema: Schema | None = None
     regex: str | None = None
 
     @property

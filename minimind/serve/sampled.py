@@ -50,6 +50,17 @@ Biases = Annotated[
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
 Stops = StopString | Annotated[list[StopString], *few(16)]
 Choices = Annotated[list[Annotated[str, Field(min_length=1, max_length=10_000)]], *few(1024, 1)]
+
+
+def _read(value: Any) -> Any:
+    try:
+        return read_json(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ValueError(f"it is not valid JSON ({error})") from None
+
+
+Schema = Annotated[dict[str, Any], BeforeValidator(_read, json_schema_input_type=dict[str, Any] | str)]
+"""A JSON schema, as an object or as its text."""
 Token = Annotated[int, Field(ge=0, lt=2**31)]
 Ids = Annotated[list[Token], Field(min_length=1, fail_fast=True)]
 
@@ -64,7 +75,7 @@ class StreamOptions(Body):
 class Form(Body):
     """`structured_outputs`, vLLM's: exactly one of these; `grammar` is in Lark's syntax."""
 
-    json_: Annotated[dict[str, Any] | str | None, Field(alias="json")] = None
+    json_: Annotated[Schema | None, Field(alias="json")] = None
     regex: str | None = None
     choice: Choices | None = None
     grammar: str | None = None
@@ -74,18 +85,11 @@ class Form(Body):
         given = [value for value in (self.json_, self.regex, self.choice, self.grammar) if value is not None]
         if len(given) != 1:
             raise ValueError("an answer has one form: json, regex, choice or grammar")
-        if isinstance(self.json_, str):
-            try:
-                self.json_ = read_json(self.json_)
-            except ValueError as error:
-                raise ValueError(f"json is not valid JSON ({error})") from None
-        if self.json_ is not None and not isinstance(self.json_, dict):
-            raise ValueError("json must be a schema, an object")
         return self
 
     def grammar_text(self, thinks: bool) -> str:
         """As the engine takes it."""
-        if isinstance(self.json_, dict):
+        if self.json_ is not None:
             return grammar.json_schema(self.json_, thinks)
         if self.regex is not None:
             return grammar.regex(self.regex, thinks)
@@ -169,7 +173,7 @@ class Sampled(Body):
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
             logit_bias=self._biases(tokenizer),
-            seed=self.seed,
+            seed=None if self.seed == -1 else self.seed,  # so ollama, llama.cpp and vLLM say that any will do
             ignore_eos=bool(self.ignore_eos),
             **more,
         )

@@ -67,6 +67,19 @@ def test_a_seed_gives_the_same_answer_whoever_shares_the_batch():
     assert together != complete(model, prompts, Sampling(temperature=1.5, top_k=20, top_p=0.9, seed=12), (), 15)
 
 
+def test_a_seed_gives_the_same_answer_beside_other_rules():
+    model, prompts = make(MODELS["dense"])
+    rules = [Sampling(temperature=t, top_p=p, seed=3, max_new_tokens=15) for t, p in ((1, 1), (1.5, 0.9), (0.7, 0.5))]
+
+    def answers(rows):
+        engine = Engine(model, max_batch_size=3, context=64)
+        requests = [engine.submit(prompts[row], rules[row]) for row in rows]
+        list(engine.run())
+        return [request.ids for request in requests]
+
+    assert answers([0, 1, 2]) == [answers([row])[0] for row in range(3)]
+
+
 def test_logprobs_are_those_of_the_model():
     model, prompts = make(MODELS["moe"])
     pool = EnginePool(Engine(model))

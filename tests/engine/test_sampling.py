@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from minimind.engine.sampling import GREEDY, Sampling, _in_whole_numbers, sample, uniforms
 from minimind.errors import UsageError
@@ -59,6 +61,23 @@ def test_each_row_follows_its_own_rules_and_reports_both_logprobs():
     assert draws.ids.tolist() == [id for _, id, _ in rows]
     assert draws.policy_logprobs.tolist() == pytest.approx([policy for _, _, policy in rows], abs=1e-5)
     assert draws.logprobs.tolist() == pytest.approx([P[id].log().item() for _, id, _ in rows], abs=1e-5)
+
+
+@given(st.lists(st.sampled_from([0.0, 0.3, 1.5]), min_size=3, max_size=3), st.integers(0, 2**31))
+def test_no_rule_of_another_row_changes_a_draw(rules, seed):
+    company = Sampling(top_k=int(rules[0] * 10), top_p=1 - rules[1] / 2, min_p=rules[2] / 3, temperature=0.7)
+    noise = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, 300, generator=noise) * 3
+    uniform = torch.rand(2, generator=noise, dtype=torch.float64)
+    for mine in (Sampling(), Sampling(top_p=0.9), Sampling(temperature=2.0, top_k=40, min_p=0.01)):
+        alone = sample(logits[:1], [mine], uniform[:1])
+        beside = sample(logits, [mine, company], uniform)
+        assert alone.ids[0] == beside.ids[0]
+        assert alone.policy_logprobs[0] == beside.policy_logprobs[0]
+
+
+def test_a_bias_may_be_a_whole_number():
+    assert sample(P.log()[None], [Sampling(temperature=0, logit_bias={3: 5})], torch.zeros(1)).ids.item() == 3
 
 
 def test_penalties_by_hand():

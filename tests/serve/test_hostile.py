@@ -20,6 +20,7 @@ from minimind.engine.engine import Engine
 from minimind.engine.sampling import Sampling
 from minimind.serve import bodies, grammars, guard, schema, server
 from minimind.serve.errors import ApiError
+from minimind.serve.messages_schema import MessagesRequest
 from minimind.serve.service import Service
 from minimind.serve.settings import Settings
 
@@ -68,6 +69,15 @@ def test_a_million_mistakes_are_one(name):
     start = time.process_time()
     refused(1)
     assert time.process_time() - start < 2  # it was 8 and more
+
+
+def test_a_turn_of_many_blocks():
+    def read(n):
+        results = [{"type": "tool_result", "content": f"a{i}"} for i in range(500 * n)]
+        texts = [{"type": "text", "text": f"b{i}"} for i in range(500 * n)]
+        MessagesRequest(max_tokens=1, messages=[{"role": "user", "content": results + texts}]).chat()
+
+    assert_linear(read)
 
 
 def test_the_answers_that_are_asked_for_are_counted_first(model, tokenizer, tmp_path):

@@ -2,6 +2,8 @@
 
 import pytest
 
+from minimind.serve import errors
+
 anthropic = pytest.importorskip("anthropic")
 
 TOOL = {"name": "f", "description": "d", "input_schema": {"type": "object", "properties": {}}}
@@ -64,7 +66,10 @@ def test_tokens_are_counted(client):
     client.says("a")
     plain = {key: HI[key] for key in ("model", "messages")}
     count = client.messages.count_tokens(**plain, system="be kind", tools=[TOOL]).input_tokens
-    assert count == client.messages.create(**HI, system="be kind", tools=[TOOL]).usage.input_tokens
+    for _ in range(2):  # the second time from the cache, and then once all the same
+        used = client.messages.create(**HI, system="be kind", tools=[TOOL]).usage
+        assert used.input_tokens + used.cache_read_input_tokens == count
+    assert used.cache_read_input_tokens > 0
 
 
 def test_what_cannot_be_done_is_refused(client):
@@ -73,3 +78,18 @@ def test_what_cannot_be_done_is_refused(client):
         client.messages.create(**HI | {"messages": [{"role": "user", "content": [image]}]})
     with pytest.raises(anthropic.NotFoundError, match="no model"):
         client.messages.create(**HI | {"model": "claude"})
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, "invalid_request_error"),
+        (413, "request_too_large"),
+        (429, "rate_limit_error"),
+        (500, "api_error"),
+        (503, "overloaded_error"),
+        (504, "timeout_error"),
+    ],
+)
+def test_errors_have_its_types(status, kind):
+    assert errors.anthropic(errors.ApiError(status, "no"))["error"] == {"type": kind, "message": "no"}

@@ -80,6 +80,19 @@ def test_options(client):
         client.chat(model="minimind", messages=HI, options={"mirostat": 2})
 
 
+def test_seed_minus_one_is_none(url):
+    client = ollama.Client(host=url)
+    rules = {"temperature": 2.0, "num_predict": 8}
+    drawn = [
+        {
+            client.generate(model="minimind", prompt="a", raw=True, options=rules | {"seed": seed}).response
+            for _ in range(6)
+        }
+        for seed in (-1, 5)
+    ]
+    assert [len(texts) > 1 for texts in drawn] == [True, False]
+
+
 def test_the_form_of_an_answer(url):
     client = ollama.Client(host=url)
     schema = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}

@@ -4,8 +4,14 @@ import json
 
 import pytest
 from openai import BadRequestError
+from openai.types.responses import ResponseErrorEvent
+
+from minimind.serve import responses
+from minimind.serve.errors import ApiError
+from minimind.serve.responses_schema import ResponsesRequest
 
 TOOL = {"type": "function", "name": "f", "parameters": {"type": "object", "properties": {}}, "strict": False}
+CHUNK = {"choices": [{"delta": {"content": "a"}, "logprobs": None, "finish_reason": None}]}
 CALL = ("<tool_call>", '\n{"name": "f", "arguments": {"a": 1}}\n', "</tool_call>")
 
 
@@ -80,6 +86,15 @@ def test_an_answer_that_is_cut(actor):
     for response in (whole, streamed):
         assert (response.status, response.incomplete_details.reason) == ("incomplete", "max_output_tokens")
     assert events[-1].type == "response.incomplete"
+    done = next(event for event in events if event.type == "response.output_item.done")
+    assert done.item.status == streamed.output[0].status == "incomplete"
+
+
+def test_a_failure_in_the_middle_is_the_next_event():
+    writer = responses.Writer(ResponsesRequest(input="hi"), "minimind")
+    before = [*writer.begin(1), *writer.take(CHUNK)]
+    failed = writer.framing.failed(ApiError(504, "too slow", "timeout"))
+    assert ResponseErrorEvent.model_validate(failed, strict=True).sequence_number == len(before)
 
 
 @pytest.mark.parametrize(

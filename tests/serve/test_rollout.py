@@ -97,6 +97,9 @@ def test_what_ended_an_answer(rollout, model):
     assert ended["output_ids"] == answer[:1]
     number = GREEDILY | {"regex": "[0-9]{3}", "max_new_tokens": 20, "ignore_eos": False}
     assert generate(rollout, input_ids=PROMPT, sampling_params=number)["text"].isdecimal()
+    for schema in ({"type": "boolean"}, '{"type": "boolean"}'):  # as an object, or as text, which SGLang's clients send
+        flag = number | {"regex": None, "json_schema": schema}
+        assert generate(rollout, input_ids=PROMPT, sampling_params=flag)["text"] in ("true", "false")
 
 
 def test_a_stream_grows(rollout, model):
