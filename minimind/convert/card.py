@@ -78,7 +78,12 @@ def _recipe(run: Path) -> dict[str, Any]:
     """The run's recipe, folders cut off the names in it: they are this machine's, and a card is for others."""
     if not (run / "recipe.toml").is_file():
         return {}
-    recipe = tomllib.loads(read_text(run / "recipe.toml"))
+    try:
+        recipe = tomllib.loads(read_text(run / "recipe.toml"))
+    except tomllib.TOMLDecodeError:
+        return {}
+    if not {"stage", "data", "init", "tokenizer"} <= recipe.keys() or not {"files", "valid"} <= recipe["data"].keys():
+        return {}  # somebody's own: a run keeps its recipe whole
     recipe["data"] |= {name: [_short(file) for file in recipe["data"][name]] for name in ("files", "valid")}
     return recipe | {name: _short(recipe[name]) for name in ("init", "tokenizer")}
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from minimind.config import ModelConfig
 from minimind.convert.tensors import Stored
 from minimind.errors import UserError
-from minimind.model.rope import context_length, yarn_factor
+from minimind.model.rope import attention_factor, context_length, yarn_factor
 
 SHARED_WIDTH = 32
 """Width of the shared expert that does nothing: one block of the quantised formats."""
@@ -77,14 +77,14 @@ def add_metadata(writer: Any, config: ModelConfig) -> None:
         scaling = config.rope_scaling or {}
         if not scaling.get("truncate", True):
             raise UserError("rope_scaling truncate = false cannot be exported: llama.cpp always rounds the ramp's ends")
+        if (scaling.get("beta_fast") or 32, scaling.get("beta_slow") or 1) != (32, 1):
+            raise UserError("rope_scaling beta_fast and beta_slow cannot be exported: llama.cpp takes 32 and 1")
         original = scaling.get("original_max_position_embeddings") or config.max_position_embeddings
         writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
         writer.add_rope_scaling_factor(factor)
         writer.add_rope_scaling_orig_ctx_len(original)
-        writer.add_rope_scaling_yarn_beta_fast(float(scaling.get("beta_fast") or 32))
-        writer.add_rope_scaling_yarn_beta_slow(float(scaling.get("beta_slow") or 1))
-        if scaling.get("attention_factor") is not None:  # llama.cpp multiplies it with the paper's temperature
-            writer.add_rope_scaling_attn_factors(scaling["attention_factor"] / (0.1 * math.log(factor) + 1.0))
+        # llama.cpp multiplies it with the paper's temperature.
+        writer.add_rope_scaling_attn_factors(attention_factor(scaling, factor) / (0.1 * math.log(factor) + 1.0))
     if config.num_experts:
         writer.add_expert_count(config.num_experts)
         writer.add_expert_used_count(config.num_experts_per_tok)

@@ -3,6 +3,7 @@
 A place on a hub is written `hf:user/name` or `modelscope:user/name`.
 """
 
+import errno
 import re
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ from minimind.model.store import load_config
 from minimind.tokenizer.bpe import Tokenizer
 
 HUBS = {"hf": "huggingface", "modelscope": "modelscope"}
-WANTED = ["*.json", "*.safetensors", "*.bin", "*.jinja", "merges.txt"]
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
+WANTED = ["*.json", "*.safetensors", "pytorch_model*.bin", "*.jinja", "merges.txt"]
 
 
 class Place(NamedTuple):
@@ -137,6 +139,11 @@ def _client(where: Place) -> Iterator[None]:
             raise UserError(f"{where.address} refused ({status}): log in with `{login}`, or see whose it is") from error
         if status == 404:
             raise UserError(f"{where.address} is not there, or private: check the name, or `{login}`") from error
+        if full := _unwritable(error):
+            raise UserError(
+                f"{where.hub}'s cache cannot be written ({full}); make room, or name another folder in "
+                f"{'HF_HOME' if where.hub == 'huggingface' else 'MODELSCOPE_CACHE'}"
+            ) from error
         raise UserError(
             f"{where.address} cannot be reached ({_reason(error)}); check the connection and try again"
         ) from error
@@ -147,6 +154,15 @@ def _reason(error: BaseException) -> str:
     text = next(iter(str(error).strip().splitlines()), type(error).__name__)
     wrapped = re.search(r"\[Errno -?\d+\] ([\w ]+)", text)
     return wrapped[1] if wrapped else text
+
+
+def _unwritable(error: BaseException | None) -> str:
+    """What the operating system said where the disk is to blame, or nothing."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK:
+            return str(error.strerror)
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _status(error: BaseException | None) -> int | None:

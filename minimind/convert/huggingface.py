@@ -74,7 +74,7 @@ def merge_lora(adapter: Path, out: Path, base: Path | None = None, dtype: str = 
     """
     base = base or base_of(adapter)
     model = load_model(base, adapter=adapter)
-    tokenizer = Tokenizer.load(base)
+    tokenizer = Tokenizer.load(adapter if (adapter / "tokenizer.json").is_file() else base)
     kind = number_format(from_directory(base), dtype)
     with new_directory(out) as folder:
         save_model(model, folder, kind)

@@ -20,7 +20,7 @@ from torch import Tensor
 from minimind.config import ModelConfig
 from minimind.console import say
 from minimind.convert.huggingface import add_companions, number_format
-from minimind.convert.tensors import Stored, from_directory, new_directory, parse_size, select, write_weights
+from minimind.convert.tensors import Stored, from_directory, new_directory, parse_size, same, select, write_weights
 from minimind.errors import UserError
 from minimind.files import read_json
 from minimind.model.hf_config import config_from_hf
@@ -144,7 +144,7 @@ def config_of(stored: Mapping[str, Stored], source: str) -> ModelConfig:
     (vocab_size, hidden_size), (head_dim,), ff = shapes["embedding"], shapes["norm"], shapes["ff"][0]
     layers = {int(found[1]) for name in stored if (found := re.match(r"model\.layers\.(\d+)\.", name))}
     head = stored.get("lm_head.weight")
-    assumed = SOURCE_DEFAULTS | {"tie_word_embeddings": head is None or _same(head, stored[needed["embedding"]])}
+    assumed = SOURCE_DEFAULTS | {"tie_word_embeddings": head is None or same(head, stored[needed["embedding"]])}
     assumed["num_experts"] = router.shape[0] if router else 0
     told = ["rope_theta", "rms_norm_eps"] + (["num_experts_per_tok", "norm_topk_prob"] if router else [])
     say(f"not in the file, so MiniMind's own: {', '.join(f'{name} {assumed[name]}' for name in told)}")
@@ -172,9 +172,9 @@ def _directory(source: Path) -> tuple[dict[str, Stored], ModelConfig]:
     if (source / WEIGHTS).is_file() or (source / INDEX).is_file():
         stored = from_directory(source)
     else:
-        pickles = sorted(source.glob("*.bin"))
+        pickles = sorted(source.glob("pytorch_model*.bin"))
         if not pickles:
-            raise UserError(f"{source} holds no weights: neither {WEIGHTS}, nor {INDEX}, nor a .bin file")
+            raise UserError(f"{source} holds no weights: neither {WEIGHTS}, nor {INDEX}, nor pytorch_model.bin")
         stored = {name: one for file in pickles for name, one in from_pickle(file).items()}
     if content.get("model_type") == "minimind":  # the source project's own class around the same architecture
         if not any(name.endswith("q_norm.weight") for name in stored):
@@ -198,7 +198,3 @@ def _tokenizer(source: Path, named: str | None) -> Tokenizer:
     if named is None and not (folder / "tokenizer.json").is_file():
         raise UserError(f"{folder} has no tokenizer.json; name the model's tokenizer directory with --tokenizer DIR")
     return Tokenizer.load(named or folder)
-
-
-def _same(a: Stored, b: Stored) -> bool:
-    return a.shape == b.shape and torch.equal(a.read(), b.read())

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from minimind.console import hushed
+from minimind.convert.huggingface import add_companions
 from minimind.convert.tensors import folder_figures, new_directory
 from minimind.errors import UsageError, UserError, did_you_mean, optional
 from minimind.files import write_json
+from minimind.model.rope import yarn_factor
 from minimind.model.store import load_config
 from minimind.tokenizer.bpe import Tokenizer
 
@@ -36,7 +38,8 @@ def export_onnx(model: Path, out: Path, kind: str = "f32") -> dict[str, Any]:
 
     Raises:
         UsageError: no such type.
-        UserError: the builder is not installed, has no such model, or `out` is there already or cannot be written.
+        UserError: the builder is not installed or computes such a model otherwise, or `out` is there already or cannot
+            be written.
     """
     if kind not in ONNX_TYPES:
         raise UsageError(f"--type {kind}: there is no such type here{did_you_mean(kind.lower(), ONNX_TYPES)}")
@@ -45,6 +48,11 @@ def export_onnx(model: Path, out: Path, kind: str = "f32") -> dict[str, Any]:
         raise UserError(
             f"{model} is a mixture of experts, which onnxruntime-genai's builder has no layer for; take export "
             f"openvino or export gguf, or give the directory to vLLM or mlx-lm"
+        )
+    if yarn_factor(config) != 1:
+        raise UserError(
+            f"{model} stretches its positions by YaRN, which onnxruntime-genai's builder computes otherwise; take "
+            f"export gguf, or rope_scaling out of config.json"
         )
     with optional(f"exporting ONNX needs {{name}}; {INSTALL}"):
         import onnx_ir
@@ -68,6 +76,5 @@ def export_onnx(model: Path, out: Path, kind: str = "f32") -> dict[str, Any]:
         browser = {"use_external_data_format": True, "dtype": "fp32"}  # the name of the file; int4 is inside it
         own = json.loads((model / "config.json").read_text(encoding="utf-8"))
         write_json(folder / "config.json", own | {"transformers.js_config": browser})
-        shutil.copy(model / "generation_config.json", folder)
-        Tokenizer.load(model).save(folder)
+        add_companions(folder, model, Tokenizer.load(model))
     return folder_figures(out, kind, f"onnxruntime-genai {onnxruntime_genai.__version__}")

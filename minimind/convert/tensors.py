@@ -23,7 +23,7 @@ from minimind.errors import UsageError, UserError
 from minimind.files import write_json, writing_to
 from minimind.model.files import open_safetensors
 from minimind.model.qwen3 import Transformer
-from minimind.model.store import INDEX, WEIGHTS, disk_names, weight_files
+from minimind.model.store import INDEX, OTHER_HEAD, WEIGHTS, disk_names, weight_files
 
 _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -87,7 +87,14 @@ def select(stored: Mapping[str, Stored], config: ModelConfig, source: str) -> di
     told = [f"{what}: {_summary(names)}" for what, names in complaints.items() if names]
     if told:
         raise UserError(f"{source} does not hold the tensors of its configuration ({'; '.join(told)})")
+    if spare & stored.keys() and not same(stored["lm_head.weight"], stored["model.embed_tokens.weight"]):
+        raise UserError(f"{source}: {OTHER_HEAD}")
     return {name: stored[name] for name in wanted}
+
+
+def same(a: Stored, b: Stored) -> bool:
+    """Whether two tensors are equal."""
+    return a.shape == b.shape and torch.equal(a.read(), b.read())
 
 
 def _summary(names: Iterable[str]) -> str:
@@ -158,6 +165,8 @@ def new_directory(out: Path) -> Iterator[Path]:
     """
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UserError(f"{out} is there already; choose another name or remove it first")
+    if out.resolve() == Path.cwd():
+        raise UserError(f"{out} is the folder that you are in; name a new one, as in {out / 'model'}")
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         with writing_to(out):

@@ -29,8 +29,13 @@ from minimind.model.settings import LoraConfig
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "base.json"
 PREFIX = "base_model.model."
 PARTS = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
-UNKNOWN = ("rank_pattern", "alpha_pattern", "modules_to_save", "target_parameters", "lora_bias", "fan_in_fan_out")
+UNKNOWN = (
+    *("rank_pattern", "alpha_pattern", "modules_to_save", "target_parameters", "lora_bias", "fan_in_fan_out"),
+    *("alora_invocation_tokens", "layer_replication"),
+)
 """What PEFT can do and we cannot, unless it is empty."""
+OTHER_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Ways to begin (`init_lora_weights`) that change the base too, again each time that PEFT loads the adapter."""
 
 
 def is_adapter(directory: Path) -> bool:
@@ -231,6 +236,9 @@ def _lora_config(directory: Path) -> LoraConfig:
         raise UserError(f"{path}: peft_type {kind!r} is not LORA, the only kind that MiniMind reads")
     strange = next((name for name in UNKNOWN if spec.given.get(name)), None)
     strange = strange or ("bias" if spec.text("bias", "none") != "none" else None)
+    begun = spec.given.get("init_lora_weights")
+    if isinstance(begun, str) and begun.startswith(OTHER_BASE):
+        strange = f"init_lora_weights = {begun!r}"
     if strange:
         raise UserError(
             f"{path}: MiniMind has no {strange}; merge the adapter where it was made (peft: merge_and_unload) and use "

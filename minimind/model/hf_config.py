@@ -97,10 +97,12 @@ def config_from_hf(content: dict[str, Any], source: str = "config.json") -> Mode
     fields: dict[str, Any] = {name: read.integer(name, 0, 1, most) for name, most in _REQUIRED.items()}
     if missing := [name for name, value in fields.items() if not value]:
         raise UserError(f"{source}: {missing[0]} should be a positive whole number")
-    # What is silent, here and below, has transformers' default.
+    # What is silent, here and below, has transformers' default (for the heads of keys and values, which it always
+    # writes, that of a file with null). Its MoE has no default of head_dim: it divides.
+    divided = max(1, fields["hidden_size"] // fields["num_attention_heads"])
     fields |= {
         "num_key_value_heads": read.integer("num_key_value_heads", fields["num_attention_heads"], 1, WIDTH),
-        "head_dim": read.integer("head_dim", 128, 1, WIDTH),
+        "head_dim": read.integer("head_dim", 128 if kind == "qwen3" else divided, 1, WIDTH),
         "max_position_embeddings": read.integer("max_position_embeddings", 32768, 1),
         "rms_norm_eps": read.number("rms_norm_eps", 1e-6, above=True),
         "tie_word_embeddings": read.flag("tie_word_embeddings"),
@@ -139,7 +141,10 @@ def _first_id(read: Fields, name: str) -> int | None:
 
 def _rope(read: Fields) -> dict[str, Any]:
     """Return `rope_theta` and `rope_scaling` from `rope_parameters` (newer) or from themselves."""
-    given = read.fields("rope_parameters") if read.given.get("rope_parameters") else read.fields("rope_scaling")
+    newer, older = read.fields("rope_parameters"), read.fields("rope_scaling")
+    if newer.given and any(newer.given.get(name) != value for name, value in older.given.items()):
+        raise UserError(f"{read.source}: rope_parameters and rope_scaling say different things; keep one of them")
+    given = newer if newer.given else older
     theta = given.number("rope_theta", read.number("rope_theta", 10_000.0, above=True), above=True)
     method = given.text("rope_type", None) or given.text("type", "default")
     for name in ("factor", "beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim"):

@@ -81,7 +81,7 @@ def rope_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
     if low == high:
         high += 0.001
     ramp = ((torch.arange(dim // 2, dtype=torch.float32, device="cpu") - low) / (high - low)).clamp(0, 1)
-    return frequencies / factor * ramp + frequencies * (1 - ramp), _attention_factor(scaling, factor)
+    return frequencies / factor * ramp + frequencies * (1 - ramp), attention_factor(scaling, factor)
 
 
 def yarn_factor(config: ModelConfig) -> float:
@@ -118,7 +118,7 @@ def _method(config: ModelConfig) -> str:
     return scaling.get("rope_type") or scaling.get("type") or "default"
 
 
-def _attention_factor(scaling: dict[str, Any], factor: float) -> float:
+def attention_factor(scaling: dict[str, Any], factor: float) -> float:
     """The paper's temperature, 0.1 ln(factor) + 1, on both queries and keys (through cos and sin)."""
     if scaling.get("attention_factor") is not None:
         return float(scaling["attention_factor"])

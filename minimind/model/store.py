@@ -23,6 +23,8 @@ from minimind.model.qwen3 import Scorer, Transformer
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+EMBEDDING = "model.embed_tokens.weight"
+OTHER_HEAD = "lm_head.weight is not the embedding, as config.json says; set tie_word_embeddings to false there"
 M = TypeVar("M", bound=Transformer)
 
 
@@ -198,13 +200,15 @@ def _check_tensors(directory: Path, model: Transformer, files: dict[str, Path], 
     if missing:
         raise UserError(f"{directory}: tensor {missing!r}, which config.json calls for, is missing from the weights")
     # Some tools write the head of a tied model too; it is the embedding. A scorer leaves the head of words out.
-    spare = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
-    for name in list(files):
-        if name in spare:
-            del files[name]
-        elif name not in expected:
+    head = files.pop("lm_head.weight", None) if model.config.tie_word_embeddings else None
+    for name in files:
+        if name not in expected:
             raise UserError(f"{files[name]}: tensor {name!r} has no place in the model that config.json describes")
-    with open_safetensors(set(files.values())) as handles:
+    with open_safetensors({*files.values(), *filter(None, [head])}) as handles:
+        if head and model.task == "CausalLM":
+            embedding = handles[files[EMBEDDING]].get_tensor(EMBEDDING)
+            if not torch.equal(handles[head].get_tensor("lm_head.weight"), embedding):
+                raise UserError(f"{head}: {OTHER_HEAD}")
         for name, wanted in expected.items():
             try:
                 shape = handles[files[name]].get_slice(name).get_shape()

@@ -38,6 +38,16 @@ SHAPES = {
             "attention_factor": 1.0,
         },
     ),
+    "yarn, a temperature by mscale": DENSE.with_(
+        max_position_embeddings=512,
+        rope_scaling={
+            "rope_type": "yarn",
+            "factor": 4.0,
+            "original_max_position_embeddings": 64,
+            "mscale": 1.0,
+            "mscale_all_dim": 0.5,
+        },
+    ),
     "moe": DENSE.with_(num_experts=4),
     "moe, two of four": DENSE.with_(num_experts=4, num_experts_per_tok=2),
     "moe, normalised": DENSE.with_(num_experts=4, norm_topk_prob=True),

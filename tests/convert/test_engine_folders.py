@@ -35,6 +35,11 @@ def test_a_mixture_is_refused_where_it_cannot_be_and_told_where_it_can(model_of,
         export_onnx(model_of("moe"), tmp_path / "out")
 
 
+def test_yarn_is_refused_where_a_builder_computes_it_otherwise(model_of, tmp_path):
+    with pytest.raises(UserError, match="YaRN"):
+        export_onnx(model_of("yarn"), tmp_path / "out")
+
+
 @pytest.mark.slow
 def test_the_onnx_folder_is_what_a_browser_and_a_phone_look_for(model_of, tmp_path):
     pytest.importorskip("onnxruntime_genai")

@@ -285,6 +285,7 @@ def test_a_split_that_llama_cpp_does_not_know_is_refused(gpt2_tokenizer):
         ({"num_experts": 4, "head_dim": 32}, "norm_topk_prob = false"),
         ({"num_experts": 4, "mlp_only_layers": (0,)}, "experts in every layer"),
         ({"attention_bias": True}, "attention_bias"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "beta_slow": 2}}, "beta_slow"),
     ],
 )
 def test_what_has_no_equal_in_llama_cpp_is_refused(tmp_path, change, words):

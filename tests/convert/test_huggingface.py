@@ -1,19 +1,26 @@
 """What we write, read by `transformers` itself without `trust_remote_code`; and the copy with its model card."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
-from small_models import ASKED, CALL, GREETED, SHAPES, THOUGHT, TOKENIZER, TOOL
+from safetensors.torch import load_file, save_file
+from small_models import ASKED, CALL, GREETED, SHAPES, THOUGHT, TOKENIZER, TOOL, random_model
 
 import minimind
 from minimind import recipe as recipes
 from minimind.convert.gguf_tokenizer import PROBE
-from minimind.convert.huggingface import export_hf
+from minimind.convert.huggingface import export_hf, merge_lora
 from minimind.data.settings import DataConfig
 from minimind.errors import UsageError, UserError
+from minimind.model.adapter import save_adapter
+from minimind.model.lora import attach
+from minimind.model.settings import LoraConfig
 from minimind.recipe import Recipe
+from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
 
 transformers = pytest.importorskip("transformers")
@@ -123,6 +130,46 @@ def test_the_card_of_a_model_without_a_run(model_of, tmp_path):
     assert "4, 1 a token" in card
     assert "## Training" not in card
     assert "## Scores" not in card
+
+
+@pytest.mark.parametrize("text", ["extends = 'laptop/sft'\n", "no toml"])
+def test_a_recipe_of_ones_own_beside_the_model_is_left_out(run, tmp_path, text):
+    (run / "recipe.toml").write_text(text, encoding="utf-8")
+    export_hf(run / "model", tmp_path / "out", questions=())
+    assert "## Training" not in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_folder_that_one_is_in_is_not_replaced(model_of, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"the folder that you are in; name a new one"):
+        export_hf(model_of("dense"), Path(), questions=())
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_head_than_the_tied_one_is_not_lost(model_of, tmp_path):
+    model = shutil.copytree(model_of("dense"), tmp_path / "model")
+    tensors = load_file(model / "model.safetensors")
+    head = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors | {"lm_head.weight": head}, model / "model.safetensors")
+    export_hf(model, tmp_path / "same", questions=())
+    save_file(tensors | {"lm_head.weight": head + 1}, model / "model.safetensors")
+    with pytest.raises(UserError, match="set tie_word_embeddings to false"):
+        export_hf(model, tmp_path / "other", questions=())
+
+
+def test_a_merged_adapter_keeps_its_own_tokenizer(model_of, tmp_path):
+    model, base = random_model(SHAPES["dense"]), model_of("dense")
+    attach(model, LoraConfig(rank=2), base, 0)
+    save_adapter(model, {n: p for n, p in model.named_parameters() if ".lora." in n}, tmp_path / "adapter")
+    for own in (False, True):
+        if own:
+            TOKENIZER.save(tmp_path / "adapter")
+            config = tmp_path / "adapter" / "tokenizer_config.json"
+            content = json.loads(config.read_text(encoding="utf-8")) | {"eos_token": "<|endoftext|>"}
+            config.write_text(json.dumps(content), encoding="utf-8")
+        merge_lora(tmp_path / "adapter", tmp_path / f"merged {own}")
+        eos = TOKENIZER.control_id("<|endoftext|>") if own else TOKENIZER.eos_id
+        assert Tokenizer.load(tmp_path / f"merged {own}").eos_id == eos
 
 
 def test_what_is_there_is_not_overwritten_and_nothing_is_left(model_of, tmp_path):

@@ -161,6 +161,9 @@ def test_half_an_adapter_and_those_of_other_kinds_are_refused(place, tmp_path):
     refused(adapter, "r is 0, but should be")
     edit(config, lambda content: content.update(rank_pattern={"q_proj": 2}))
     refused(adapter, "rank_pattern", "merge_and_unload")
+    for other in ({"alora_invocation_tokens": [7]}, {"init_lora_weights": "pissa_niter_4"}):
+        edit(config, lambda content, other=other: content.update({"rank_pattern": {}} | other))
+        refused(adapter, next(iter(other)), "merge_and_unload")
     edit(config, lambda content: content.update(peft_type="LOHA"))
     refused(adapter, "LOHA")
 

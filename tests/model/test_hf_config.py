@@ -56,6 +56,21 @@ def test_other_spellings():
     assert config_from_hf(DENSE | {"rope_parameters": yarn | {"rope_theta": 1e4}}).rope_theta == 1e4
 
 
+def test_two_spellings_of_rope_that_disagree_are_refused():
+    both = DENSE | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+    assert config_from_hf(both | {"rope_scaling": {"rope_type": "default"}}).rope_theta == 1e4
+    with pytest.raises(UserError, match="keep one of them"):
+        config_from_hf(both | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}})
+
+
+@pytest.mark.parametrize("content", [DENSE, MOE])
+def test_the_width_of_heads_that_is_left_out_is_transformers(content):
+    content = content | {"hidden_size": 128}
+    del content["head_dim"]
+    theirs = Qwen3Config(**content).head_dim if content["model_type"] == "qwen3" else 128 // 4
+    assert config_from_hf(content).head_dim == theirs
+
+
 WRONG = {
     "vocab_size": ["6400", 0, -1, 1.5, True, 10**12, [], None],
     "num_hidden_layers": [10**9, "two"],

@@ -80,8 +80,11 @@ def test_tensors_that_do_not_fit_are_named(directory, edit, words):
 
 
 def test_the_head_of_a_tied_model_may_be_there(directory):
-    change(directory, lambda t: t.update({"lm_head.weight": torch.zeros(50, 192)}))
+    change(directory, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()}))
     load_model(directory)
+    change(directory, lambda t: t["lm_head.weight"].add_(1))
+    with pytest.raises(UserError, match="set tie_word_embeddings to false"):
+        load_model(directory)
 
 
 def test_what_is_no_model_is_called_so(directory, tmp_path_factory):
