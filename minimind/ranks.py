@@ -4,6 +4,7 @@ With one process every function here does nothing, or returns what it was given.
 model is in `train/parallel.py`.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _store: "Store | None" = None
 """Where the ranks meet: a few values that all of them see, kept by torchrun itself."""
+_turns = itertools.count()
 
 
 def join(device_name: str) -> None:
@@ -64,13 +66,14 @@ def main_first(what: str) -> Iterator[None]:
 
     That may take hours, so nobody waits in a collective, which would give up after some minutes.
     """
+    turn = f"{what} {next(_turns)}"  # all ranks come here equally often
     if _store is None:
         yield
     elif is_main():
         yield
-        _store.set(what, "done")
+        _store.set(turn, "done")
     else:
-        _store.wait([what], timedelta(days=30))
+        _store.wait([turn], timedelta(days=30))
         yield
 
 

@@ -236,6 +236,8 @@ def _coerce(value: Any, hint: Any, where: str, name: str) -> Any:
         (inner,) = typing.get_args(hint)
         items = value if isinstance(value, list) else [value]
         return [_coerce(item, inner, where, name) for item in items]
+    if origin is dict and isinstance(value, dict) and (inner := typing.get_args(hint)[1]) is not Any:
+        return {key: _coerce(one, inner, where, f"{name}.{key}") for key, one in value.items()}
     plain = origin if origin is not None and origin is not types.UnionType else hint
     if plain is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

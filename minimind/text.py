@@ -90,15 +90,22 @@ def write_toml(tree: dict[str, Any]) -> str:
     top, sections = [], []
     for key, value in tree.items():
         if isinstance(value, dict):
-            sections += ["", f"[{key}]", *(f"{name} = {_toml(inner)}" for name, inner in value.items())]
+            sections += ["", f"[{key}]", *(f"{_key(name)} = {_toml(inner)}" for name, inner in value.items())]
         else:
-            top.append(f"{key} = {_toml(value)}")
+            top.append(f"{_key(key)} = {_toml(value)}")
     return "\n".join([*top, *sections]) + "\n"
 
 
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }"
+        return "{ " + ", ".join(f"{_key(key)} = {_toml(inner)}" for key, inner in value.items()) + " }"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)  # strings, booleans and numbers are spelled alike
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    # Strings, booleans and numbers are spelled alike; only DEL may not stand in a string of TOML.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,8 @@ from minimind import recipe
 from minimind.config import PRESETS
 from minimind.errors import UsageError
 from minimind.recipe import Recipe
+from minimind.rl.settings import ScoringConfig
+from minimind.train.settings import TrainConfig
 
 ALL = sorted(recipe.recipe_folder().glob("*/*.toml"))
 
@@ -40,6 +43,8 @@ def test_the_resolved_recipe_reads_back(tmp_path):
         ("[train]\nmax_step = 3", "did you mean 'max_steps'"),
         ("[train]\nmax_steps = -3", "train.max_steps = -3 must be at least 0"),
         ("[data]\nsequence_length = 2", "data.sequence_length = 2 must be at least 8"),
+        ("[scoring]\nweights = { exact = 'high' }", "scoring.weights.exact = 'high' must be of type float"),
+        ("[scoring]\nweights = { exact = nan }", "scoring.weights.exact = nan must be a finite number"),
         ("stage = ", "not valid TOML"),
         ("train = 3", "train is a section"),
     ],
@@ -106,6 +111,13 @@ def test_a_mistake_in_what_is_extended_is_named(tmp_path, files, expected):
     write(tmp_path, **files)
     with pytest.raises(UsageError, match=expected):
         recipe.load(Recipe, tmp_path / "r.toml")
+
+
+def test_every_number_and_every_name_reads_back(tmp_path):
+    scoring = ScoringConfig(weights={"礼貌": 1.0, "a b": 2.0}, file="del\x7f.py")
+    made = Recipe(stage="grpo", scoring=scoring, train=TrainConfig(max_minutes=math.inf))
+    (tmp_path / "recipe.toml").write_text(recipe.dump(made), encoding="utf-8")
+    assert recipe.load(Recipe, tmp_path / "recipe.toml") == made
 
 
 def test_unknown_names_suggest_the_nearest():

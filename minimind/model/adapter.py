@@ -27,6 +27,7 @@ from minimind.model.qwen3 import Transformer
 from minimind.model.settings import LoraConfig
 
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "base.json"
+FILES = (CONFIG, WEIGHTS, BASE)
 PREFIX = "base_model.model."
 PARTS = {"A": "lora_A.weight", "B": "lora_B.weight", "magnitude": "lora_magnitude_vector"}
 UNKNOWN = (

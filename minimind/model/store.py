@@ -15,6 +15,7 @@ from torch import Tensor
 from minimind.config import ModelConfig
 from minimind.errors import UserError
 from minimind.files import atomic_write, read_json, write_json
+from minimind.model.adapter import FILES as ADAPTER_FILES
 from minimind.model.adapter import attach_adapter, base_of, is_adapter
 from minimind.model.files import open_safetensors
 from minimind.model.hf_config import config_from_hf, config_to_hf, scores_texts
@@ -132,7 +133,8 @@ def save_model(model: Transformer, directory: str | Path, dtype: str = "bfloat16
         raise UserError(
             f"cannot write the model to {directory} ({error}); make room or choose another folder"
         ) from None
-    (directory / INDEX).unlink(missing_ok=True)  # of a sharded model that was here before
+    for left in (INDEX, *ADAPTER_FILES):  # of a sharded model, or an adapter, that was here before
+        (directory / left).unlink(missing_ok=True)
     save_config(model.config, directory, dtype, model.task)
 
 

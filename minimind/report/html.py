@@ -81,7 +81,7 @@ def write_report(
         table=_table(stages),
         bars=plots.bars(_by_ability(stages)) or NOTHING,
         samples="\n".join(_sample(sample) for sample in samples) or NOTHING,
-        loss=_curves(records, "loss", "nats per token", smoothed=True),
+        loss=_curves(records, "loss", "loss", smoothed=True),
         valid_bpb=_curves(records, "valid_bpb", "bits per byte"),
         lr=_curves(records, "lr", "learning rate", zero=True),
         tokens_per_second=_curves(records, "tokens_per_second", "tokens per second", zero=True),

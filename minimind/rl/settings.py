@@ -1,6 +1,8 @@
 """The sections `[rl]`, `[ppo]`, `[agent]` and `[scoring]` of a recipe."""
 
+import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from minimind.errors import UsageError
@@ -112,7 +114,7 @@ class RlConfig:
             )
         if self.staleness and self.replay:
             raise UsageError("recipe: rl.replay has no engine that could be ahead; set rl.staleness = 0")
-        if self.replay and self.replay == self.dump:
+        if self.replay and self.dump and Path(self.replay).resolve() == Path(self.dump).resolve():
             raise UsageError("recipe: rl.dump and rl.replay are the same folder: keep the replay's rollouts elsewhere")
         if self.stop_kl and self.epochs * self.minibatches == 1:
             raise UsageError(
@@ -197,6 +199,8 @@ class ScoringConfig:
         check("scoring", self, POSITIVE, "timeout")
         check("scoring", self, at_least(0), "clip", "thinking_weight", "overlong_buffer")
         check("scoring", self, at_least(1), "ngram", "judge_tries")
+        if wrong := next((name for name, weight in self.weights.items() if not math.isfinite(weight)), None):
+            raise UsageError(f"recipe: scoring.weights.{wrong} = {self.weights[wrong]} must be a finite number")
 
 
 @dataclass

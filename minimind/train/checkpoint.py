@@ -89,9 +89,13 @@ def _finish(draft: Path, trainer: dict[str, Any]) -> None:
 def load(folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
     """Put the weights and optimizer moments of checkpoint `folder` in place, however many ranks wrote it.
 
+    What the optimizers are set to (weight decay, momentum, betas) stays: the recipe says it, which may have changed.
+
     Raises:
         UserError: the checkpoint belongs to another model or optimizer.
     """
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    asked = [{name: value for name, value in group.items() if name != "params"} for group in groups]
     weights, moments = get_state_dict(model, optimizers, options=TRAINED)
     state: dict[str, Any] = {"model": weights, "optimizers": moments}
     try:
@@ -105,6 +109,9 @@ def load(folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]
             f"{folder}: a checkpoint of another model or optimizer than this recipe's; "
             f"use another --out, or --resume never to start anew"
         ) from error
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group.update(asked.pop(0))
 
 
 def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:

@@ -10,7 +10,7 @@ One rule makes accumulation, packing and several ranks exact: the gradient of a 
 
 where a batch says how many items it has (`num_items`: supervised tokens, pairs of answers, in reinforcement learning
 sampled tokens or answers). They are added up over all micro-batches and ranks before the first backward pass: never a
-mean of means.
+mean of means. Only experts are balanced within each micro-batch (`balanced` in `train/job.py`).
 """
 
 import math
@@ -54,7 +54,8 @@ def run(job: Job, config: RunConfig, out: Path, resume: bool = True) -> Progress
     precision = Precision(next(job.model.parameters()).device, train.dtype)
     with explained(config):
         at = start(job, config, checkpoints, precision, resume)
-        folder.describe(config.recipe, out)
+        if at.step < job.steps:  # one that has ended keeps the recipe that it was made by
+            folder.describe(config.recipe, out)
         if at.compiled:
             torch.compiler.reset()  # versions of one function are limited, and earlier runs of this process had theirs
             job.compile()
@@ -81,18 +82,19 @@ def run(job: Job, config: RunConfig, out: Path, resume: bool = True) -> Progress
                     window.add(figures, tokens, num_items)
 
                     last = at.step == job.steps
+                    saves = last or bool(train.save_every and at.step % train.save_every == 0)
                     if at.step % train.log_every == 0 or at.step == 1 or last:
                         line = window.close(peak, job.flops_per_token)
                         metrics.write(at.step, tokens=at.tokens, lr=rate, grad_norm=norm, **line)
                         _show(bar, line, metrics)
                     bar.advance(1)
                     if last or (train.valid_every and at.step % train.valid_every == 0):
-                        _validate(job, at, metrics)
+                        _validate(job, at, metrics, saves)
                         window.restart()
                     if train.max_minutes and time.monotonic() - began > train.max_minutes * 60:
                         stopping.request()
                     stop = ranks.any_rank(stopping())
-                    if last or stop or (train.save_every and at.step % train.save_every == 0):
+                    if saves or stop:
                         save(job, config, at, checkpoints, precision)
                         saved_at = at.step
                         window.restart()
@@ -230,14 +232,17 @@ def _forget_gradients(job: Job) -> None:
         optimizer.zero_grad(set_to_none=True)
 
 
-def _validate(job: Job, at: Progress, metrics: Metrics) -> None:
-    """All ranks score the same text: nobody waits for rank 0, and under FSDP each pass needs all of them anyway."""
+def _validate(job: Job, at: Progress, metrics: Metrics, saves: bool) -> None:
+    """All ranks score the same text: nobody waits for rank 0, and under FSDP each pass needs all of them anyway.
+
+    The best step is one that is saved: only that can be kept.
+    """
     with runtime.evaluating(job.model):
         figures = job.validate()
     if figures:
         metrics.write(at.step, tokens=at.tokens, **{f"valid_{name}": value for name, value in figures.items()})
         score = figures.get("bpb", figures.get("loss", math.inf))
-        if score < at.best_score:
+        if saves and score < at.best_score:
             at.best_score, at.best_step = score, at.step
         say(f"step {at.step:,}: " + ", ".join(f"validation {name} {value:.4f}" for name, value in figures.items()))
 

@@ -29,7 +29,7 @@ class Metrics:
         if not runtime.is_main():
             return
         kept = [line for line in read(path) if line["step"] <= step]
-        self.losses = [line["loss"] for line in kept if "loss" in line]
+        self.losses = [loss for line in kept if (loss := line.get("loss")) is not None]  # null is NaN
         with self._complaining():  # whole or not at all: a crash here must not lose the lines of the whole run
             write_text(path, "".join(write_json(line) + "\n" for line in kept))
 

@@ -10,7 +10,7 @@ from test_lora import IDS, KINDS, SHAPES, adapted, base, states
 
 from minimind.errors import UserError
 from minimind.model import lora
-from minimind.model.adapter import peft_trouble, save_adapter
+from minimind.model.adapter import is_adapter, peft_trouble, save_adapter
 from minimind.model.files import weights_checksum
 from minimind.model.settings import LoraConfig
 from minimind.model.store import load_config, load_model, save_model
@@ -141,6 +141,13 @@ def test_an_adapter_of_something_else_is_refused(place, tmp_path):
     refused(adapter, "layers.0.self_attn.q_proj", "missing")
     shutil.rmtree(tmp_path / "base")
     refused(adapter, "is an adapter of", "which is not there", "--lora")
+
+
+def test_a_model_that_is_written_where_an_adapter_was_takes_its_place(place, tmp_path):
+    model = place("dense", KINDS["lora"])
+    save_model(lora.merged(model), tmp_path / "adapter")
+    assert not is_adapter(tmp_path / "adapter")
+    load_model(tmp_path / "adapter")
 
 
 def test_half_an_adapter_and_those_of_other_kinds_are_refused(place, tmp_path):

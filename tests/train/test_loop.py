@@ -225,6 +225,48 @@ def test_old_checkpoints_go_the_best_stays(tmp_path):
     assert kept == ["step-00000004", "step-00000008", "step-00000010"]
 
 
+def test_the_best_that_is_kept_is_one_that_was_saved(tmp_path):
+    job = make(steps=8)
+    values = iter([5.0, 2.0, 1.0, 3.0, 4.0, 5.0, 6.0, 7.0])
+    job.validate = lambda: {"bpb": next(values)}
+    assert run(job, recipe(valid_every=1), tmp_path).best_step == 2
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step-00000002", "step-00000006", "step-00000008"]
+
+
+def test_what_the_optimizer_is_set_to_may_change(tmp_path):
+    sizes = []
+    for decay in (0.0, 50.0):
+        out = tmp_path / str(decay)
+        run(make(steps=2), recipe(), out)
+        job = make()
+        for optimizer in job.optimizers:
+            for group in optimizer.param_groups:
+                group["weight_decay"] = decay
+        run(job, recipe(), out)
+        sizes.append(sum(w.square().sum() for w in weights(job).values()))
+    assert sizes[1] < sizes[0] / 2
+
+
+def test_a_loss_that_was_nan_does_not_keep_a_run_from_going_on(tmp_path):
+    losses = iter([math.nan, 1.0])
+
+    def once(model, batch, compiled=False):
+        loss = lm_loss(model, batch)
+        factor = next(losses, 1.0)
+        return Loss(loss.total * factor, {"loss": loss.total * factor})
+
+    run(make(loss=once, steps=3), recipe(), tmp_path)
+    assert run(make(steps=6), recipe(), tmp_path).step == 6
+
+
+def test_a_run_that_has_ended_keeps_the_recipe_that_it_was_made_by(tmp_path):
+    run(make(), recipe(), tmp_path)
+    made_by = (tmp_path / "recipe.toml").read_text(encoding="utf-8")
+    run(make(), recipe(max_minutes=7.0), tmp_path)
+    assert (tmp_path / "recipe.toml").read_text(encoding="utf-8") == made_by
+
+
 def test_a_spoiled_gradient_is_left_out(tmp_path):
     def spoiled(model, batch, compiled=False):
         loss = lm_loss(model, batch)
