@@ -42,7 +42,7 @@ def bare_environment() -> dict[str, str]:
 
 
 def api_key() -> str:
-    """The key that clients of `minimind serve` must bring: `$MINIMIND_API_KEY`, empty if there is none."""
+    """The key that clients of `minimind serve` must bring, and that ours brings: `$MINIMIND_API_KEY`, or empty."""
     return os.environ.get("MINIMIND_API_KEY", "")
 
 

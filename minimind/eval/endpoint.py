@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
@@ -74,22 +75,36 @@ def at_once(tasks: Mapping[K, Callable[[], T]]) -> Iterator[tuple[K, T | Request
     """Do all tasks side by side, and yield what each gives, or why its request failed, in the order in which they end.
 
     In that order, so that whoever stops at a failure has what came before it; `as_completed` may hold it back.
+
+    Raises:
+        Exception: what else a task raises.
     """
-    pool, ended = ThreadPoolExecutor(PARALLEL), SimpleQueue[Future[T]]()
+    waiting, ended = SimpleQueue[tuple[K, Callable[[], T]]](), SimpleQueue[tuple[K, T | BaseException]]()
+    for item in tasks.items():
+        waiting.put(item)
+
+    def work() -> None:
+        with suppress(Empty):
+            while True:
+                key, task = waiting.get_nowait()
+                try:
+                    ended.put((key, task()))
+                except BaseException as error:
+                    ended.put((key, error))
+
+    for _ in range(min(PARALLEL, len(tasks))):
+        # A daemon, which no thread of a pool is: whoever ends does not wait for a server that hangs.
+        Thread(target=work, daemon=True).start()
     try:
-        running: dict[Future[T], K] = {}
-        for key, task in tasks.items():
-            future = pool.submit(task)
-            running[future] = key
-            future.add_done_callback(ended.put)
-        for _ in running:
-            done = ended.get()
-            try:
-                yield running[done], done.result()
-            except RequestFailed as failure:
-                yield running[done], failure
+        for _ in tasks:
+            key, found = ended.get()
+            if isinstance(found, BaseException) and not isinstance(found, RequestFailed):
+                raise found
+            yield key, found
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        with suppress(Empty):
+            while True:
+                waiting.get_nowait()
 
 
 @dataclass(frozen=True)

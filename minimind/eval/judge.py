@@ -76,7 +76,7 @@ class Judge(Endpoint):
         messages = [{"role": "user", "content": prompt}]
         for _ in range(2):
             reply = self.ask(messages)
-            for text in OBJECT.findall(reply):
+            for text in reversed(OBJECT.findall(reply)):  # what it weighed before its verdict may hold others
                 try:
                     found = read(read_json(text))
                 except ValueError:

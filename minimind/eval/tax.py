@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from minimind.console import table, track
-from minimind.data.conversations import Conversation, read_conversation
+from minimind.data.conversations import Conversation, check_answers, read_conversation
 from minimind.data.corpus import expand, read_lines, read_object
 from minimind.data.smallworld import Question
 from minimind.errors import UserError
@@ -65,14 +65,16 @@ def read_abilities(files: Sequence[str], most: int) -> dict[str, list[Conversati
     """The first `most` conversations of each ability: a line's field `ability`, or else its file's name.
 
     Raises:
-        UserError: a file is missing or empty, or a line is no conversation.
+        UserError: a file is missing or empty, or a line is no conversation, or one in which nothing is answered.
     """
     found: dict[str, list[Conversation]] = {}
     for file in expand(files):
 
         def read(line: bytes, name: str = Path(file).name.partition(".")[0]) -> tuple[str, Conversation]:
             row = read_object(line)
-            return str(row.get("ability") or name), read_conversation(row)
+            conversation = read_conversation(row)
+            check_answers(conversation)
+            return str(row.get("ability") or name), conversation
 
         for ability, conversation in read_lines([file], read):
             kept = found.setdefault(ability, [])

@@ -50,6 +50,8 @@ def load(name: str) -> Callable[[], Gym]:
             raise UsageError(
                 f"recipe: agent.environment = {name!r} cannot be imported ({error}); write FILE.py:NAME or MODULE:NAME"
             ) from None
+        except Exception as error:  # the boundary to a user's code
+            raise UserError(f"{place}: cannot be imported: {type(error).__name__}: {error}") from error
     if not callable(getattr(module, attribute, None)):
         raise UsageError(f"recipe: agent.environment: {place} has nothing called {attribute!r} that makes environments")
     make: Callable[[], Gym] = getattr(module, attribute)
@@ -60,15 +62,19 @@ class GymEnvironment:
     """One episode: the prompt's last user turn goes on with the first observation, and the policy answers.
 
     Args:
-        env: plays the episode.
+        make: makes the environment that plays the episode.
         tokenizer: the policy's.
         max_turns: how often the policy may speak.
         thinking: whether it thinks first; that is not part of what it says to the environment.
         seed: of what is drawn in the episode.
     """
 
-    def __init__(self, env: Gym, tokenizer: Tokenizer, max_turns: int, thinking: bool, seed: int | None) -> None:
-        self.env, self.tokenizer, self.max_turns, self.thinking, self.seed = env, tokenizer, max_turns, thinking, seed
+    env: Gym
+
+    def __init__(
+        self, make: Callable[[], Gym], tokenizer: Tokenizer, max_turns: int, thinking: bool, seed: int | None
+    ) -> None:
+        self.make, self.tokenizer, self.max_turns, self.thinking, self.seed = make, tokenizer, max_turns, thinking, seed
         self.turns = 0
 
     def reset(self, prompt: Prompt) -> list[int]:
@@ -80,6 +86,7 @@ class GymEnvironment:
         options = {"prompt": prompt.question, "gt": list(prompt.gt)}
 
         def reset() -> str:
+            self.env = self.make()
             observation, _ = self.env.reset(seed=self.seed, options=options)
             return str(observation)
 

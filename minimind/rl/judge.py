@@ -1,6 +1,7 @@
 """The judge of a run: all rewards of its recipe, made ready, applied to samples, and added up."""
 
 import importlib.util
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, TimeoutError
 from math import isfinite
@@ -118,8 +119,10 @@ def import_file(path: Path, key: str) -> ModuleType:
     if not path.is_file() or spec is None or spec.loader is None:
         raise UsageError(f"recipe: {key} = {str(path)!r} is no Python file")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look their annotations up
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        sys.modules.pop(spec.name, None)
         raise UserError(f"{path}: cannot be imported: {type(error).__name__}: {error}") from error
     return module

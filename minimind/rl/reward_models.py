@@ -117,6 +117,8 @@ def _through_transformers(directory: Path, content: dict[str, Any], trust: bool)
             f"{directory} brings code of its own, which can do anything; if you trust it, set "
             f"scoring.trust_remote_code = true"
         )
+    if "auto_map" not in content and not scores_texts(content):  # transformers would give it a head of random weights
+        raise UsageError(f"{directory} is a language model: it writes texts and scores none; name a reward model")
     try:
         transformers: Any = import_module("transformers")
     except ImportError:

@@ -283,8 +283,11 @@ class HttpRollout:
 
     def _post(self, path: str, body: dict[str, Any]) -> Any:
         data = json.dumps(body).encode("utf-8")
-        request = Request(self.url + path, data, {"Content-Type": "application/json"})
+        headers: dict[str, Any] = {"Content-Type": "application/json"}
+        if key := runtime.api_key():
+            headers["Authorization"] = f"Bearer {key}".encode()  # as text http.client would send it in Latin-1
         try:
+            request = Request(self.url + path, data, headers)
             with urlopen(request, timeout=self.timeout) as response:
                 content = response.read()
         except HTTPError as error:
@@ -295,10 +298,15 @@ class HttpRollout:
             passing = error.code == 400 and path in ("/flush_cache", "/update_weights_from_disk")
             if error.code < 500 and error.code not in (408, 409, 425, 429) and not passing:
                 kind = Refused if path == "/generate" and error.code in (400, 413, 422) else UserError
-                raise kind(f"rl.server {self.url} refuses {path} (status {error.code}: {said})") from None
+                cure = "; its key belongs in MINIMIND_API_KEY" if error.code == 401 else ""
+                raise kind(f"rl.server {self.url} refuses {path} (status {error.code}: {said}){cure}") from None
             raise Unusable(f"{path}: status {error.code} {said}") from None
         except (URLError, TimeoutError, HTTPException, OSError) as error:
             raise Unusable(f"{path}: {getattr(error, 'reason', None) or error or type(error).__name__}") from None
+        except ValueError as error:  # of the HTTP library, before anything is sent
+            raise UserError(
+                f"rl.server {self.url}: it or the key in MINIMIND_API_KEY cannot be sent ({error})"
+            ) from None
         try:
             return json.loads(content) if content.strip() else {}
         except ValueError:

@@ -42,9 +42,10 @@ def run(recipe: Recipe, out: Path, resume: bool = True, make: Make | None = None
         make_env = gym.load(own.environment)
 
         def make(sample: Sample) -> gym.GymEnvironment:
-            # Of a group: what is compared has begun alike, and met with the same luck.
-            seed = stream_of(recipe.train.seed, sample.group)
-            return gym.GymEnvironment(make_env(), tokenizer, own.max_turns, sample.thinking, seed)
+            # Of a group: what is compared has begun alike, and met with the same luck. Of 31 bits: NumPy's
+            # `random.seed` takes no more than 32.
+            seed = stream_of(recipe.train.seed, sample.group) % 2**31
+            return gym.GymEnvironment(make_env, tokenizer, own.max_turns, sample.thinking, seed)
 
     row, longest = recipe.data.sequence_length, recipe.rl.max_new_tokens
     episodes = partial(multi_turn, make=make or tool_use, max_tokens=longest, row=row)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 _NUMBER = re.compile(r"(?<![A-Za-z0-9_.])[-+−]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?!\.?\d)", re.ASCII)
 _WHOLE = re.compile(r"\s*[-+−]?\d+(?:\.\d+)?\s*")
+_THOUSANDS = re.compile(r"(?<=\d)[,，](?=\d{3}(?!\d))")
 MAX_DIGITS = 40
 
 
@@ -13,8 +14,7 @@ def numbers(text: str) -> list[float]:
 
     A minus right after a digit is an operation: `5 -3` holds 5 and -3, `5-3` holds 5 and 3.
     """
-    plain = re.sub(r"(?<=\d)[,，](?=\d{3}(?!\d))", "", text)
-    found = (match[0] for match in _NUMBER.finditer(plain))
+    found = (match[0] for match in _NUMBER.finditer(_THOUSANDS.sub("", text)))
     return [_value(number) for number in found if len(number) <= MAX_DIGITS]
 
 
@@ -28,7 +28,7 @@ def hits(expected: Sequence[object], answer: str) -> list[bool]:
 
 
 def _hit(wanted: str, answer: str, there: list[float]) -> bool:
-    plain = wanted.replace(",", "")
+    plain = _THOUSANDS.sub("", wanted)
     if _WHOLE.fullmatch(plain):
         value = _value(plain)
         return any(abs(value - number) <= 1e-6 * max(1.0, abs(value)) for number in there)

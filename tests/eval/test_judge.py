@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -58,6 +60,11 @@ def test_a_reply_that_is_no_grade_is_asked_for_once_more(endpoint, reply):
     replies = iter([reply, grades(4)])
     endpoint.reply = lambda prompt: next(replies)
     assert judge(endpoint).grade("q", "a") == dict.fromkeys(CRITERIA, 4)
+
+
+def test_the_last_verdict_counts(endpoint):
+    endpoint.reply = lambda prompt: '<think>{"better": "A"}? No.</think> {"better": "B"}, said as {"better": ...}'
+    assert judge(endpoint).compare("q", "a", "b") == -1
 
 
 def test_a_fair_judge_finds_the_better_answer_in_either_place(endpoint):
@@ -133,6 +140,23 @@ def test_a_silent_server_does_not_hold_us_for_ever(endpoint):
     with pytest.raises(UserError, match="gave no answer in 2 tries"):
         judge(endpoint, timeout=0.1, tries=2).ask([])
     hold.set()
+
+
+HANGING = """
+import socket
+from functools import partial
+from minimind.eval.endpoint import at_once
+from minimind.eval.judge import Judge
+
+silent = socket.create_server(("127.0.0.1", 0))
+judge = Judge(f"http://127.0.0.1:{silent.getsockname()[1]}/v1", "wise", timeout=100)
+print(next(at_once({number: partial(judge.ask, []) if number else str for number in range(20)})))
+"""
+
+
+def test_a_silent_server_does_not_keep_the_program_from_ending():
+    ended = subprocess.run([sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (0, "(0, '')\n"), ended.stderr
 
 
 def test_nobody_there():

@@ -120,6 +120,11 @@ def test_what_cannot_be_guarded_is_refused_before_training(minimind, dpo_flags, 
         "no such file": [*dpo_flags, "--set.guard.files", "none.jsonl", "--out", tmp_path / "run"],
         "guard.limit": [*dpo_flags, *files, "--set.guard.limit", "-1"],
     }
+    empty = {"conversations": [CHAT["conversations"][0], {"role": "assistant", "content": ""}]}
+    (tmp_path / "empty.jsonl").write_text(json.dumps(empty), encoding="utf-8")
+    refused["every assistant turn is empty"] = [
+        *(*dpo_flags, "--set.guard.files", tmp_path / "empty.jsonl", "--out", tmp_path / "run")
+    ]
     for said, flags in refused.items():
         ended = minimind(*flags)
         assert ended.code in (1, 2)

@@ -1,5 +1,6 @@
 """Environments in gymnasium's form: what they say is read, what the policy says is an action, their rewards add up."""
 
+import sys
 from functools import partial
 from types import SimpleNamespace
 
@@ -60,7 +61,7 @@ def played(make, tokenizer, turns, thinking=False, max_turns=4):
                 yield key, SimpleNamespace(ids=said, log_probs=scores, versions=versions, status="completed")
 
     def environment(sample):
-        return gym.GymEnvironment(make(), tokenizer, max_turns, sample.thinking, sample.sampling.seed)
+        return gym.GymEnvironment(make, tokenizer, max_turns, sample.thinking, sample.sampling.seed)
 
     play(Policy(), partial(multi_turn, make=environment, max_tokens=500, row=4096), [sample])
     return sample
@@ -89,7 +90,7 @@ def test_an_episode_may_be_cut_off(make, tokenizer, spoken, turns, most):
     assert returned([sample]) == [0.5 * len(turns)]
 
 
-def test_mistakes_are_one_sentence(make, tokenizer, spoken, tmp_path):
+def test_mistakes_are_one_sentence(make, tokenizer, spoken, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="step failed: ZeroDivisionError: by nothing"):
         played(make, tokenizer, [spoken("break")])
     for action, said in (("short", "step failed: ValueError: not enough"), ("nothing", "step failed: TypeError")):
@@ -98,6 +99,14 @@ def test_mistakes_are_one_sentence(make, tokenizer, spoken, tmp_path):
     bare = type("Bare", (), {"reset": lambda self, seed, options: "the observation alone"})
     with pytest.raises(UserError, match="reset failed: ValueError"):
         played(bare, tokenizer, [])
+    with pytest.raises(UserError, match=r"reset failed: TypeError: .*'size'"):
+        played(lambda size: None, tokenizer, [])
+    (tmp_path / "broken_game.py").write_text("1 / 0", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    for place in (tmp_path / "broken_game.py", "broken_game"):
+        with pytest.raises(UserError, match=r"broken_game.*: cannot be imported: ZeroDivisionError"):
+            gym.load(f"{place}:Game")
+    assert "user_broken_game" not in sys.modules
     for name, said in (
         ("nowhere.py:Echo", "agent.environment = 'nowhere.py' is no Python file"),
         (f"{tmp_path / 'echo.py'}:Ecko", "nothing called 'Ecko'"),
@@ -107,3 +116,9 @@ def test_mistakes_are_one_sentence(make, tokenizer, spoken, tmp_path):
         with pytest.raises(UserError, match=said):
             gym.load(name)
     assert gym.load("collections:OrderedDict")() == {}
+
+
+def test_a_file_may_hold_what_looks_its_own_module_up(tmp_path):
+    lines = ("from __future__ import annotations", "from dataclasses import dataclass", "@dataclass", "class Board:")
+    (tmp_path / "board.py").write_text("\n".join((*lines, "    stones: int = 3")), encoding="utf-8")
+    assert gym.load(f"{tmp_path / 'board.py'}:Board")().stones == 3

@@ -18,7 +18,7 @@ from minimind.model.store import save_model
 from minimind.rl import rewards
 from minimind.rl.judge import Rewards
 from minimind.rl.rewards import RewardContext, reward
-from minimind.rl.settings import ScoringConfig
+from minimind.rl.settings import RlConfig, ScoringConfig
 
 
 def rewards_of(recipe, tokenizer):
@@ -282,10 +282,27 @@ def test_foreign_code_runs_only_when_it_is_trusted(judged, tokenizer, folder):
         judged("reward_model", said(tokenizer, "x"), reward_model=str(folder))
 
 
+def test_a_language_model_is_no_reward_model(judged, model, tokenizer, folder):
+    save_model(model, folder, "float32")
+    tokenizer.save(folder)
+    with pytest.raises(UsageError, match="is a language model: it writes texts and scores none"):
+        judged("reward_model", said(tokenizer, "x"), reward_model=str(folder))
+
+
 @pytest.mark.parametrize("name", ["judge", "reward_model", "service"])
 def test_what_a_reward_needs_is_asked_for(judged, tokenizer, name):
     with pytest.raises(UsageError, match=f"scoring.{name}"):
         judged(name, said(tokenizer, "x"))
+
+
+@pytest.mark.parametrize(("replay", "dump", "same"), [("roll/", "roll", 1), ("./roll", "roll", 1), (".", "", 0)])
+def test_a_replay_is_not_kept_over_what_it_reads(replay, dump, same):
+    config = RlConfig(replay=replay, dump=dump)
+    if not same:
+        config.check()
+        return
+    with pytest.raises(UsageError, match="the same folder"):
+        config.check()
 
 
 HANGING = """

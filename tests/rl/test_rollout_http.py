@@ -36,6 +36,7 @@ class False_(BaseHTTPRequestHandler):
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.seen.append((self.path, body))
+        self.server.key = self.headers["Authorization"]
         status, reply = self.server.say(self.path, body)
         data = reply.encode() if isinstance(reply, str) else json.dumps(reply).encode()
         self.send_response(status)
@@ -87,6 +88,23 @@ def test_requests_and_replies_are_sglangs(server, tokenizer, folder):
         "return_logprob": True,
     }
     assert found == [([7, 2], [-0.5, -0.25], [0, 0], "completed")], "ids come with their log-probabilities"
+
+
+def test_a_server_with_a_key_is_sent_it(server, tokenizer, folder, monkeypatch):
+    rollout = client(server, tokenizer, folder)
+    for key, sent in (("", None), ("sécret", "Bearer sécret")):
+        monkeypatch.setenv("MINIMIND_API_KEY", key)
+        generate(rollout, [[5]], Sampling())
+        assert (server.key and server.key.encode("latin-1").decode()) == sent
+    server.say = lambda *_: (401, "wrong")
+    with pytest.raises(UserError, match=r"status 401: wrong.*MINIMIND_API_KEY"):
+        generate(rollout, [[5]], Sampling())
+    monkeypatch.setenv("MINIMIND_API_KEY", "two\nlines")
+    with pytest.raises(UserError, match="the key in MINIMIND_API_KEY cannot be sent"):
+        generate(rollout, [[5]], Sampling())
+    server.url = "gpu-box"
+    with pytest.raises(UserError, match=r"rl.server gpu-box: .* cannot be sent"):
+        generate(client(server, tokenizer, folder), [[5]], Sampling())
 
 
 def test_a_seed_fits_into_32_bits(server, tokenizer, folder):

@@ -140,8 +140,11 @@ def test_killed_between_two_acts_and_repeated_from_what_was_kept(caller, rows, t
 
 
 ENVIRONMENT = """
+import numpy
+
 class Deal:
     def reset(self, *, seed=None, options=None):
+        numpy.random.seed(seed)
         return f"deal {seed}", {}
 
     def step(self, action):
