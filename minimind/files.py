@@ -29,7 +29,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 def remove_drafts(folder: Path) -> None:
     """Delete what a process that was killed in `atomic_write` left here; nobody else may be writing to `folder`."""
-    for draft in folder.glob(".*.tmp"):
+    for draft in folder.glob(".*.[0-9]*.tmp"):
         draft.unlink()
 
 
@@ -87,9 +87,33 @@ def checksum(file: Path) -> int:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file's content, in hexadecimal.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+
+
+@contextmanager
+def folder_for(out: Path) -> Iterator[None]:
+    """Make `out` before the long work begins, and take a new one away again if nothing was put into it.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    with writing_to(out):
+        created = not out.exists()
+        out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        if created and not any(out.iterdir()):
+            out.rmdir()
 
 
 @contextmanager

@@ -87,6 +87,13 @@ def test_a_bad_line_can_be_skipped(minimind, pretrain_flags, here):
     assert "1 bad lines left out" in " ".join(ended.err.split())
 
 
+@pytest.mark.parametrize("line", [b'{"text": ' + b"[" * 100_000, b'{"text": null}', b'{"text": "\xff"}'])
+def test_no_vocabulary_is_learned_from_a_bad_line(minimind, here, line):
+    (here / "bad.jsonl").write_bytes(b'{"text": "fine"}\n' + line)
+    refused(minimind("tokenizer", "train", "--data", "bad.jsonl", "--out", "words"), 1, "bad.jsonl line 2")
+    assert os.listdir() == ["bad.jsonl"]
+
+
 MICRO = ["--set.train.micro_batch_tokens", "4096"]
 
 
@@ -246,7 +253,7 @@ def test_a_directory_that_is_no_model(minimind, sft_flags, pretrained, world, he
     assert state(here) == before
 
 
-@pytest.mark.parametrize("command", ["train", "demo", "data synth", "data prepare"])
+@pytest.mark.parametrize("command", ["train", "demo", "data synth", "data prepare", "tokenizer train"])
 def test_output_below_a_file(minimind, pretrain_flags, world, here, command):
     (here / "file").write_text("precious", encoding="utf-8")
     argv = {
@@ -254,6 +261,7 @@ def test_output_below_a_file(minimind, pretrain_flags, world, here, command):
         "demo": ["demo", "--quick"],
         "data synth": ["data", "synth", "--size-mb", "0.3"],
         "data prepare": ["data", "prepare", "--data", world / "few_pretrain.jsonl"],
+        "tokenizer train": ["tokenizer", "train", "--data", world / "few_pretrain.jsonl"],
     }[command]
     refused(minimind(*argv, "--out", "file/run"), 1, "file", "cannot be written", "another")
     refused(minimind(*argv, "--out", "file"), 1, "file", "cannot be written", "another")

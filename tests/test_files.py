@@ -42,6 +42,12 @@ def test_what_cannot_be_read_is_said_with_its_name(tmp_path):
 
 def test_what_a_killed_writer_left_is_removed(tmp_path):
     (tmp_path / ".model.json.4711.tmp").write_text("half")
-    (tmp_path / "model.json").write_text("{}")
+    for name in ("model.json", ".notes.tmp"):
+        (tmp_path / name).write_text("{}")
     files.remove_drafts(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["model.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".notes.tmp", "model.json"]
+
+
+def test_what_cannot_be_hashed_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"cannot be read \(Is a directory"):
+        files.sha256_of(tmp_path)

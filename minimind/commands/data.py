@@ -163,12 +163,16 @@ def prepare(
         random_system_prompt: fraction of the conversations without a system prompt that get one.
         drop_empty_think: fraction of the conversations whose empty think blocks are left out.
     """
-    from minimind.data.shards import Options, build
+    from minimind.data.shards import Options, build, tell_of_losses
+    from minimind.limits import FRACTION, check
     from minimind.tokenizer.bpe import Tokenizer
 
     started = time.monotonic()
     options = Options(kind, on_bad_line, max_length, too_long, random_system_prompt, drop_empty_think)
-    manifest = build(data, Tokenizer.load(tokenizer), out, options).manifest
+    check("data", options, FRACTION, "random_system_prompt", "drop_empty_think")
+    shards = build(data, Tokenizer.load(tokenizer), out, options)
+    tell_of_losses(shards)
+    manifest = shards.manifest
     names = ["documents", "tokens", "bytes", "bad_lines"]
     if kind != "text":
         names += ["supervised", "shortened", "dropped_turns", "dropped"]

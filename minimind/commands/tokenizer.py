@@ -1,13 +1,13 @@
 """`minimind tokenizer train|report`: learn a vocabulary from text, and compare vocabularies on a text."""
 
-import json as jsonlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from minimind.commands.arguments import Integer, at_least, call_one_of
 from minimind.console import print_json, progress, say, table
-from minimind.data.corpus import expand, read_batches
+from minimind.data.corpus import expand, read_batches, read_object
 from minimind.errors import UserError
+from minimind.files import folder_for, writing_to
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import plain_text
 
@@ -34,8 +34,10 @@ def train(data: list[str], out: Path, vocab_size: int = 6400, max_token_bytes: I
 
     if max_token_bytes is not None:
         at_least(1, max_token_bytes=max_token_bytes)
-    tokenizer = train_tokenizer(_texts(data, "learning the vocabulary"), vocab_size, max_token_bytes)
-    tokenizer.save(out)
+    with folder_for(out):
+        tokenizer = train_tokenizer(_texts(data, "learning the vocabulary"), vocab_size, max_token_bytes)
+        with writing_to(out):
+            tokenizer.save(out)
     say(f"{tokenizer.vocab_size:,} entries in {out}; next: minimind tokenizer report --tokenizer default {out}")
 
 
@@ -96,14 +98,14 @@ def _texts_of(file: str, number: int, line: bytes) -> Iterator[str]:
         if ".txt" in Path(file).suffixes:
             found = [line.decode("utf-8")]
         else:
-            row = jsonlib.loads(line)
+            row = read_object(line)
             said = (
                 [row["text"]]
-                if "text" in row
+                if row.get("text") is not None
                 else [turn.get("content") for turn in row.get("messages") or row["conversations"]]
             )
             found = [plain_text(content) for content in said]
     except (ValueError, KeyError, TypeError, AttributeError, UserError) as error:
-        reason = f"{type(error).__name__}: {error}"
+        reason = error if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         raise UserError(f"{file} line {number} is no text and no conversation ({reason}); correct it") from error
     yield from filter(None, found)

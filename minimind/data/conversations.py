@@ -97,7 +97,7 @@ def _tools(value: Any) -> list[dict[str, Any]]:
 
 
 def _check_order(messages: list[dict[str, Any]]) -> None:
-    """Refuse what no chat produces: a late system prompt, a beginning without the user, an answer to no call."""
+    """Refuse what no chat produces: a late system prompt, a beginning without the user, a tool after the user."""
     roles = [message["role"] for message in messages]
     if "system" in roles[1:]:
         raise UserError(f"turn {roles.index('system', 1) + 1}: a system turn can only be the first")

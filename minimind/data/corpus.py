@@ -8,10 +8,12 @@ import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from glob import glob
 from hashlib import blake2b
+from os.path import isfile  # Path.is_file raises where a folder on the way may not be looked into
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias, TypeVar, get_args
 
@@ -26,8 +28,12 @@ Kind: TypeAlias = Literal["text", "sft", "dpo"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Document: TypeAlias = str | Conversation | Pair
 T = TypeVar("T")
+MANIFEST = "manifest.json"
+"""The file by which a folder of prepared shards is known."""
 BATCH_BYTES = 1 << 20
 LONGEST_LINE = 64 << 20
+ZSTD_BYTES = 1 << 14
+"""Read at a time: what they decompress to, of text a few times as much, is held in memory."""
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _LETTER = re.compile(r"[^\W\d_]")
 
@@ -64,20 +70,26 @@ def expand(files: Sequence[str | Path]) -> list[str]:
     """Resolve globs, in sorted order; `hf:NAME` and directories stay as they are.
 
     Raises:
-        UserError: no file, a file that is missing or empty, a glob that fits nothing.
+        UserError: no file, a file that is missing or empty, a glob that fits nothing, a pipe, prepared shards.
     """
     found: list[str] = []
     for name in map(str, files):
-        matches = (
-            [name] if datasets_hub.is_dataset(name) or Path(name).is_file() else sorted(glob(name, recursive=True))
-        )
+        matches = [name] if datasets_hub.is_dataset(name) or isfile(name) else sorted(glob(name, recursive=True))
         if not matches:
             raise UserError(f"{name}: there is no such file; name JSON Lines files, a glob, or hf:DATASET")
         found += matches
     if not found:
         raise UserError("no data is named; name JSON Lines files, a glob, or hf:DATASET")
     for name in found:
-        if not datasets_hub.is_dataset(name) and Path(name).stat().st_size == 0:
+        if isfile(Path(name, MANIFEST)):
+            raise UserError(
+                f"{name} holds prepared shards: only training reads them, and alone; name the files they were made from"
+            )
+        if datasets_hub.is_dataset(name):
+            continue
+        if not isfile(name):
+            raise UserError(f"{name} is no file; what comes from a pipe cannot be read twice: write it to a file first")
+        if Path(name).stat().st_size == 0:
             raise UserError(f'{name} is empty; it needs one JSON object a line, like {{"text": "..."}}')
     return found
 
@@ -94,7 +106,7 @@ def read_batches(files: Sequence[str], start: Position = BEGINNING, batch_bytes:
         here = start if index == start.file else Position(index)
         try:
             yield from _batches_of(files[index], here, batch_bytes)
-        except (OSError, EOFError, gzip.BadGzipFile) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise UserError(f"{files[index]}: cannot be read ({error}); fetch the file again") from error
 
 
@@ -151,23 +163,46 @@ def _decompressed(file: str, raw: BinaryIO) -> BinaryIO | gzip.GzipFile:
     if file.endswith(".zst"):
         with optional(f"{file}: reading .zst needs a library; pip install 'minimind[data]'"):
             import zstandard
-        reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-        return _Zstd(reader, zstandard.ZstdError)
+        return io.BufferedReader(_Pieces(_frames(raw, zstandard)), 1 << 20)
     return raw
 
 
-class _Zstd(io.BufferedReader):
-    """A `.zst` file whose errors are OSErrors, as those of all other files are."""
+def _frames(raw: BinaryIO, zstandard: Any) -> Iterator[bytes]:
+    """Decompress a `.zst` file; the library's own reader takes one that ends within a frame for whole.
 
-    def __init__(self, reader: Any, error: type[Exception]) -> None:
-        super().__init__(reader, 1 << 20)
-        self._error = error
+    Raises:
+        EOFError: it does, as `gzip` says it.
+        OSError: it is damaged.
+    """
+    data = raw.read(ZSTD_BYTES)
+    try:
+        while data:
+            frame = zstandard.ZstdDecompressor().decompressobj()
+            yield frame.decompress(data)
+            while not frame.eof:
+                if not (data := raw.read(ZSTD_BYTES)):
+                    raise EOFError("compressed file ended before the end of a frame")
+                yield frame.decompress(data)
+            data = frame.unused_data or raw.read(ZSTD_BYTES)
+    except zstandard.ZstdError as error:
+        raise OSError(str(error)) from error
 
-    def readline(self, size: int | None = -1, /) -> bytes:
-        try:
-            return super().readline(size)
-        except self._error as error:
-            raise OSError(str(error)) from error
+
+class _Pieces(io.RawIOBase):
+    """Pieces of bytes as one file."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = filter(None, pieces)
+        self._piece = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._piece = self._piece or memoryview(next(self._pieces, b""))
+        count = min(len(buffer), len(self._piece))
+        buffer[:count], self._piece = self._piece[:count], self._piece[count:]
+        return count
 
 
 def read_object(line: bytes) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """From lines to token ids: what every worker of a shard build does to one batch. No torch in here."""
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import Any, Literal
 
 import numpy as np
@@ -159,6 +161,15 @@ _encoder: Encoder
 def _start_worker(encoder: Encoder) -> None:
     global _encoder
     _encoder = encoder
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker holds both ends of its queue: it would wait for ever for a process that was killed."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(batch: Batch) -> Encoded:

@@ -60,7 +60,7 @@ def read_prompt(row: dict[str, Any]) -> Prompt:
     if isinstance(turns, list) and turns and isinstance(turns[-1], dict) and turns[-1].get("role") != "assistant":
         row = row | {name: [*turns, {"role": "assistant", "content": ""}]}
     conversation = read_conversation(row)
-    gt = row.get("gt", [])
+    gt = [] if row.get("gt") is None else row["gt"]  # null in tables, where other rows have it
     gt = [gt] if isinstance(gt, str | int | float) else gt
     if not isinstance(gt, list) or not all(isinstance(one, str | int | float) for one in gt):
         raise UserError("'gt' must be a list of strings: what a right answer holds")

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from minimind import files
+from minimind.data.corpus import MANIFEST
 from minimind.data.encoding import Encoded
 from minimind.errors import UserError
 
 FORMAT = 1
-MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 UNFINISHED = ".unfinished"
+LOCK = ".lock"
 
 
 class ShardWriter:
@@ -66,6 +67,18 @@ class ShardWriter:
             with suppress(OSError):  # closing flushes: on a full disk that fails once more
                 file.close()
             (self.folder / f"{self._name(part)}{UNFINISHED}").unlink(missing_ok=True)
+
+
+def check_ours(folder: Path) -> None:
+    """Refuse a folder with files that no build wrote: each deletes what an earlier one has left.
+
+    Raises:
+        UserError: it is one, or the record of an earlier build is damaged.
+    """
+    found = [path.name for path in folder.iterdir() if path.name != LOCK and not path.name.startswith(f".{PROGRESS}.")]
+    record = read_json(folder / PROGRESS) or read_json(folder / MANIFEST) or {}
+    if found and "shard_tokens" not in record:
+        raise UserError(f"{folder} holds other files (as {min(found)}); choose a new folder")
 
 
 def remove_unfinished_build(folder: Path) -> None:

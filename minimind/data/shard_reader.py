@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from minimind.data.corpus import Kind, is_held_out
+from minimind.data.corpus import MANIFEST, Kind, is_held_out
 from minimind.data.encoding import DOCUMENT
-from minimind.data.shard_files import FORMAT, MANIFEST, damaged, read_json
+from minimind.data.shard_files import FORMAT, damaged, read_json
 from minimind.errors import UserError
 from minimind.files import sha256_of
 

@@ -11,32 +11,45 @@ each the place where the next begins is recorded: a killed build goes on from th
 
 import hashlib
 import json
-from collections.abc import Generator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from functools import lru_cache
+from os.path import isfile
 from pathlib import Path
 from typing import Any, Literal
 
 from minimind import runtime
 from minimind.console import progress, warn
 from minimind.data import datasets_hub
-from minimind.data.corpus import KINDS, Batch, Kind, Position, expand, parse, read_batches, stopped_at, tell_of_lines
+from minimind.data.corpus import (
+    KINDS,
+    MANIFEST,
+    Batch,
+    Kind,
+    Position,
+    expand,
+    parse,
+    read_batches,
+    stopped_at,
+    tell_of_lines,
+)
 from minimind.data.encoding import Counts, Encoded, Encoder, Options, in_pool, token_dtype
 from minimind.data.shard_files import (
     FORMAT,
-    MANIFEST,
+    LOCK,
     PROGRESS,
     ShardWriter,
+    check_ours,
     read_json,
     remove_unfinished_build,
 )
 from minimind.data.shard_reader import Shards
 from minimind.errors import UserError
-from minimind.files import remove_drafts, sha256_of, write_json, writing_to
+from minimind.files import folder_for, remove_drafts, sha256_of, write_json, writing_to
 from minimind.tokenizer.bpe import Tokenizer
 
-__all__ = ["Options", "Shards", "build", "ensure"]
+__all__ = ["Options", "Shards", "build", "ensure", "tell_of_losses"]
 
 TEXT = Options()
 SHARD_TOKENS = 1 << 25
@@ -59,7 +72,7 @@ def ensure(
     """Open the shards of a corpus, building them in `cache` unless they are there; `options` are `Options`' fields.
 
     A single folder that `minimind data prepare` made is opened as it is. With `split` only that side is given: both
-    come from the same shards. Processes that ask at the same time wait for the one that builds.
+    come from the same shards. What these leave out is said, of both sides with the first.
 
     Raises:
         UserError: as `build` and `Shards.open`; prepared shards of another tokenizer or kind.
@@ -68,7 +81,10 @@ def ensure(
         shards = Shards.open(files[0])
         _check_prepared(shards, tokenizer, kind)
     else:
-        shards = _cached(files, tokenizer, Options(kind=kind, **options), cache or runtime.cache_dir() / "shards")
+        key = _key(expand(files), tokenizer, wanted := Options(kind=kind, **options))
+        shards = build(files, tokenizer, (cache or runtime.cache_dir() / "shards") / key[:32], wanted)
+    if split != "valid":
+        tell_of_losses(shards)
     if split is None:
         return shards
     part = shards.split(split, valid_fraction)
@@ -93,24 +109,7 @@ def kind_of(files: Sequence[str | Path]) -> Kind:
 
 
 def _are_prepared(files: Sequence[str | Path]) -> bool:
-    return len(files) == 1 and (Path(files[0]) / MANIFEST).is_file()
-
-
-def _cached(files: Sequence[str | Path], tokenizer: Tokenizer, options: Options, cache: Path) -> Shards:
-    from filelock import FileLock
-
-    key = _key(expand(files), tokenizer, options)
-    folder = cache / key[:32]
-    if not (folder / MANIFEST).is_file():
-        with writing_to(folder):
-            cache.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(cache / f"{key[:32]}.lock")
-            lock.acquire()
-        try:
-            return build(files, tokenizer, folder, options)
-        finally:
-            lock.release()
-    return Shards.open(folder)
+    return len(files) == 1 and isfile(Path(files[0], MANIFEST))
 
 
 def _check_prepared(shards: Shards, tokenizer: Tokenizer, kind: str) -> None:
@@ -131,30 +130,61 @@ def build(
 ) -> Shards:
     """Encode a corpus into token shards in `out`, or open them where they are already; a killed build goes on.
 
+    Processes that build in one folder at the same time wait for each other; the first does the work.
+
     workers: processes beside this one; 0 encodes in this one. By default as many as cores and 500 MB allow.
 
     Raises:
-        UserError: a missing or empty file, a bad line (unless skipped), no document at all, other shards in `out`,
-            a full disk, a folder that cannot be written.
+        UserError: a missing or empty file, a bad line (unless skipped), no document at all, other shards or files in
+            `out`, a full disk, a folder that cannot be written.
     """
     names = expand(files)
     key = _key(names, tokenizer, options)
-    found = read_json(out / MANIFEST)
-    if found is not None:
-        if found.get("key") != key:
-            raise UserError(f"{out} holds the shards of other data, options or tokenizer; delete it or choose another")
-        return Shards.open(out)
+    if found := _finished(out, key):
+        return found
     if workers is None:
         size = sum(Path(name).stat().st_size for name in names if not datasets_hub.is_dataset(name))
         workers = min(runtime.cpu_count(), MAX_WORKERS) if size > WORTH_WORKERS or not size else 0
-    with writing_to(out):
-        created = not out.exists()
-        out.mkdir(parents=True, exist_ok=True)
-    try:
-        return _Build(names, tokenizer, out, options, key, shard_tokens).run(workers)
-    finally:
-        if created and not any(out.iterdir()):
-            out.rmdir()
+    with _alone_in(out):
+        return _finished(out, key) or _Build(names, tokenizer, out, options, key, shard_tokens).run(workers)
+
+
+def _finished(out: Path, key: str) -> Shards | None:
+    manifest = read_json(out / MANIFEST)
+    if manifest is None:
+        return None
+    if manifest.get("key") != key:
+        raise UserError(f"{out} holds the shards of other data, options or tokenizer; delete it or choose another")
+    return Shards.open(out)
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Make the folder, and keep other builds out of it."""
+    from filelock import FileLock
+
+    lock = FileLock(out / LOCK)
+    with folder_for(out):
+        with writing_to(out), suppress(NotImplementedError):  # some network disks have no locks
+            check_ours(out)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+            if [path.name for path in out.iterdir()] == [LOCK]:
+                (out / LOCK).unlink()
+
+
+def tell_of_losses(shards: Shards) -> None:
+    """Warn of what the corpus held and the shards do not: whoever uses them, not only who built them, has to know."""
+    counts = Counts(**{name: shards.manifest[name] for name in vars(Counts()) if name in shards.manifest})
+    tell_of_lines(counts.bad_lines, next(iter(counts.first_bad), ""), counts.mended)
+    if counts.dropped or counts.shortened:
+        warn(
+            f"of {counts.documents + counts.dropped:,} conversations {counts.dropped:,} did not fit "
+            f"and were left out, {counts.shortened:,} lost their oldest turns ({counts.dropped_turns:,})"
+        )
 
 
 class _Build:
@@ -178,6 +208,8 @@ class _Build:
     def run(self, workers: int) -> Shards:
         writer = ShardWriter(self.out, len(self.shards))
         try:
+            with writing_to(self.out):
+                self._record()  # before anything else is there: the folder is known by it
             with closing(self._encoded(workers)) as pairs:
                 for batch, encoded in pairs:
                     if encoded.counts.bad_lines and self.options.on_bad_line == "stop":
@@ -198,13 +230,9 @@ class _Build:
                 (self.out / PROGRESS).unlink()
         except BaseException:
             writer.abandon()
+            if not self.shards:
+                remove_unfinished_build(self.out)
             raise
-        tell_of_lines(self.counts.bad_lines, next(iter(self.counts.first_bad), ""), self.counts.mended)
-        if self.counts.dropped or self.counts.shortened:
-            warn(
-                f"of {self.counts.documents + self.counts.dropped:,} conversations {self.counts.dropped:,} did not fit "
-                f"and were left out, {self.counts.shortened:,} lost their oldest turns ({self.counts.dropped_turns:,})"
-            )
         return Shards.open(self.out)
 
     def _encoded(self, workers: int) -> Generator[tuple[Batch, Encoded], None, None]:
@@ -221,6 +249,9 @@ class _Build:
 
     def _finish(self, writer: ShardWriter) -> None:
         self.shards.append(writer.finish())
+        self._record()
+
+    def _record(self) -> None:
         done = {"shards": self.shards, "counts": asdict(self.counts), "position": self.position}
         write_json(self.out / PROGRESS, self.identity | done, indent=1)
 

@@ -169,7 +169,10 @@ def _answered(out: Path) -> set[str]:
     """The prompts that `out` holds an answer to; a last line that a crash has cut short is taken away."""
     if not out.exists():
         return set()
-    content = out.read_bytes()
+    try:
+        content = out.read_bytes()
+    except OSError as error:
+        raise UserError(f"{out}: cannot be read ({error.strerror}); choose another --out") from None
     whole = content[: content.rfind(b"\n") + 1]
     keys = set()
     for number, line in enumerate(whole.splitlines(), start=1):

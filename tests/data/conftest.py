@@ -3,8 +3,9 @@ import json
 import numpy as np
 import pytest
 
+from minimind.data.corpus import MANIFEST
 from minimind.data.encoding import DOCUMENT, Counts, Encoded
-from minimind.data.shard_files import FORMAT, MANIFEST, ShardWriter
+from minimind.data.shard_files import FORMAT, ShardWriter
 from minimind.data.shards import Shards
 from minimind.files import write_json
 

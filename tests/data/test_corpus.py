@@ -1,10 +1,22 @@
 import gzip
 import json
+import os
+import sys
+import zlib
 
 import pytest
 import zstandard
 
-from minimind.data.corpus import content_hash, expand, is_held_out, language, read_batches, read_documents
+from minimind.data.corpus import (
+    MANIFEST,
+    Position,
+    content_hash,
+    expand,
+    is_held_out,
+    language,
+    read_batches,
+    read_documents,
+)
 from minimind.errors import UserError
 
 ROWS = [{"text": f"line {n} 第{n}行"} for n in range(50)]
@@ -88,11 +100,42 @@ def test_missing_and_empty_files(tmp_path):
         expand([])
 
 
-@pytest.mark.parametrize("name", ["cut.jsonl.gz", "cut.jsonl.zst"])
-def test_a_damaged_archive_is_named(tmp_path, name):
-    (tmp_path / name).write_bytes(b"not an archive at all")
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"not an archive at all",
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:-1],
+        lambda data: data + data[:-1],
+        lambda data: data[:10] + b"\xff" * 8 + data[18:],
+        lambda data: data + b"behind it",
+    ],
+    ids=["other", "half", "last byte", "second frame", "overwritten", "behind"],
+)
+def test_a_damaged_archive_is_named(tmp_path, suffix, damage):
+    name = f"damaged.jsonl{suffix}"
+    whole = as_jsonl([{"text": f"{n} {zlib.crc32(b'%d' % n)}"} for n in range(3000)])
+    pack = gzip.compress if suffix == ".gz" else zstandard.ZstdCompressor(write_checksum=True).compress
+    (tmp_path / name).write_bytes(damage(pack(whole)))
     with pytest.raises(UserError, match=rf"{name}: cannot be read"):
-        list(read_documents([tmp_path / name]))
+        list(read_documents([tmp_path / name], on_bad_line="skip"))
+    with pytest.raises(UserError, match=rf"{name}: cannot be read"):  # as a build that goes on reads
+        list(read_batches([str(tmp_path / name)], Position(0, 3000, 2 * len(whole))))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="makes a named pipe")
+def test_a_pipe_is_no_corpus(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match=r"pipe is no file; .* cannot be read twice: write it to a file"):
+        expand([tmp_path / "pipe"])
+
+
+def test_prepared_shards_are_no_corpus(write_jsonl, tmp_path):
+    (tmp_path / "prepared").mkdir()
+    (tmp_path / "prepared" / MANIFEST).write_text("{}")
+    with pytest.raises(UserError, match=r"prepared holds prepared shards.*; name the files they were made from"):
+        expand([write_jsonl("c.jsonl", ROWS), tmp_path / "prepared"])
 
 
 def test_a_saved_dataset_streams(tmp_path):
@@ -100,6 +143,25 @@ def test_a_saved_dataset_streams(tmp_path):
     datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved")
     assert list(read_documents([tmp_path / "saved"])) == TEXTS
     assert list(read_documents([f"hf:{tmp_path / 'saved'}"])) == TEXTS
+
+
+@pytest.mark.parametrize(
+    "other", [b'{"conversations": []}\n', b'{"text": "cut'], ids=["columns of another kind", "a cut line"]
+)
+def test_a_directory_that_cannot_be_read_to_its_end(tmp_path, other):
+    pytest.importorskip("datasets")
+    (tmp_path / "mix").mkdir()
+    (tmp_path / "mix" / "a.jsonl").write_bytes(as_jsonl(ROWS))
+    (tmp_path / "mix" / "b.jsonl").write_bytes(other)
+    with pytest.raises(UserError, match=r"mix: cannot be read as a dataset \(.*\); name its files, as in .*\*\.jsonl$"):
+        list(read_documents([tmp_path / "mix"]))
+
+
+def test_a_directory_whose_rows_hold_dates(tmp_path):
+    pytest.importorskip("datasets")
+    (tmp_path / "dated").mkdir()
+    (tmp_path / "dated" / "a.jsonl").write_bytes(as_jsonl([{"text": "a", "timestamp": "2019-04-25T12:57:54Z"}]))
+    assert list(read_documents([tmp_path / "dated"])) == ["a"]
 
 
 def test_a_directory_that_is_no_dataset(tmp_path):

@@ -25,6 +25,11 @@ def test_a_line_is_a_conversation_up_to_the_answer_and_what_is_expected(tmp_path
     assert unanswered.question == "What is 3 + 4?"
 
 
+def test_nothing_expected_may_be_null_but_0_is_an_answer(tmp_path):
+    prompts = read_prompts(written(tmp_path, ASKED | {"gt": None}, ASKED, ASKED | {"gt": 0}))
+    assert [prompt.gt for prompt in prompts] == [[], [], ["0"]]
+
+
 def test_a_line_may_say_whether_its_answer_begins_with_thinking(tmp_path):
     rows = [ASKED | {"open_thinking": True}, ASKED | {"open_thinking": False}, ASKED]
     told, told_not, left = read_prompts(written(tmp_path, *rows))

@@ -9,7 +9,7 @@ import pytest
 
 from minimind.data import shards
 from minimind.data.encoding import Options
-from minimind.data.shards import Shards, build, ensure
+from minimind.data.shards import Shards, build, ensure, tell_of_losses
 from minimind.errors import UserError
 from minimind.tokenizer import chat
 from minimind.tokenizer.bpe import Tokenizer
@@ -71,7 +71,19 @@ def test_what_does_not_fit_is_counted(write_jsonl, tokenizer, tmp_path, capsys):
     counts = {name: built.manifest[name] for name in ("documents", "dropped", "shortened", "dropped_turns")}
     assert counts == {"documents": 31, "dropped": 1, "shortened": 1, "dropped_turns": 2}
     assert built.lengths.max() <= 64
-    assert "lost" in capsys.readouterr().err
+    tell_of_losses(built)
+    assert "1 did not fit and were left out, 1 lost their oldest turns (2)" in capsys.readouterr().err
+
+
+def test_what_is_left_out_is_said_whenever_it_is_used(write_jsonl, tokenizer, tmp_path, capsys):
+    path = write_jsonl("c.jsonl", [*({"text": text} for text in TEXTS), {}])
+    build([path], tokenizer, tmp_path / "out", Options(on_bad_line="skip"))
+    how = {"on_bad_line": "skip", "cache": tmp_path / "cache"}
+    for files, options in (([path], how), ([path], how), ([tmp_path / "out"], {})):
+        capsys.readouterr()
+        for side in ("train", "valid"):
+            ensure(files, tokenizer, split=side, valid_fraction=0.3, **options)
+        assert capsys.readouterr().err.count("1 bad lines left out") == 1
 
 
 def test_augmentation_is_the_same_in_every_build(write_jsonl, tokenizer, tmp_path):
@@ -132,7 +144,7 @@ def test_built_once_and_keyed_by_content(corpus, write_jsonl, tokenizer, tmp_pat
     cache = tmp_path / "cache"
     first = ensure([corpus], tokenizer, cache=cache)
     copy = write_jsonl("copy.jsonl", [{"text": text} for text in TEXTS])
-    monkeypatch.setattr(shards, "build", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr(shards, "_Build", lambda *_: pytest.fail("built again"))
     assert ensure([copy], tokenizer, cache=cache).folder == first.folder
     monkeypatch.undo()
     changed = write_jsonl("changed.jsonl", [{"text": text} for text in TEXTS[1:]])
@@ -140,22 +152,48 @@ def test_built_once_and_keyed_by_content(corpus, write_jsonl, tokenizer, tmp_pat
     assert ensure([corpus], tokenizer, on_bad_line="skip", cache=cache).folder != first.folder
 
 
+ORPHANS = """
+from itertools import repeat
+from minimind.data.corpus import BEGINNING, Batch
+from minimind.data.encoding import Encoder, Options, in_pool
+from minimind.tokenizer.bpe import Tokenizer
+lines = repeat(Batch("c.jsonl", [(1, b'{"text": "a"}')], BEGINNING, 0))
+for _ in in_pool(lines, Encoder(Tokenizer.load("default"), Options()), 1):
+    print("working", flush=True)
+"""
+
+
+def test_workers_end_with_a_process_that_is_killed():
+    process = subprocess.Popen([sys.executable, "-c", ORPHANS], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"working\n"
+    process.kill()
+    process.communicate(timeout=30)  # their end of the pipe is closed too
+
+
 ASKING = """
 import sys
 from pathlib import Path
-from minimind.data.shards import ensure
+from minimind.data.shards import build
 from minimind.tokenizer.bpe import Tokenizer
-print(ensure([sys.argv[1]], Tokenizer.load("default"), cache=Path(sys.argv[2])).tokens)
+print(build([sys.argv[1]], Tokenizer.load("default"), Path(sys.argv[2])).tokens)
 """
 
 
 def test_processes_that_ask_at_once_share_one_build(corpus, tmp_path):
-    command = [sys.executable, "-c", ASKING, str(corpus), str(tmp_path / "cache")]
+    command = [sys.executable, "-c", ASKING, str(corpus), str(tmp_path / "out")]
     asking = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     answers = {process.communicate(timeout=60)[0] for process in asking}
     assert [process.returncode for process in asking] == [0, 0, 0]
     assert len(answers) == 1
-    assert len(list((tmp_path / "cache").glob("*/manifest.json"))) == 1
+
+
+@pytest.mark.parametrize("name", ["progress.json", "tokens-00042.bin", ".notes.tmp", "thesis.txt"])
+def test_files_of_someone_else_are_left_alone(corpus, tokenizer, tmp_path, name):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_text('{"day": 3}')
+    with pytest.raises(UserError, match=rf"mine holds other files \(as {name}\); choose a new folder"):
+        build([corpus], tokenizer, tmp_path / "mine")
+    assert bytes_of(tmp_path / "mine") == {name: b'{"day": 3}'}
 
 
 def test_the_split_is_a_partition_that_growth_does_not_change(corpus, write_jsonl, tokenizer, tmp_path):
@@ -213,6 +251,7 @@ def test_bad_lines_stop_or_are_counted(tmp_path, tokenizer, capsys):
     built = build([path], tokenizer, tmp_path / "out", Options(on_bad_line="skip"))
     assert built.manifest["bad_lines"] == 1
     assert built.documents == 2
+    tell_of_losses(built)
     assert "line 2" in capsys.readouterr().err
 
 

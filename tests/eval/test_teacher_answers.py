@@ -93,6 +93,8 @@ def test_another_file_is_not_written_to(tmp_path):
     with pytest.raises(UserError, match=r"line 1.*another --out"):
         write_answers([asking("a")], echo, out)
     assert out.read_text(encoding="utf-8") == '{"text": "mine"}\n'
+    with pytest.raises(UserError, match=r"cannot be read \(Is a directory\); choose another --out"):
+        write_answers([asking("a")], echo, tmp_path)
 
 
 def test_a_model_answers_as_it_would_alone(tuned):
