@@ -62,7 +62,7 @@ def explained(config: RunConfig) -> Iterator[None]:
 
 
 def _what_to_lower(config: RunConfig) -> str:
-    """Memory grows with the positions that a rank works on at a time, and that number changes no result."""
+    """Memory grows with the positions that a rank works on at a time; only the balance of experts depends on them."""
     train, length = config.train, config.sequence_length
     rows = min(train.micro_batch_tokens, train.tokens_per_step // runtime.world_size()) // length
     cures = []

@@ -21,7 +21,7 @@ class TrainConfig:
     tokens_per_step: int = 16384
     """Positions in one optimizer step, over all ranks and micro-batches; in RL the rollout decides."""
     micro_batch_tokens: int = 8192
-    """Positions that one rank works on at a time; lower it when memory runs out, nothing else changes."""
+    """Positions that one rank works on at a time; lower it if memory runs out: only the balance of experts changes."""
     log_every: int = 10
     """Steps between lines of `metrics.jsonl`."""
     valid_every: int = 200
