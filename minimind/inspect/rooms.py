@@ -22,9 +22,11 @@ from minimind.errors import UserError
 from minimind.fields import Fields
 from minimind.inspect import facts, heads, history, lens, pair, practice, routing, words
 from minimind.inspect.prompts import as_document, examples, fact_pairs, read_prompt, text_of
+from minimind.inspect.shelf import Place
 from minimind.inspect.trace import trace
 from minimind.inspect.view import Answer, View, all_rounded, kept, rounded, switched_off
 from minimind.model.qwen3 import Transformer
+from minimind.model.store import load_config
 from minimind.tokenizer.bpe import Tokenizer
 
 ROOMS: dict[str, Callable[..., Any]] = {
@@ -50,19 +52,27 @@ WORDS, SENTENCES, MODELS = 12, 4, 16
 def answer_model(view: View, asked: Fields) -> Answer:
     """The model and its history, prompts to begin with, and where to read more."""
     shelf = view.shelf
-    config = shelf.model(shelf.place(None)).config
     return {
         "name": shelf.name,
-        "parameters": config.parameters(),
-        "layers": config.num_hidden_layers,
-        "heads": config.num_attention_heads,
-        "experts": config.num_experts,
-        "checkpoints": [{"name": one.name, "step": one.step, "stage": one.stage} for one in shelf.models],
+        "checkpoints": [_described(place) for place in shelf.models],
         "others": [{"name": one.name} for one in shelf.others],
         "examples": examples(),
         "facts": fact_pairs(view.tokenizer),
         "code": {room: {"label": "{}:{}".format(*_where(function))} for room, function in ROOMS.items()},
         "docs": {language: f"docs/{language}/looking-glass.md" for language in LANGUAGES},
+    }
+
+
+def _described(place: Place) -> Answer:
+    config = load_config(place.folder)
+    return {
+        "name": place.name,
+        "step": place.step,
+        "stage": place.stage,
+        "parameters": config.parameters(),
+        "layers": config.num_hidden_layers,
+        "heads": config.num_attention_heads,
+        "experts": config.num_experts,
     }
 
 
@@ -328,9 +338,6 @@ def _practised(view: View) -> Path | None:
 def answer_pair(view: View, asked: Fields) -> Answer:
     """Two models on one prompt."""
     other = view.shelf.place(asked.text("other", None))
-    mine, others = view.shelf.model(view.place(asked)), view.shelf.model(other)
-    if mine.config.vocab_size != others.config.vocab_size:
-        raise UserError(f"{other.name} has another vocabulary: side by side are models that read the same tokens")
     first = view.trace(asked)
     second = view.trace(Fields({**asked.given, "checkpoint": other.name}, asked.source))
     kl_LT = pair.divergence(first, second)

@@ -61,7 +61,7 @@ class Shelf:
         else:
             load_config(path)  # says what is wrong with it
             raise UserError(f"{path} has no model in it: name a model directory or a run's folder")
-        load_config(self.models[-1].folder)
+        self._vocabulary = load_config(self.models[-1].folder).vocab_size
         self.tokenizer = Tokenizer.load(self.models[-1].folder)
         self.name = path.parent.name if path.name == "model" else path.name
         self._loaded: OrderedDict[Path, Transformer] = OrderedDict()
@@ -80,8 +80,17 @@ class Shelf:
         return found
 
     def model(self, place: Place) -> Transformer:
-        """A model, kept in memory until newer ones need the room."""
+        """A model, kept in memory until newer ones need the room.
+
+        Raises:
+            UserError: it cannot be read, or does not read the tokens of the others.
+        """
         if place.folder not in self._loaded:
+            if load_config(place.folder).vocab_size != self._vocabulary:
+                raise UserError(
+                    f"{place.name} has another vocabulary than {self.models[-1].name}, whose tokenizer is used here: "
+                    f"open it alone, minimind inspect {place.folder}"
+                )
             self._loaded[place.folder] = load_model(place.folder, device=self.device)
             while len(self._loaded) > 2 and sum(map(_bytes, self._loaded.values())) > MAX_BYTES:
                 self._loaded.popitem(last=False)

@@ -41,7 +41,7 @@ PICTURES = {
 
 def write_model(tokenizer, folder, seed, **changes):
     torch.manual_seed(seed)
-    config = PRESETS["tiny-moe"].with_(vocab_size=tokenizer.vocab_size, num_hidden_layers=2, **changes)
+    config = PRESETS["tiny-moe"].with_(**{"vocab_size": tokenizer.vocab_size, "num_hidden_layers": 2, **changes})
     save_model(Transformer(config), folder, "float32")
     tokenizer.save(folder)
 
@@ -80,7 +80,7 @@ def runs(tmp_path_factory, tokenizer):
     for seed, name in enumerate(("checkpoints/step-00000010", "checkpoints/step-00000020", "model")):
         write_model(tokenizer, run / name, seed)
         (run / name / "complete").write_text("{}", encoding="utf-8")
-    write_model(tokenizer, runs / "dense" / "model", 3, num_experts=0)
+    write_model(tokenizer, runs / "dense" / "model", 3, num_experts=0, num_hidden_layers=3)
     lines = [{"step": step, "loss": 9.0 - step / 10} for step in range(1, 31)]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     (runs / "dump").mkdir()
@@ -174,11 +174,14 @@ def test_each_room_shows_its_picture_in_both_languages_and_on_a_phone(visit, roo
     for text in (page.locator("body").inner_text(), page.content()):
         assert not re.search(r"undefined|NaN|\[object", text), "a word or a number is missing"
     page.set_viewport_size({"width": 360, "height": 740})
-    expect(picture).to_be_visible()
-    page.wait_for_function("document.documentElement.scrollWidth <= 360")  # it is drawn anew, a moment later
-    selected = page.locator("#tabs [aria-selected=true]").bounding_box()
-    assert selected["x"] >= 0
-    assert selected["x"] + selected["width"] <= 360
+    for _ in ("zh", "en"):
+        expect(picture).to_be_visible()
+        page.wait_for_function("document.documentElement.scrollWidth <= 360")  # it is drawn anew, a moment later
+        selected = page.locator("#tabs [aria-selected=true]").bounding_box()
+        assert selected["x"] >= 0
+        assert selected["x"] + selected["width"] <= 360
+        page.click("#language")
+        drawn(page)
 
 
 KEY = r'(?:^|[\s{])"?([A-Za-z][\w-]*)"?: "'
@@ -257,6 +260,11 @@ def test_a_head_is_switched_off_and_the_answer_changes(visit):
     expect(page.get_by_role("button", name="Switch layer off")).to_have_attribute("aria-pressed", "true")
     divergence = page.locator("#content p", has_text="KL divergence").inner_text()
     assert float(re.search(r"[\d.]+(e−\d+)?", divergence)[0].replace("−", "-")) > 0
+    page.locator("#begins").fill("In Rome")
+    page.locator(".skip").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#room")).to_be_focused()
+    expect(page.locator("#begins")).to_have_value("In Rome")
     page.get_by_role("button", name="Switch all on again").click()
     expect(page.locator("#off")).to_be_hidden()
 
@@ -303,6 +311,50 @@ def test_a_model_that_came_without_a_log_has_a_name_and_no_step(browser, runs):
         drawn(page)
         expect(page.get_by_label("Compare with")).to_have_value("small/model")  # the stage before
         assert not re.search(r"undefined|null|NaN", page.locator("body").inner_text())
+
+
+def test_each_model_of_a_folder_is_shown_as_it_is(browser, runs):
+    with serving(runs) as url, browser.new_context(locale="en-US") as context:
+        page = context.new_page()
+        asked = {"room": "attention", "prompt": json.dumps(PROMPT), "checkpoint": "dense/model"}
+        page.goto(f"{url}/inspect#{urlencode(asked)}")
+        drawn(page)
+        page.locator("[data-of='2.1']").click()
+        expect(page.locator("#model")).to_contain_text("3 layers")
+        expect(page.locator("#model")).not_to_contain_text("experts")
+        page.locator("#step").focus()
+        page.keyboard.press("Home")
+        drawn(page)
+        expect(page.locator("h3", has_text="Pattern of layer 1, head 1")).to_be_visible()
+        expect(page.locator("#model")).to_contain_text("2 layers × 4 heads · 4 experts")
+        page.locator("#tab-experts").click()
+        drawn(page)
+        expect(page.locator("#content .cells")).to_be_visible()
+        page.locator("#step").focus()
+        page.keyboard.press("End")
+        drawn(page)
+        expect(page.locator("#content")).to_contain_text("This model is dense")
+
+
+def test_the_widest_picture_on_the_sharpest_screen(visit):
+    page = visit("layers", {"text": "word " * 480}, device_scale_factor=3)
+    picture = page.locator(".cells").first
+    assert picture.evaluate("c => parseInt(c.style.width)") > 65535 / 3, "more than any browser draws"
+    assert painted(picture) > 3
+
+
+def test_ticks_differ(visit):
+    ticks = visit("tokens").evaluate(
+        """async () => {
+            const { chart } = await import("/inspect/page/chart.js");
+            const points = [[1, -0.0325], [2, -0.03]];
+            const plot = chart({ series: [{ name: "a", points }], label: "a", xTitle: "x", yTitle: "y" });
+            document.querySelector("#content").replaceChildren(plot);
+            while (!plot.querySelector("text")) await new Promise(requestAnimationFrame);
+            return [...plot.querySelectorAll("text[text-anchor=end]:not(.title)")].map((e) => e.textContent);
+        }"""
+    )
+    assert ticks == ["−0.032", "−0.031", "−0.03"]
 
 
 def test_other_weights_of_the_rewards_give_other_advantages(visit):

@@ -29,7 +29,8 @@ CHAT = {"messages": [{"role": "user", "content": "Where does Alice live? 住在�
 def save(folder, seed, **more):
     torch.manual_seed(seed)
     tokenizer = Tokenizer.load("default")
-    model = Transformer(PRESETS["tiny"].with_(vocab_size=tokenizer.vocab_size, num_hidden_layers=2, **more)).eval()
+    sizes = {"vocab_size": tokenizer.vocab_size, "num_hidden_layers": 2, **more}
+    model = Transformer(PRESETS["tiny"].with_(**sizes)).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.dim() > 1 and "embed" not in name:
@@ -101,7 +102,7 @@ def test_what_lies_beside_need_not_be_ours_to_read(runs, monkeypatch):
 
 def test_what_there_is(glass):
     found = glass.answer("model", {})
-    assert (found["layers"], found["heads"], found["experts"], found["name"]) == (2, 4, 0, "pretrain")
+    assert found["name"] == "pretrain"
     assert [one["step"] for one in found["checkpoints"]] == [10, 20, 30]
     assert all((Path(__file__).parents[2] / page).is_file() for page in found["docs"].values())
     for room, place in found["code"].items():
@@ -115,6 +116,31 @@ def test_what_there_is(glass):
             clean, corrupt = (glass.answer("tokens", pair[name])["tokens"] for name in ("clean", "corrupt"))
             assert len(clean) == len(corrupt)
             assert clean != corrupt
+
+
+def test_each_model_is_described_as_it_is(runs):
+    found = LookingGlass(runs, "cpu").answer("model", {})["checkpoints"]
+    assert {(one["name"], one["layers"], one["heads"], one["experts"]) for one in found} == {
+        ("moe/model", 2, 4, 4),
+        ("pretrain/model", 2, 4, 0),
+        ("pretrain/step-00000010", 2, 4, 0),
+        ("pretrain/step-00000020", 2, 4, 0),
+    }
+    assert len({one["parameters"] for one in found}) == 2
+
+
+def test_a_model_of_another_vocabulary_is_refused(tmp_path):
+    save(tmp_path / "other" / "model", 1, vocab_size=1000)
+    save(tmp_path / "sft" / "model", 1)
+    both = LookingGlass(tmp_path, "cpu")
+    assert both.answer("model", {})["checkpoints"][-1]["name"] == "sft/model"
+    rooms = {"history": {}, "learned": {}, "pair": {"other": "other/model"}, "lens": {"checkpoint": "other/model"}}
+    for room, asked in rooms.items():
+        with pytest.raises(UserError, match=r"^other/model has another vocabulary than sft/model"):
+            both.answer(room, {**CHAT, **asked})
+    both.answer("lens", CHAT)
+    with pytest.raises(UserError, match=r"^other has another vocabulary than model"):
+        LookingGlass(tmp_path / "sft", "cpu").answer("pair", {**CHAT, "other": "other"})
 
 
 def test_tokens_and_what_is_trained_on(glass):

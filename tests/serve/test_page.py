@@ -62,6 +62,12 @@ def ask(page, text):
     expect(page.locator(".user .bubble").last).to_have_text(text)
 
 
+def press(page, key):
+    """A key that playwright does not have: `key` are its properties, in JavaScript."""
+    event = f"new KeyboardEvent('keydown', {{bubbles: true, cancelable: true, ...{key}}})"
+    page.locator("#question").evaluate(f"e => e.dispatchEvent({event})")
+
+
 def done(page):
     expect(page.locator("#send")).to_be_visible()
     expect(page.locator(".waiting")).to_have_count(0)
@@ -130,11 +136,108 @@ def test_a_question_may_come_before_the_page_knows_the_model(visit, stage):
     expect(answers(page)).to_have_text("First.")
 
 
+def test_leaving_a_conversation_stops_its_answer_and_keeps_what_was_said(visit, stage):
+    stage(["One."], ["word " * 200], ["Fine."], pause=0.03)
+    page = visit()
+    ask(page, "a")
+    done(page)
+    page.click("#new")
+    ask(page, "Talk")
+    expect(answers(page)).to_contain_text("word word")
+    page.locator("#list button", has_text="Talk").click()
+    expect(answers(page)).to_contain_text("word word")
+    assert page.locator("#stop").is_visible(), "it is the one that is shown"
+    page.locator("#list button", has_text="a").last.click()
+    expect(answers(page)).to_have_text("One.")
+    done(page)
+    page.locator("#list button", has_text="Talk").click()
+    expect(answers(page)).to_contain_text("word word")
+    expect(page.locator(".answer .acts")).to_contain_text("stopped")
+    page.get_by_role("button", name="Answer again").click()
+    expect(answers(page)).to_have_text("Fine.")
+    stage(["word " * 200], ["Fine."], pause=0.03)
+    ask(page, "More")
+    expect(answers(page).last).to_contain_text("word")
+    page.click("#new")
+    done(page)
+    ask(page, "b")
+    expect(answers(page)).to_have_text("Fine.")
+
+
+def test_two_tabs_know_of_each_other(visit, stage):
+    stage(["Yes."])
+    page = visit()
+    ask(page, "a")
+    done(page)
+    other = page.context.new_page()
+    other.goto(page.url)
+    ask(other, "b")
+    expect(page.locator(".user .bubble")).to_have_text(["a", "b"])
+    done(other)
+    expect(answers(page)).to_have_count(2)
+    page.reload()
+    other.reload()
+    expect(answers(other)).to_have_count(2)
+    other.click("#open-settings")
+    other.fill("[name=system]", "Be brief.")
+    other.get_by_role("button", name="Done").click()
+    other.click("#think")
+    expect(page.locator("#think")).to_have_attribute("aria-pressed", "true")
+    page.click("#theme")
+    kept = page.evaluate("JSON.parse(localStorage.getItem('minimind.settings'))")
+    assert (kept["system"], kept["theme"], kept["thinks"]) == ("Be brief.", "dark", True)
+    other.locator("#list li").hover()
+    other.locator("#list .icon").click()
+    expect(page.locator("#welcome")).to_be_visible()
+    page.close()
+    other.reload()
+    expect(other.locator("#list li")).to_have_count(0)
+
+
+def test_after_the_server_was_away_the_question_is_answered_anew(visit, stage):
+    stage(["word " * 200], ["Fine."], pause=0.03)
+    page = visit()
+    ask(page, "Talk")
+    expect(answers(page)).to_contain_text("word")
+    page.evaluate(
+        """() => {
+            const { prototype } = ReadableStreamDefaultReader, { read } = prototype;
+            prototype.read = () => {
+                prototype.read = read;
+                return Promise.reject(new TypeError("network error")); // what Chromium says of a broken connection
+            };
+        }"""
+    )
+    expect(page.locator("#notice p")).to_have_text("The server cannot be reached.")
+    with page.expect_request(re.compile("chat/completions")) as request:
+        page.click("#notice button")
+    assert json.loads(request.value.post_data)["messages"] == [{"role": "user", "content": "Talk"}]
+    expect(answers(page)).to_have_text(["Fine."])
+    done(page)
+    page.reload()
+    expect(answers(page)).to_have_text(["Fine."])
+
+
+def test_a_server_that_came_back_with_another_model_is_asked_for_it(visit, stage):
+    stage(["Fine."])
+    page = visit("about:blank", expected=["404"])
+    page.route("**/props", lambda route: route.fulfill(json={"model": "dpo", "tools": [], "n_ctx": 9}), times=1)
+    page.goto(stage.url)
+    ask(page, "a")
+    expect(page.locator("#notice")).to_contain_text("'dpo'")
+    page.click("#notice button")
+    expect(answers(page)).to_have_text("Fine.")
+    expect(page.locator("#model")).to_have_text("minimind")
+
+
 def test_escape_stops_too(visit, stage):
     stage(["word " * 200], pause=0.03)
     page = visit()
     ask(page, "Talk")
     expect(answers(page)).to_contain_text("word")
+    press(page, "{key: 'Escape', isComposing: true}")  # Chinese that is not typed after all
+    page.wait_for_timeout(100)
+    assert page.locator("#stop").is_visible()
     page.keyboard.press("Escape")
     done(page)
     expect(page.locator(".answer .acts")).to_contain_text("stopped")
@@ -164,6 +267,55 @@ def test_tools_are_run_on_the_server_and_shown(visit, stage):
     page.reload()
     expect(card.locator(".result")).to_contain_text("36")
     expect(page.locator("#tools b")).to_have_text("1")
+
+
+@pytest.mark.parametrize("edited", [False, True], ids=["reload", "edit"])
+def test_a_tool_that_still_runs_leaves_no_call_open(visit, stage, edited):
+    stage(["Let me see.\n", *CALL], ["Fine."])
+    page = visit()
+    page.click("#tools")
+    page.get_by_label("calculate_math").check()
+    page.route("**/tools/*", lambda route: None)  # it runs and runs
+    ask(page, "12 * 3?")
+    expect(page.locator(".card")).to_contain_text("Running…")
+    if edited:
+        page.locator(".user").hover()
+        page.get_by_role("button", name="Edit").click()
+        page.get_by_role("button", name="Save and send").click()
+        expect(answers(page)).to_have_text("Fine.")
+        done(page)
+    else:
+        page.reload()
+        expect(page.locator(".card .result")).to_contain_text("error = stopped")
+    with page.expect_request(re.compile("chat/completions")) as request:
+        ask(page, "And?")
+    sent = json.loads(request.value.post_data)["messages"]
+    assert [message["role"] for message in sent] == ["user", "assistant", *([] if edited else ["tool"]), "user"]
+    expect(answers(page).last).to_have_text("Fine.")
+
+
+@pytest.mark.parametrize("secure", [True, False], ids=["https", "http"])
+def test_answers_and_code_are_copied(visit, stage, secure):
+    stage(["Look:\n\n```\nx = 1\n```"], ["word " * 200], pause=0.03)
+    page = visit("about:blank", permissions=["clipboard-read", "clipboard-write"])
+    if not secure:  # as on http://192.168.1.2:8000
+        page.add_init_script("Object.defineProperty(Navigator.prototype, 'clipboard', {value: undefined})")
+    page.goto(stage.url)
+    ask(page, "a")
+    done(page)
+    ask(page, "b")
+    expect(answers(page).last).to_contain_text("word")
+    for button, text in ((".code .icon", "x = 1"), (".answer .acts .icon", "Look:\n\n```\nx = 1\n```")):
+        it = page.locator(button).first.element_handle()
+        it.focus()
+        page.wait_for_timeout(100)
+        assert it.evaluate("e => e === document.activeElement"), "it was not replaced meanwhile"
+        it.click()
+        page.wait_for_function("it => it.querySelector('use').getAttribute('href') === '#i-done'", arg=it)
+        page.fill("#question", "")
+        page.keyboard.press("Control+V")
+        expect(page.locator("#question")).to_have_value(text)
+    page.fill("#question", "")
 
 
 def test_thoughts_can_be_folded(visit, stage):
@@ -324,6 +476,9 @@ def test_on_a_phone(visit, stage):
             assert box["x"] >= 0
             assert box["x"] + box["width"] <= 360
         page.tap("#glass")
+    page.tap("#tools")
+    box = page.locator("#tool-list").bounding_box()
+    assert 0 <= box["x"] < box["x"] + box["width"] <= 360
     page.tap("#open-side")
     expect(page.locator("#list li")).to_be_visible()
     page.tap("#list li button >> nth=0")
@@ -369,9 +524,13 @@ def test_everything_has_a_name_and_works_by_keyboard(visit, stage):
     page.keyboard.press("Shift+Enter")
     page.keyboard.type("two")
     expect(page.locator("#question")).to_have_value("one\ntwo")
-    composing = "{key: 'Enter', isComposing: true, bubbles: true, cancelable: true}"
-    page.locator("#question").evaluate(f"e => e.dispatchEvent(new KeyboardEvent('keydown', {composing}))")
-    expect(page.locator("#question")).to_have_value("one\ntwo")  # Enter chose a Chinese character
+    for chosen in ("isComposing: true", "keyCode: 229"):  # Enter chose a Chinese character; WebKit says it so
+        press(page, f"{{key: 'Enter', {chosen}}}")
+        expect(page.locator("#question")).to_have_value("one\ntwo")
+    page.locator(".skip").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#question")).to_be_focused()
+    expect(answers(page)).to_have_text("Yes.")
     page.keyboard.press("Alt+n")
     expect(page.locator("#welcome")).to_be_visible()
 

@@ -55,7 +55,7 @@ export function chart({ series, label, xTitle, yTitle, range, mark, onchoose, xN
     picture.replaceChildren();
     for (const y of ticks(low, high, 5)) {
       picture.append(svg("line", { x1: LEFT, x2: wide - RIGHT, y1: Y(y), y2: Y(y), class: "grid" }),
-        svg("text", { x: LEFT - 7, y: Y(y) + 4, "text-anchor": "end" }, yName(y)));
+        svg("text", { x: LEFT - 7, y: Y(y) + 4, "text-anchor": "end" }, yName === brief ? String(y).replace("-", "−") : yName(y))); // a tick is round, and `brief` makes 0.035 a 0.04
     }
     for (const x of ticks(left, right, Math.min(xs.length - 1 || 1, wide / 90))) {
       picture.append(svg("text", { x: X(x), y: TALL - BOTTOM + 16, "text-anchor": "middle" }, xName(x)));

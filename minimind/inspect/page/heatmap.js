@@ -8,6 +8,7 @@ import { say } from "./words.js";
 
 const FONT = '"DejaVu Sans Mono", ui-monospace, Menlo, Consolas, "WenQuanYi Micro Hei Mono", monospace';
 const SMALLEST = 5; // pixels of a cell
+const WIDEST = 32000; // pixels of a canvas, of which some browsers draw up to 32767
 
 /**
  * Make a heat map.
@@ -47,7 +48,7 @@ export function heatmap({ values, rows, columns, text, label, about, signed = fa
   }));
 
   function surface(canvas, width, height) {
-    const ratio = window.devicePixelRatio || 1;
+    const ratio = Math.min(window.devicePixelRatio || 1, WIDEST / width);
     canvas.width = Math.ceil(width * ratio);
     canvas.height = Math.ceil(height * ratio);
     canvas.style.setProperty("width", `${width}px`);

@@ -19,6 +19,7 @@ let asked = []; // its questions, [room, body]
 
 const given = () => ({ ...state.prompt, checkpoint: state.checkpoint, off: state.off });
 const room = () => ROOMS.find(({ id }) => id === state.room);
+const place = () => model.checkpoints.find(({ name }) => name === state.checkpoint);
 
 async function show() {
   running?.abort();
@@ -41,7 +42,7 @@ async function show() {
     return ask(room, body, mine.signal).catch((error) => (mine.signal.aborted ? new Promise(() => {}) : Promise.reject(error)));
   };
   try {
-    const content = await here.show({ state, model, set, given, ask: askHere });
+    const content = await here.show({ state, model, place: place(), set, given, ask: askHere });
     if (running !== mine) return;
     replaceContent(content);
   } catch (error) {
@@ -102,7 +103,7 @@ function set(changes) {
 /** Ask ahead what the other checkpoints will be asked, the nearest first: whoever reaches for the slider will move it. */
 async function askAhead() {
   const mine = running;
-  const here = model.checkpoints.findIndex(({ name }) => name === state.checkpoint);
+  const here = model.checkpoints.indexOf(place());
   const far = (name) => Math.abs(model.checkpoints.findIndex((one) => one.name === name) - here);
   const others = model.checkpoints.map(({ name }) => name).sort((one, other) => far(one) - far(other)).slice(1, AHEAD);
   const questions = asked.filter(([, body]) => body?.checkpoint === state.checkpoint);
@@ -129,13 +130,14 @@ function writeAddress() {
   history.replaceState(null, "", `#${new URLSearchParams(held)}`);
 }
 
+/** Which checkpoint is looked at, and how large it is. */
 function showStep() {
-  const steps = model.checkpoints;
-  const at = Math.max(0, steps.findIndex(({ name }) => name === state.checkpoint));
-  $("steps").hidden = steps.length < 2;
-  $("step").max = steps.length - 1;
-  $("step").value = at;
-  $("step-name").textContent = placeName(steps[at]);
+  const { parameters, layers, heads, experts } = place();
+  $("model").textContent = [model.name, `${(parameters / 1e6).toPrecision(3)} ${say("parameters")}`, `${layers} ${say("layers")} × ${heads} ${say("heads")}`, experts && `${experts} ${say("experts")}`].filter(Boolean).join(" · ");
+  $("steps").hidden = model.checkpoints.length < 2;
+  $("step").max = model.checkpoints.length - 1;
+  $("step").value = model.checkpoints.indexOf(place());
+  $("step-name").textContent = placeName(place());
   $("step").setAttribute("aria-valuetext", $("step-name").textContent);
 }
 
@@ -155,7 +157,6 @@ function language(name) {
   speak(name);
   $("language").textContent = spoken() === "zh" ? "English" : "中文";
   $("language").lang = spoken() === "zh" ? "en" : "zh";
-  $("model").textContent = [model.name, `${(model.parameters / 1e6).toPrecision(3)} ${say("parameters")}`, `${model.layers} ${say("layers")} × ${model.heads} ${say("heads")}`, model.experts && `${model.experts} ${say("experts")}`].filter(Boolean).join(" · ");
   document.title = `${say("looking-glass")} · MiniMind`;
   $("tabs").replaceChildren(...ROOMS.map(({ id, say }) => h("button", { type: "button", role: "tab", id: `tab-${id}`, "aria-controls": "room", onclick: () => set({ room: id }) }, say("title"))));
   showExamples(model.examples[spoken()]);
@@ -196,6 +197,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { th
 
 addEventListener("unhandledrejection", (event) => { event.preventDefault(); tell(event.reason.message); }); // a choice inside a room
 addEventListener("resize", showTab);
+document.querySelector(".skip").addEventListener("click", (event) => { event.preventDefault(); $("room").focus(); });
 addEventListener("hashchange", () => { readAddress(); language(spoken()); show(); });
 
 theme();

@@ -28,7 +28,7 @@ const say = words({
   },
 });
 
-let looked = { layer: 0, head: 0 }; // the head after the last is the mean of all
+let looked = { layer: 0, head: 0 };
 
 const filled = (text, ...values) => text.replace(/\{(\d)\}/g, (_, at) => values[at]);
 const same = (a, b) => a.layer === b.layer && a.head === b.head && a.mlp === b.mlp;
@@ -37,17 +37,18 @@ const nameOf = (layer, head, heads) => (head === heads ? filled(say("mean-of"), 
 export const room = {
   id: "attention",
   say,
-  async show({ state, model, given, ask, set }) {
+  async show({ state, given, ask, set }) {
     const { off } = state;
     const { tokens, patterns: packed } = await ask("attention", given());
     const patterns = packed.map((layer) => unpacked(layer, tokens.length ** 2));
     const names = tokens.map(visible);
+    const mean = patterns[0].length - 1; // it comes after the heads
     const big = h("div");
     const grid = heads(patterns, tokens.length, off, choose);
 
     function choose(layer, head) {
       looked = { layer, head };
-      const name = nameOf(layer, head, model.heads);
+      const name = nameOf(layer, head, mean);
       const weights = rowsOf(patterns[layer][head], tokens.length);
       const toggle = (what, word) => h("button", { type: "button", class: "toggle", "aria-pressed": String(off.some((one) => same(one, what))), onclick: () => switchOff(what) }, say(word));
       grid.querySelectorAll("button").forEach((one) => one.setAttribute("aria-pressed", String(one.dataset.of === `${layer}.${head}`)));
@@ -55,14 +56,14 @@ export const room = {
         h("h3", {}, name),
         heatmap({ values: weights, rows: names, columns: names, range: [0, 1], atMost: 26, tall: tokens.length > 60 ? 6 : 16, rowTitle: say("query"), columnTitle: say("key"), label: name,
           about: (row, column) => `${names[row]} ${say("looks-at")} ${names[column]}: ${percent(weights[row][column])}` }),
-        h("p", { class: "controls" }, head < model.heads ? toggle({ layer, head }, "off-head") : "", toggle({ layer, mlp: true }, "off-mlp"), toggle({ layer }, "off-layer")));
+        h("p", { class: "controls" }, head < mean ? toggle({ layer, head }, "off-head") : "", toggle({ layer, mlp: true }, "off-mlp"), toggle({ layer }, "off-layer")));
     }
 
     function switchOff(what) {
       set({ off: off.some((one) => same(one, what)) ? off.filter((one) => !same(one, what)) : [...off, what] });
     }
 
-    choose(Math.min(looked.layer, model.layers - 1), Math.min(looked.head, model.heads));
+    choose(Math.min(looked.layer, patterns.length - 1), Math.min(looked.head, mean)); // another model may have fewer
     return [
       h("div", { class: "side-by-side" }, h("div", {}, h("h3", {}, say("all-heads")), grid), big),
       h("h3", {}, say("change")), off.length ? later(ask("without", given()), effect) : h("p", { class: "soft" }, say("none-off")),

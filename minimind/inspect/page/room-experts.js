@@ -24,8 +24,8 @@ const say = words({
 export const room = {
   id: "experts",
   say,
-  async show({ given, model, ask }) {
-    if (!model.experts) return [h("p", {}, say("no-experts"))];
+  async show({ given, place, ask }) {
+    if (!place.experts) return [h("p", {}, say("no-experts"))];
     const { tokens, layers } = await ask("experts", given());
     const part = h("div", { class: "side-by-side" });
     const first = layers.map(({ chosen }) => chosen.map(([expert]) => expert));

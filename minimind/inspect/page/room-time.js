@@ -30,10 +30,9 @@ const say = words({
 export const room = {
   id: "time",
   say,
-  async show({ state, given, model, ask, set }) {
+  async show({ state, given, model, place: here, ask, set }) {
     const steps = model.checkpoints;
     if (steps.length < 2) return [h("p", {}, say("one-checkpoint"))];
-    const here = steps.find(({ name }) => name === state.checkpoint);
     const go = (step, stage = here.stage) => set({ checkpoint: steps.filter((one) => one.stage === stage).reduce((best, one) => (Math.abs(one.step - step) < Math.abs(best.step - step) ? one : best)).name });
     const [{ runs }, history] = await Promise.all([ask("curve"), ask("history", { ...given(), checkpoint: null })]);
     const names = steps.map(placeName);

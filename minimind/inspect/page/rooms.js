@@ -1,5 +1,5 @@
 // The rooms, in the order of their tabs. A room has an `id`, its words as `say` (title and
-// explanation among them) and `show({state, model, given, ask, set})`, which gives its elements.
+// explanation among them) and `show({state, model, place, given, ask, set})`, which gives its elements.
 
 import { room as attention } from "./room-attention.js";
 import { room as experts } from "./room-experts.js";

@@ -17,15 +17,12 @@ export async function ask(room, body = {}, signal = undefined) {
   return answer;
 }
 
+const lost = (error) => { throw error.name === "AbortError" ? error : new Error(say("unreachable")); };
+
 async function post(path, body, signal) {
   const headers = { "Content-Type": "application/json", ...(settings.key ? { Authorization: `Bearer ${settings.key}` } : {}) };
-  let response;
-  try {
-    response = await fetch(path, { method: "POST", headers, body: JSON.stringify(body), signal });
-  } catch (error) {
-    throw error.name === "AbortError" ? error : new Error(say("unreachable"));
-  }
-  if (response.ok) return response.json();
+  const response = await fetch(path, { method: "POST", headers, body: JSON.stringify(body), signal }).catch(lost);
+  if (response.ok) return response.json().catch(lost);
   const told = await response.json().catch(() => ({}));
   throw new Error(response.status === 401 ? say("no-key") : told.error?.message ?? response.statusText);
 }

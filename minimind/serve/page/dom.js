@@ -27,3 +27,28 @@ export function icon(name) {
 export function button(name, label, onclick) {
   return h("button", { type: "button", class: "icon", "aria-label": label, title: label, onclick }, icon(name));
 }
+
+/** A button that copies what `text()` gives, and shows for a moment that it has. */
+export function copier(label, text) {
+  const it = button("copy", label, async () => {
+    await copy(text());
+    it.replaceChildren(icon("done"));
+    setTimeout(() => it.replaceChildren(icon("copy")), 1500);
+  });
+  return it;
+}
+
+async function copy(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text); // not there without https, but on localhost
+  const area = h("textarea", { class: "hidden" });
+  const focused = document.activeElement;
+  area.value = text;
+  document.body.append(area);
+  area.select();
+  document.execCommand("copy");
+  area.remove();
+  focused.focus();
+}
+
+/** Whether a key belongs to the Chinese that is being typed. WebKit ends a composition before the Enter that ends it. */
+export const composing = (event) => event.isComposing || event.keyCode === 229;

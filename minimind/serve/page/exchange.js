@@ -78,13 +78,28 @@ export async function answer(chat, { model, tools, signal, changed }) {
     }
     if (message.finish !== "tool_calls") return;
     for (const call of message.tool_calls) {
-      const result = { role: "tool", tool_call_id: call.id, content: await run(call, signal) };
-      chat.messages.push(result);
+      const content = await run(call, signal);
+      if (!chat.messages.includes(message)) return; // the question was edited meanwhile
+      chat.messages.push(result(call, content));
       changed(message);
     }
   }
   throw new ServerError(say("too-many-calls"));
 }
+
+/** Leave a chat that is being answered as Stop leaves it: for a page that goes away and cannot wait. */
+export function breakOff({ messages }) {
+  const last = messages.findLast(({ role }) => role === "assistant");
+  if (last?.finish === "tool_calls") {
+    const waiting = last.tool_calls.filter(({ id }) => !messages.some((message) => message.tool_call_id === id));
+    messages.push(...waiting.map((call) => result(call, JSON.stringify({ error: say("stopped") }))));
+  } else if (last && !last.finish) {
+    last.finish = "stopped";
+    delete last.tool_calls;
+  }
+}
+
+const result = (call, content) => ({ role: "tool", tool_call_id: call.id, content });
 
 async function run(call, signal) {
   try {

@@ -1,10 +1,10 @@
 // The page as a whole: which conversation is shown, what happens on a key or a click.
 
-import { $, button, h, icon } from "./dom.js";
-import { answer } from "./exchange.js";
+import { $, button, composing, h, icon } from "./dom.js";
+import { answer, breakOff } from "./exchange.js";
 import { closePeek } from "./glass.js";
 import { props } from "./server.js";
-import { chats, DEFAULTS, forget, keep, newChat, saveSettings, settings } from "./store.js";
+import { chats, DEFAULTS, forget, isKept, keep, loadSettings, newChat, saveSettings, SETTINGS, settings } from "./store.js";
 import { Conversation } from "./view.js";
 import { EXAMPLES, say, speak, spoken } from "./words.js";
 
@@ -51,7 +51,9 @@ function list() {
 }
 
 function open(id) {
+  if (running && id === chat.id) return side(false); // it is shown, and longer than what is kept of it
   running?.abort();
+  running = null; // the end of that answer changes nothing here
   chat = chats().find((one) => one.id === id) ?? newChat();
   location.hash = chat.messages.length ? chat.id : "";
   notice();
@@ -85,6 +87,11 @@ function ask(text, index = chat.messages.length) {
 
 async function run() {
   running?.abort();
+  const last = chat.messages.at(-1);
+  if (last.role === "assistant" && !last.finish) { // it broke off, and is answered anew
+    chat.messages.pop();
+    view.clear();
+  }
   const mine = (running = new AbortController());
   const asked = chat;
   const here = () => asked === chat;
@@ -102,9 +109,10 @@ async function run() {
   } catch (error) {
     if (here()) notice(error.message, run);
     if (error.status === 401) openSettings("key");
+    if (error.status === 404) server.model = ""; // another model is served now: it is asked for before the next try
   }
   if (running === mine) running = null;
-  if (chats().some((one) => one.id === asked.id) && !keep(asked)) notice(say("full"));
+  if (isKept(asked.id) && !keep(asked)) notice(say("full"));
   if (here()) show();
   list();
 }
@@ -152,16 +160,23 @@ function openToolList(shown) {
   $("tools").setAttribute("aria-expanded", String(shown));
 }
 
-function glass(on) {
-  saveSettings({ glass: on });
-  $("glass").setAttribute("aria-pressed", String(on));
-  document.body.classList.toggle("glass", on);
-  $("legend").hidden = !on;
+/** Show what is chosen, here or in another tab. */
+function choices() {
+  theme();
+  tools();
+  $("think").setAttribute("aria-pressed", String(settings.thinks));
+  $("glass").setAttribute("aria-pressed", String(settings.glass));
+  document.body.classList.toggle("glass", settings.glass);
+  $("legend").hidden = !settings.glass;
   closePeek();
 }
 
-function theme(name) {
-  if (name) saveSettings({ theme: name });
+function choose(changes) {
+  saveSettings(changes);
+  choices();
+}
+
+function theme() {
   const dark = settings.theme ? settings.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   if (settings.theme) document.documentElement.dataset.theme = settings.theme;
   $("theme").replaceChildren(icon(dark ? "sun" : "moon"));
@@ -231,20 +246,17 @@ async function connect() {
 $("composer").addEventListener("submit", submit);
 $("question").addEventListener("input", grow);
 $("question").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) submit(event); // composing: Chinese is being typed
+  if (event.key === "Enter" && !event.shiftKey && !composing(event)) submit(event);
 });
 $("stop").addEventListener("click", () => running?.abort());
 $("new").addEventListener("click", () => { open(null); $("question").focus(); });
 $("open-side").addEventListener("click", () => side(true));
 $("close-side").addEventListener("click", () => side(false));
 $("shade").addEventListener("click", () => side(false));
-$("think").addEventListener("click", () => {
-  saveSettings({ thinks: !settings.thinks });
-  $("think").setAttribute("aria-pressed", String(settings.thinks));
-});
+$("think").addEventListener("click", () => choose({ thinks: !settings.thinks }));
 $("tools").addEventListener("click", () => openToolList($("tool-list").hidden));
-$("glass").addEventListener("click", () => glass(!settings.glass));
-$("theme").addEventListener("click", () => theme(theme() ? "light" : "dark"));
+$("glass").addEventListener("click", () => choose({ glass: !settings.glass }));
+$("theme").addEventListener("click", () => choose({ theme: theme() ? "light" : "dark" }));
 $("language").addEventListener("click", () => {
   saveSettings({ language: spoken() === "zh" ? "en" : "zh" });
   language(settings.language);
@@ -257,7 +269,7 @@ for (const range of $("settings").querySelectorAll("[type=range]")) {
   range.addEventListener("input", () => (range.previousElementSibling.textContent = Number(range.value).toFixed(2)));
 }
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !$("settings").open) {
+  if (event.key === "Escape" && !composing(event) && !$("settings").open) {
     if (closePeek()) return;
     if (!$("tool-list").hidden) { openToolList(false); $("tools").focus(); }
     else if (document.body.classList.contains("side")) { side(false); $("open-side").focus(); }
@@ -272,11 +284,19 @@ document.addEventListener("click", (event) => {
 });
 $("talk").addEventListener("scroll", closePeek, { passive: true });
 addEventListener("hashchange", () => location.hash.slice(1) !== (chat.messages.length ? chat.id : "") && open(location.hash.slice(1)));
-addEventListener("pagehide", () => chat.messages.length && keep(chat));
+addEventListener("pagehide", () => {
+  if (!running || !isKept(chat.id)) return; // another tab may know more of what is not being written here
+  breakOff(chat);
+  keep(chat);
+});
+addEventListener("storage", ({ key }) => { // another tab has written
+  if (key === SETTINGS) { loadSettings(); choices(); }
+  else if (!running && key?.endsWith(chat.id)) open(chat.id);
+  else list();
+});
+document.querySelector(".skip").addEventListener("click", (event) => { event.preventDefault(); $("question").focus(); });
 
-theme();
-glass(settings.glass);
-$("think").setAttribute("aria-pressed", String(settings.thinks));
+choices();
 chat = chats().find((one) => one.id === location.hash.slice(1)) ?? chat;
 language(settings.language ?? (navigator.language.startsWith("zh") ? "zh" : "en"));
 connect();

@@ -1,7 +1,7 @@
 // Markdown to DOM nodes, the part of it that models write. Every character that is no markup stays a text node, so that
 // a model (or a user who pastes) can not put a tag, a script or a `javascript:` address into the page.
 
-import { button, h } from "./dom.js";
+import { copier, h } from "./dom.js";
 import { say } from "./words.js";
 
 const INLINE = [
@@ -93,8 +93,7 @@ export function markdown(text) {
 }
 
 function codeBlock(code, language) {
-  const copy = button("copy", say("copy"), () => navigator.clipboard?.writeText(code));
-  return h("div", { class: "code" }, h("div", {}, h("span", {}, language), copy), h("pre", { tabindex: "0" }, h("code", {}, code)));
+  return h("div", { class: "code" }, h("div", {}, h("span", {}, language), copier(say("copy"), () => code)), h("pre", { tabindex: "0" }, h("code", {}, code)));
 }
 
 function list(rows) {

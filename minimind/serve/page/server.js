@@ -9,24 +9,20 @@ export class ServerError extends Error {
   }
 }
 
+const lost = (error) => { throw error.name === "AbortError" ? error : new ServerError(say("unreachable")); };
+
 async function ask(path, key, body, signal) {
-  let response;
   const headers = { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
-  try {
-    response = await fetch(path, body ? { method: "POST", headers, body: JSON.stringify(body), signal } : { headers, signal });
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new ServerError(say("unreachable"));
-  }
+  const response = await fetch(path, body ? { method: "POST", headers, body: JSON.stringify(body), signal } : { headers, signal }).catch(lost);
   if (response.ok) return response;
   const told = await response.json().catch(() => ({}));
   throw new ServerError(response.status === 401 ? say("no-key") : told.error?.message ?? response.statusText, response.status);
 }
 
-export const props = async (key) => (await ask("/props", key)).json();
+export const props = async (key) => (await ask("/props", key)).json().catch(lost);
 
 export const runTool = async (name, given, key, signal) =>
-  (await (await ask(`/tools/${encodeURIComponent(name)}`, key, { arguments: given }, signal)).json()).result;
+  (await (await ask(`/tools/${encodeURIComponent(name)}`, key, { arguments: given }, signal)).json().catch(lost)).result;
 
 /** Yield the chunks of a chat completion as they come. */
 export async function* chunks(body, key, signal) {
@@ -35,7 +31,7 @@ export async function* chunks(body, key, signal) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { done, value } = await reader.read();
+    const { done, value } = await reader.read().catch(lost);
     if (done) throw new ServerError(say("unreachable")); // the end is [DONE], nothing else
     const events = (rest + value).split("\n\n");
     rest = events.pop();

@@ -1,6 +1,7 @@
 // Conversations and settings, kept in this browser alone: one entry of localStorage for each.
 
 const PREFIX = "minimind.chat.";
+export const SETTINGS = "minimind.settings";
 export const DEFAULTS = { system: "", temperature: 0.7, top_p: 0.9, max_tokens: 512, seed: "", frequency_penalty: 0, key: "" };
 
 const read = (name, otherwise) => {
@@ -12,11 +13,15 @@ const read = (name, otherwise) => {
 };
 
 /** Settings and choices: `{...DEFAULTS, thinks, tools, language, theme, glass}`. */
-export const settings = { ...DEFAULTS, thinks: false, tools: [], language: null, theme: null, glass: false, ...read("minimind.settings", {}) };
+export const settings = { ...DEFAULTS, thinks: false, tools: [], language: null, theme: null, glass: false };
 
-export function saveSettings(changes = {}) {
-  Object.assign(settings, changes);
-  localStorage.setItem("minimind.settings", JSON.stringify(settings));
+/** Settings as they are kept, which another tab may have changed. */
+export const loadSettings = () => Object.assign(settings, read(SETTINGS, {}));
+loadSettings();
+
+export function saveSettings(changes) {
+  Object.assign(loadSettings(), changes);
+  localStorage.setItem(SETTINGS, JSON.stringify(settings));
 }
 
 export function newChat() {
@@ -50,5 +55,8 @@ export function keep(chat) {
     return false;
   }
 }
+
+/** Whether a conversation is kept: another tab may have deleted it. */
+export const isKept = (id) => localStorage.getItem(PREFIX + id) !== null;
 
 export const forget = (id) => localStorage.removeItem(PREFIX + id);

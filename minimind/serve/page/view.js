@@ -1,6 +1,6 @@
 // Turns on the page: what the user said, and answers with their thoughts, tool calls and tokens.
 
-import { button, h, icon } from "./dom.js";
+import { button, composing, copier, h, icon } from "./dom.js";
 import { Glass } from "./glass.js";
 import { markdown } from "./markdown.js";
 import { say } from "./words.js";
@@ -119,7 +119,7 @@ export class Conversation {
   user(message, index) {
     const edit = button("edit", say("edit"), () => this.edit(item, message, index));
     const item = h("li", { class: "user" }, h("h2", { class: "hidden" }, say("you")),
-      h("div", { class: "bubble" }, message.content), h("div", { class: "acts" }, copier(() => message.content), edit));
+      h("div", { class: "bubble" }, message.content), h("div", { class: "acts" }, copier(say("copy"), () => message.content), edit));
     item.source = message;
     return item;
   }
@@ -131,8 +131,9 @@ export class Conversation {
     const back = () => item.replaceChildren(...before);
     const done = () => (area.value.trim() ? this.act.edit(index, area.value.trim()) : back());
     area.addEventListener("keydown", (event) => {
+      if (composing(event)) return;
       if (event.key === "Escape") { event.stopPropagation(); back(); }
-      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); done(); }
+      if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); done(); }
     });
     item.replaceChildren(h("div", { class: "editing" }, area, h("div", { class: "row" },
       h("button", { type: "button", onclick: back }, say("cancel")),
@@ -150,7 +151,7 @@ export class Conversation {
     if (running) return;
     const messages = item.messages;
     const last = messages.at(-1);
-    const text = () => messages.map((m) => m.content).filter(Boolean).join("\n\n");
+    const text = () => item.messages.map((m) => m.content).filter(Boolean).join("\n\n");
     const count = messages.reduce((sum, m) => sum + (m.usage?.completion_tokens ?? m.glass?.length ?? 0), 0);
     const facts = [
       count ? `${count} ${say("tokens")}` : "",
@@ -158,16 +159,8 @@ export class Conversation {
       last.finish === "stopped" ? say("stopped") : last.finish === "length" ? say("cut") : "",
       !text() && !last.tool_calls && last.finish !== "stopped" ? say("empty") : "",
     ];
-    item.lastChild.replaceChildren(copier(text), button("again", say("again"), () => this.act.again(item.index)),
-      h("small", {}, facts.filter(Boolean).join(" · ")));
+    const acts = item.lastChild; // its buttons stay: a press on one of them takes longer than a frame
+    acts.firstChild ?? acts.append(copier(say("copy"), text), button("again", say("again"), () => this.act.again(item.index)), h("small"));
+    acts.lastChild.textContent = facts.filter(Boolean).join(" · ");
   }
-}
-
-function copier(text) {
-  const copy = button("copy", say("copy"), async () => {
-    await navigator.clipboard?.writeText(text());
-    copy.replaceChildren(icon("done"));
-    setTimeout(() => copy.replaceChildren(icon("copy")), 1500);
-  });
-  return copy;
 }
