@@ -25,7 +25,7 @@ RUN pip install --no-cache-dir -c constraints.txt --extra-index-url "$TORCH_INDE
 
 # Not root; a named volume takes over who owns the folder that it is mounted on.
 RUN useradd --create-home minimind \
-    && install -d -o minimind /models /home/minimind/.cache/minimind
+    && install -d -o minimind /models /home/minimind/.cache /home/minimind/.cache/minimind
 USER minimind
 WORKDIR /models
 VOLUME /models

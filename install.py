@@ -4,6 +4,8 @@
 Linux, macOS and Windows. constraints.txt names every version, so nothing is left for pip to resolve.
 """
 
+from __future__ import annotations  # an old Python gets as far as being told that it is one
+
 import os
 import shutil
 import subprocess
@@ -50,6 +52,9 @@ def main(argv: list[str]) -> int:
     except subprocess.CalledProcessError as error:
         print("This step failed; run the same command again to continue with it.", file=sys.stderr)
         return error.returncode
+    except KeyboardInterrupt:
+        print("Interrupted; run the same command again to continue.", file=sys.stderr)
+        return 130
     (VENV / "installed-demo").touch()
     if not argv:
         (VENV / "installed").touch()
@@ -96,7 +101,9 @@ def counted(command: list[str]) -> None:
     """Run pip and show how many packages it has fetched, on a terminal; what it says is shown only if it fails."""
     lines = []
     collected = 0
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8") as pip:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
+    ) as pip:
         assert pip.stdout
         for line in pip.stdout:
             lines.append(line)

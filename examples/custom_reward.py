@@ -1,7 +1,7 @@
-"""A reward of your own for reinforcement learning: here, the shorter an answer the better.
+r"""A reward of your own for reinforcement learning: here, the shorter an answer the better.
 
 python examples/custom_reward.py runs/demo/sft/model
-minimind train grpo tiny --init MODEL --data FILE --set.scoring.file examples/custom_reward.py \\
+minimind train grpo tiny --init MODEL --data FILE --set.scoring.file examples/custom_reward.py \
     --set.scoring.weights '{ brief = 1.0 }'
 """
 

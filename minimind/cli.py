@@ -25,6 +25,11 @@ Where to begin:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0 fine, 1 failed, 2 wrong usage."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    # A program may be started with a stream closed (`<&-`).
+    sys.stdin, sys.stdout, sys.stderr = (
+        stream or open(os.devnull, mode)  # noqa: SIM115
+        for stream, mode in ((sys.stdin, "r"), (sys.stdout, "w"), (sys.stderr, "w"))
+    )
     for stream in (sys.stdout, sys.stderr):  # Windows consoles: Chinese text whatever the code page
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")

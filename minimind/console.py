@@ -31,7 +31,17 @@ from minimind import runtime
 from minimind.text import write_json
 
 PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False, "soft_wrap": True}
-console = Console(stderr=True, quiet=not runtime.is_main(), **PLAIN)
+
+
+class _Console(Console):
+    """Lets the error of a pipe whose reader has gone through: it is no failure (`cli.main`)."""
+
+    def on_broken_pipe(self) -> None:
+        """Called by rich where it handles that error; its own way is to end the program as failed."""
+        raise
+
+
+console = _Console(stderr=True, quiet=not runtime.is_main(), **PLAIN)
 T = TypeVar("T")
 UNLIMITED = 100_000
 """Columns of a table that goes to a file or a pipe."""
@@ -91,7 +101,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 def results() -> Console:
     """What prints on stdout; a file or a pipe has lines as long as they need to be."""
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else UNLIMITED, **PLAIN)
+    return _Console(file=sys.stdout, width=None if sys.stdout.isatty() else UNLIMITED, **PLAIN)
 
 
 def format_figure(value: object) -> str:

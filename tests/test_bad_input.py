@@ -374,6 +374,14 @@ def test_a_question_too_long_for_the_model(minimind, tuned, here):
     refused(minimind("chat", tuned / "model", "--prompt", "hi " * 3000), 2, "2048", "shorten the prompt")
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("pad_token_id", -3), ("rope_scaling", '{rope_type="yarn",factor="4"}')],
+)
+def test_a_shape_that_could_not_be_read_again_is_not_trained(minimind, pretrain_flags, here, field, value):
+    refused(minimind(*pretrain_flags, "--out", "run", f"--set.model.{field}", value), 1, field)
+
+
 def test_a_demo_of_the_other_size(minimind, here):
     (here / "runs" / "demo").mkdir(parents=True)
     (here / "runs" / "demo" / "demo.json").write_text('{"quick": false}', encoding="utf-8")

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from minimind import cli
-from minimind.commands.arguments import split_settings
+from minimind.commands.arguments import Text, call, split_settings
 from minimind.errors import UsageError
 
 
@@ -35,6 +35,45 @@ def test_a_mistyped_flag_is_a_usage_error_in_one_sentence():
     assert result.returncode == 2
     assert "--tokns" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("eval bpb m --dat x.jsonl", "no flag --dat; did you mean '--data'?"),
+        ("chat --temprature 0.5 m", "no flag --temprature; did you mean '--temperature'?"),
+        ("train sft --inti m tiny", "no flag --inti; did you mean '--init'?"),
+        ("eval bpb m x.jsonl", "missing: --data; not understood: x.jsonl"),
+        ("train pretrain tiny --max-minutes 1m", "'1m' is no number"),
+        ("chat m --seed one", "'one' is no whole number"),
+        ("bench generate --batches", "--batches needs a value"),
+        ("tokenizer report --tokenizer --data a", "--tokenizer needs a value"),
+        ("serve m --grace inf", "--grace inf: must be finite"),
+    ],
+)
+def test_the_flag_that_is_wrong_is_named(words, told, capsys):
+    assert cli.main(words.split()) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_the_word_none_is_a_text_like_any_other():
+    given = []
+
+    def command(prompt: Text = "x") -> None:
+        given.append(prompt)
+
+    call(command, ["--prompt", "None"], "command")
+    call(command, [], "command")
+    assert given == ["None", "x"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="another shell")
+@pytest.mark.parametrize(("shell", "code"), [("| head -1", 0), (">&-", 0), ("<&-", 0)])
+def test_a_stream_that_is_closed_is_no_failure(shell, code):
+    plan = f"{sys.executable} -m minimind plan laptop --tokens 1e6 {shell}"
+    ended = subprocess.run(["bash", "-c", f"set -o pipefail; {plan}"], capture_output=True, encoding="utf-8")
+    assert "Traceback" not in ended.stderr
+    assert ended.returncode == code, ended.stderr
 
 
 def test_plan_prints_json():

@@ -100,7 +100,7 @@ def turn(engine: str, work: Work) -> float:
     on = runtime.device(work.device)
     run = ours(work) if engine == ENGINES[0] else sampler(directory, work.dtype, on, at_once=engine == ENGINES[1])
     # A compiler runs, memory is touched; on a GPU graphs are recorded, others for more and longer sequences.
-    run(*((prompts, lengths) if on.type == "cuda" else (prompts[:2], [4, 4])))
+    run(*((prompts, lengths) if on.type == "cuda" else (prompts[:2], [4] * len(prompts[:2]))))
     runtime.synchronize(on)
     start = time.perf_counter()
     run(prompts, lengths)

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import inspect
 import io
+import math
 import re
 import typing
 from collections.abc import Callable, Sequence
@@ -56,11 +57,33 @@ Device = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda or mps.")]
 Json = Annotated[bool, tyro.conf.arg(help="print one line of JSON instead of a table.")]
 _BAD_LINE = tyro.conf.arg(help="stop (default) at a malformed line, or skip it and count.")
 OnBadLine = Annotated[Literal["stop", "skip"], _BAD_LINE]
+FLAG = re.compile(r"^\W{1,4}(?:-\w, )?(--[a-z][\w-]*)(?: (\S+))?", re.MULTILINE)
+"""A line of a help page that describes a flag, with what its value looks like, if it takes one."""
+
+
+def _read_as(kind: type, words: str) -> tyro.constructors.PrimitiveConstructorSpec[Any]:
+    """One value of a kind; tyro itself would take the word None for no value."""
+
+    def read(given: list[str]) -> Any:
+        try:
+            return kind(given[0])
+        except ValueError:
+            raise ValueError(f"{given[0]!r} is no {words}") from None
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=kind.__name__.upper(),
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, kind),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
 # Flags that may be absent: None is not given, and 0 or an empty text is a value like any other.
 _HINT = {"help_behavior_hint": ""}
-Integer = Annotated[int | None, tyro.conf.arg(metavar="INT", **_HINT)]
-Number = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", **_HINT)]
-Text = Annotated[str | None, tyro.conf.arg(metavar="STR", **_HINT)]
+Integer = Annotated[int | None, _read_as(int, "whole number"), tyro.conf.arg(metavar="INT", **_HINT)]
+Number = Annotated[float | None, _read_as(float, "number"), tyro.conf.arg(metavar="FLOAT", **_HINT)]
+Text = Annotated[str | None, _read_as(str, "text"), tyro.conf.arg(metavar="STR", **_HINT)]
 Texts = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[STR [STR ...]]", **_HINT)]
 Rope = Annotated[RopeFlags, tyro.conf.arg(name="")]
 AS_THE_MODEL = RopeFlags()
@@ -75,20 +98,39 @@ def call(function: Callable[..., int | None], argv: Sequence[str], prog: str) ->
     Raises:
         UsageError: flags that the function does not have, or of the wrong type.
     """
+    hints = typing.get_type_hints(function, include_extras=True)
+    read = functools.partial(
+        tyro.cli,
+        _deferred(function),
+        prog=prog,
+        description=(inspect.getdoc(function) or "").split("\nArgs:")[0],
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
     with contextlib.redirect_stderr(io.StringIO()) as complaint:
         try:
-            ready = tyro.cli(
-                _deferred(function),
-                args=_joined(argv, _lists(function)),
-                prog=prog,
-                description=(inspect.getdoc(function) or "").split("\nArgs:")[0],
-                config=(tyro.conf.FlagCreatePairsOff,),
-            )
+            ready = read(args=_joined(argv, _lists(function)))
         except SystemExit as stop:
             if stop.code in (0, None):
                 return 0
-            raise UsageError(f"{_plain(complaint.getvalue())} (see {prog} --help)") from None
+            with contextlib.redirect_stdout(io.StringIO()) as page, contextlib.suppress(SystemExit):
+                read(args=["--help"])
+            wrong = _unknown(argv, page.getvalue()) or _plain(complaint.getvalue())
+            raise UsageError(f"{wrong} (see {prog} --help)") from None
+    for item in argv:
+        name = item.removeprefix("--").replace("-", "_")
+        if item.startswith("--") and ready.keywords.get(name) in ((), []) and hints.get(name) != Texts:
+            raise UsageError(f"{item} needs a value (see {prog} --help)")
     return ready() or 0
+
+
+def _unknown(argv: Sequence[str], page: str) -> str:
+    """The first flag that is not on the help page: tyro may complain of what is missing instead."""
+    known = [flag for flag, _ in FLAG.findall(page)]
+    for item in argv[: argv.index("--") if "--" in argv else None]:
+        flag = item.partition("=")[0].replace("_", "-")
+        if flag.startswith("--") and flag not in known:
+            return f"no flag {flag}{did_you_mean(flag, known)}"
+    return ""
 
 
 def call_one_of(functions: Sequence[Callable[..., int | None]], argv: Sequence[str], prog: str) -> int:
@@ -168,14 +210,15 @@ def _deferred(function: Callable[..., int | None]) -> Callable[..., Callable[[],
 
 
 def at_least(least: float, **flags: float) -> None:
-    """Refuse flags below `least`.
+    """Refuse flags below `least`, or infinite.
 
     Raises:
         UsageError: naming the flag.
     """
     for name, value in flags.items():
-        if not value >= least:
-            raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least {least}")
+        if not least <= value < math.inf:
+            must = "finite" if value == math.inf else f"at least {least}"
+            raise UsageError(f"--{name.replace('_', '-')} {value}: must be {must}")
 
 
 def server_for(port: int) -> ModuleType:
@@ -222,8 +265,9 @@ def _plain(box: str) -> str:
     Where stdout cannot show the box's lines, it is drawn with hyphens alone and its title stands above the first.
     """
     if "Required options" in box:  # each stands by itself on a line, its description indented below it
-        missing = re.findall(r"^[│ ] {5}([^ ]+)", box.split("For full helptext")[0], re.MULTILINE)
-        return f"missing: {', '.join(missing)}"
+        missing, _, more = box.split("For full helptext")[0].partition("Unrecognized options:")
+        names, spare = (", ".join(re.findall(r"^[│ ] {5}([^ ]+)", part, re.MULTILINE)) for part in (missing, more))
+        return f"missing: {names}" + (f"; not understood: {spare}" if spare else "")
     words: list[str] = []
     opened = False
     for line in box.splitlines():

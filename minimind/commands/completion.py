@@ -15,7 +15,7 @@ import tyro
 
 from minimind import recipe
 from minimind.commands import COMMANDS, main_of
-from minimind.commands.arguments import call
+from minimind.commands.arguments import FLAG, call
 from minimind.config import PRESETS, ModelConfig
 
 # COLUMNS keeps a help page from being broken into lines; where nothing fits, each shell offers files.
@@ -43,8 +43,6 @@ end
 complete -c minimind -a '(__minimind)'
 """,
 }
-FLAG = re.compile(r"^\W{1,4}(?:-\w, )?(--[a-z][\w-]*)(?: (\S+))?", re.MULTILINE)
-"""A line of a help page that describes a flag, with what its value looks like, if it takes one."""
 VALUES = {"--device": ("auto", "cpu", "cuda", "mps"), "--preset": tuple(PRESETS), "--resume": ("auto", "never")}
 """Choices that a help page spells out in words."""
 

@@ -1,6 +1,7 @@
 """`minimind export KIND MODEL OUT`, `minimind import SOURCE OUT`, `minimind push MODEL DEST`."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -62,7 +63,7 @@ def ollama(model: ModelPath, out: Folder, type: str = "q8_0", json: Json = False
     from minimind.convert.ollama import export_ollama
 
     figures = export_ollama(model, out, type)
-    _show(figures, json, f"Next:  ollama create minimind -f {out / 'Modelfile'} && ollama run minimind")
+    _show(figures, json, f"Next:  ollama create minimind -f {quote(str(out / 'Modelfile'))} && ollama run minimind")
 
 
 def onnx(model: Model, out: Folder, type: str = "f32", json: Json = False) -> None:
@@ -139,7 +140,7 @@ def merge_lora(
     """
     from minimind.convert import huggingface
 
-    _show(huggingface.merge_lora(adapter, out, base, dtype), json, f"Talk to it:  minimind chat {out}")
+    _show(huggingface.merge_lora(adapter, out, base, dtype), json, f"Talk to it:  minimind chat {quote(str(out))}")
 
 
 def import_(
@@ -166,7 +167,9 @@ def import_(
 
     where = place(source)
     here = download(where) if where else Path(source)
-    _show(import_model(here, out, tokenizer, dtype, max_shard_size), json, f"Talk to it:  minimind chat {out}")
+    _show(
+        import_model(here, out, tokenizer, dtype, max_shard_size), json, f"Talk to it:  minimind chat {quote(str(out))}"
+    )
 
 
 def push(

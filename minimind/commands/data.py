@@ -1,5 +1,6 @@
 """`minimind data synth|download|answers|prepare|stats`: make, fetch, encode and describe corpora."""
 
+import shlex
 import time
 from pathlib import Path
 from typing import Literal
@@ -130,7 +131,7 @@ def answers(
     left_out = f"; {count.cut_off:,} had no end and were left out" if count.cut_off else ""
     say(
         f"{out}: {count.written:,} answers written, {count.there:,} were there, {count.repeated:,} prompts repeated"
-        f"{left_out}\nTrain on it:  minimind train sft laptop --data {out}"
+        f"{left_out}\nTrain on it:  minimind train sft laptop --data {shlex.quote(str(out))} --init MODEL"
     )
 
 
@@ -181,7 +182,8 @@ def prepare(
         print_json(figures)
     else:
         table(str(out), ["figure", "value"], [(name.replace("_", " "), value) for name, value in figures.items()])
-        say(f"Train on it:  minimind train {'pretrain' if kind == 'text' else kind} laptop --data {out}")
+        stage, start = ("pretrain", "") if kind == "text" else (kind, " --init MODEL")
+        say(f"Train on it:  minimind train {stage} laptop --data {shlex.quote(str(out))}{start}")
 
 
 def stats(

@@ -54,9 +54,7 @@ def demo(
     runtime.device(device)  # a wrong name is said now, not after the data
     folder = Path(out)
     pipeline = Pipeline(folder, quick, device, seeds, until)
-    if fresh:
-        pipeline.forget()
-    pipeline.check_size()
+    pipeline.begin(fresh)
     console.say("MiniMind demo in ", console.bold(folder), " (quick: its scores mean nothing)" if quick else "")
     pipeline.data()
     results = pipeline.run(pipeline.tokenizer())

@@ -7,6 +7,7 @@ import tyro
 
 from minimind.commands.arguments import Json, ModelPath, at_least, call
 from minimind.console import print_json, say, table
+from minimind.errors import UserError
 
 
 def main(argv: list[str]) -> int:
@@ -40,6 +41,8 @@ def parity(
     from minimind.parity.measure import differs, measure
 
     at_least(1, new=new)
+    if missing := next((file for file in gguf if not file.is_file()), None):
+        raise UserError(f"--gguf {missing}: there is no such file")
     figures = measure(model, [name for names in with_ for name in names.split(",")], gguf, new)
     if json:
         print_json(figures)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shlex
 import shutil
 import time
 from collections import Counter
@@ -72,22 +73,24 @@ class Pipeline:
         self.results: dict[str, dict[str, Any]] = {}
         self.outlook = Outlook(self.stages, seeds, self.results)
 
-    def forget(self) -> None:
-        """Delete what an earlier demo made here, and nothing else."""
-        for name in ("data", "tokenizer", "seeds", *STAGES):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-        for name in ("demo.json", "report.json", "report.html"):
-            (self.folder / name).unlink(missing_ok=True)
-
-    def check_size(self) -> None:
-        """A quick demo and a full one must not continue each other.
+    def begin(self, fresh: bool) -> None:
+        """Make the folder; if `fresh`, delete what an earlier demo made here, and nothing else.
 
         Raises:
-            UserError: the folder holds the other kind, or cannot be written.
+            UserError: the folder holds something else, or a demo of the other size (a quick one and a full one must
+                not continue each other), or cannot be written.
         """
-        marker = self.folder / "demo.json"
+        marker, made = self.folder / "demo.json", ("data", "tokenizer", "seeds", *STAGES)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            foreign = next((name for name in made if (self.folder / name).exists()), None)
+            if foreign and not marker.exists():
+                raise UserError(f"{self.folder / foreign} is no demo's; choose another --out")
+            if fresh:
+                for name in made:
+                    shutil.rmtree(self.folder / name, ignore_errors=True)
+                for name in ("report.json", "report.html", "demo.json"):
+                    (self.folder / name).unlink(missing_ok=True)
             if marker.exists() and read_json(marker)["quick"] != self.quick:
                 raise UserError(f"{self.folder} holds a demo of the other size; use --fresh, or another --out")
             write_json(marker, {"quick": self.quick})
@@ -126,7 +129,7 @@ class Pipeline:
 
     def talk(self, stage: str) -> str:
         """The command that talks to the model of a stage."""
-        return f"minimind chat {self.folder / stage / 'model'}"
+        return f"minimind chat {shlex.quote(str(self.folder / stage / 'model'))}"
 
     def stage(self, name: str, tokenizer: Path) -> dict[str, Any]:
         """Train one stage and measure its model; `again` are the scores of the same stage with other seeds.

@@ -1,6 +1,7 @@
 """`minimind train STAGE RECIPE`: run one stage."""
 
 import math
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -178,4 +179,8 @@ def _run(stage: str, recipe: Recipe, path: Path, out: Path, resume: str, json: b
     if json:
         console.print_json({"model": str(model), "run": str(out)})
     else:
-        console.say("Done: ", console.bold(model), "" if stage == "reward" else f"\nTalk to it:  minimind chat {model}")
+        console.say(
+            "Done: ",
+            console.bold(model),
+            "" if stage == "reward" else f"\nTalk to it:  minimind chat {shlex.quote(str(model))}",
+        )

@@ -296,7 +296,9 @@ def tell_of_lines(skipped: int, first: str, mended: int) -> None:
 
 def stopped_at(sentence: str) -> UserError:
     """The error that a bad line raises when it is not skipped."""
-    return UserError(f"{sentence}; correct the line, or leave such lines out with --on-bad-line skip")
+    return UserError(
+        f"{sentence}; correct the line, or leave such lines out (--on-bad-line skip, where there is that flag)"
+    )
 
 
 def content(document: Document) -> str:

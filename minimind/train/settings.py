@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from minimind.limits import POSITIVE, at_least, check
+from minimind.limits import POSITIVE, Limit, at_least, check
 from minimind.optim.settings import OptimConfig
 
 
@@ -59,7 +59,8 @@ class TrainConfig:
         """Raise a `UsageError` that names the field if a value cannot work."""
         check("train", self, POSITIVE, "epochs")
         check("train", self, at_least(0), "max_steps", "max_minutes", "valid_every", "sample_every", "sample_seconds")
-        check("train", self, at_least(0), "save_every", "seed")
+        check("train", self, at_least(0), "save_every")
+        check("train", self, Limit(lambda seed: 0 <= seed < 2**63, "at least 0 and below 2**63"), "seed")
         check("train", self, at_least(1), "keep", "log_every")
 
 

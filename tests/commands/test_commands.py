@@ -228,6 +228,16 @@ def test_a_demo_with_seeds_says_between_which_scores_they_lie(quick, minimind, t
     assert "--seeds 0" in ended.err
 
 
+def test_a_folder_that_no_demo_made_is_left_alone(minimind, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "sft.jsonl").write_text("mine", encoding="utf-8")
+    for flags in ((), ("--fresh",)):
+        ended = minimind("demo", "--quick", "--out", tmp_path, "--device", "cpu", *flags)
+        assert ended.code == 1
+        assert "is no demo's" in ended.err
+    assert (tmp_path / "data" / "sft.jsonl").read_text(encoding="utf-8") == "mine"
+
+
 def test_a_fresh_demo_deletes_its_own_files_only(quick, minimind, tmp_path, monkeypatch):
     folder = shutil.copytree(quick[0], tmp_path / "demo")
     (folder / "notes.txt").write_text("mine", encoding="utf-8")

@@ -1,6 +1,7 @@
 """Write the small world to JSON Lines, in the format of every training stage."""
 
 import json
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -42,7 +43,7 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
     Raises UsageError for a size that is not positive.
     """
     size_mb = DEFAULT_MB if size_mb is None else size_mb
-    if not size_mb > 0:
+    if not 0 < size_mb < math.inf:
         raise UsageError(
             f"the size of the small world must be above 0 MB, not {size_mb}; the default is {DEFAULT_MB:g}"
         )
