@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from shlex import quote
 
 import pytest
 from flags import without
@@ -111,7 +112,7 @@ def test_names_are_shown_as_they_are(minimind, pretrain_flags, here, name):
     ended = minimind(*flags, "--out", f"{name}/run")
     assert ended.code == 0, ended.err
     assert f"Done: {name}/run/model\n" in ended.err
-    assert f"minimind chat {name}/run/model" in ended.err
+    assert "minimind chat " + quote(f"{name}/run/model") in ended.err
     ended = minimind("data", "stats", "--data", f"{name}/data.jsonl".replace("[", "[[]"))
     assert ended.out.startswith(f"{name}/data.jsonl".replace("[", "[[]"))
     ended = minimind("eval", "bpb", f"{name}/run/model", "--data", "text.jsonl", "--device", "cpu")
