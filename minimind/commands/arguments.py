@@ -61,7 +61,7 @@ FLAG = re.compile(r"^\W{1,4}(?:-\w, )?(--[a-z][\w-]*)(?: (\S+))?", re.MULTILINE)
 """A line of a help page that describes a flag, with what its value looks like, if it takes one."""
 
 
-def _read_as(kind: type, words: str) -> tyro.constructors.PrimitiveConstructorSpec[Any]:
+def _read_as(kind: type, words: str, metavar: str) -> tyro.constructors.PrimitiveConstructorSpec[Any]:
     """One value of a kind; tyro itself would take the word None for no value."""
 
     def read(given: list[str]) -> Any:
@@ -72,7 +72,7 @@ def _read_as(kind: type, words: str) -> tyro.constructors.PrimitiveConstructorSp
 
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
-        metavar=kind.__name__.upper(),
+        metavar=metavar,
         instance_from_str=read,
         is_instance=lambda value: isinstance(value, kind),
         str_from_instance=lambda value: [str(value)],
@@ -81,9 +81,9 @@ def _read_as(kind: type, words: str) -> tyro.constructors.PrimitiveConstructorSp
 
 # Flags that may be absent: None is not given, and 0 or an empty text is a value like any other.
 _HINT = {"help_behavior_hint": ""}
-Integer = Annotated[int | None, _read_as(int, "whole number"), tyro.conf.arg(metavar="INT", **_HINT)]
-Number = Annotated[float | None, _read_as(float, "number"), tyro.conf.arg(metavar="FLOAT", **_HINT)]
-Text = Annotated[str | None, _read_as(str, "text"), tyro.conf.arg(metavar="STR", **_HINT)]
+Integer = Annotated[int | None, _read_as(int, "whole number", "INT"), tyro.conf.arg(**_HINT)]
+Number = Annotated[float | None, _read_as(float, "number", "FLOAT"), tyro.conf.arg(**_HINT)]
+Text = Annotated[str | None, _read_as(str, "text", "STR"), tyro.conf.arg(**_HINT)]
 Texts = Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[STR [STR ...]]", **_HINT)]
 Rope = Annotated[RopeFlags, tyro.conf.arg(name="")]
 AS_THE_MODEL = RopeFlags()

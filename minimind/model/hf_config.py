@@ -97,8 +97,8 @@ def config_from_hf(content: dict[str, Any], source: str = "config.json") -> Mode
     fields: dict[str, Any] = {name: read.integer(name, 0, 1, most) for name, most in _REQUIRED.items()}
     if missing := [name for name, value in fields.items() if not value]:
         raise UserError(f"{source}: {missing[0]} should be a positive whole number")
-    # What is silent, here and below, has transformers' default (for the heads of keys and values, which it always
-    # writes, that of a file with null). Its MoE has no default of head_dim: it divides.
+    # What is silent, here and below, has transformers' default; it always writes the number of heads of keys and
+    # values. Its mixture of experts has no default of head_dim, but divides.
     divided = max(1, fields["hidden_size"] // fields["num_attention_heads"])
     fields |= {
         "num_key_value_heads": read.integer("num_key_value_heads", fields["num_attention_heads"], 1, WIDTH),

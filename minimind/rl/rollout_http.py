@@ -256,8 +256,7 @@ class HttpRollout:
         tokens = meta.get("output_token_logprobs")
         if not isinstance(tokens, list) or not isinstance(meta.get("finish_reason"), dict):
             raise Unusable("its reply has no meta_info.output_token_logprobs or no finish_reason")
-        filtered = sampling.top_p < 1 or sampling.top_k or sampling.min_p
-        if filtered and not meta.get("output_policy_logprobs"):
+        if sampling.filters and not meta.get("output_policy_logprobs"):
             raise UserError(
                 f"rl.server {self.url} gives log-probabilities of the distribution before top_p, top_k and min_p, and "
                 f"would have every answer weighed wrongly; set rl.top_p = 1, rl.top_k = 0, rl.min_p = 0, or use "

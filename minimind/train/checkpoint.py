@@ -94,8 +94,7 @@ def load(folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]
     Raises:
         UserError: the checkpoint belongs to another model or optimizer.
     """
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    asked = [{name: value for name, value in group.items() if name != "params"} for group in groups]
+    asked = [{name: value for name, value in group.items() if name != "params"} for group in _groups(optimizers)]
     weights, moments = get_state_dict(model, optimizers, options=TRAINED)
     state: dict[str, Any] = {"model": weights, "optimizers": moments}
     try:
@@ -109,9 +108,8 @@ def load(folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]
             f"{folder}: a checkpoint of another model or optimizer than this recipe's; "
             f"use another --out, or --resume never to start anew"
         ) from error
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group.update(asked.pop(0))
+    for group, own in zip(_groups(optimizers), asked, strict=True):
+        group.update(own)
 
 
 def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -153,6 +151,10 @@ def prune(folder: Path, keep: int, best: int | None) -> None:
             shutil.rmtree(old)
     for draft in folder.glob("*.tmp"):
         shutil.rmtree(draft)
+
+
+def _groups(optimizers: list[torch.optim.Optimizer]) -> list[dict[str, Any]]:
+    return [group for optimizer in optimizers for group in optimizer.param_groups]
 
 
 def _alone() -> bool:
