@@ -57,6 +57,7 @@ def visit(browser, stage):
 
 
 def ask(page, text):
+    expect(page.locator("#send")).to_be_visible()  # while an answer is written, Enter keeps the text and sends nothing
     page.fill("#question", text)
     page.keyboard.press("Enter")
     expect(page.locator(".user .bubble").last).to_have_text(text)
