@@ -52,4 +52,4 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .venv-cuda runs build dist *.egg-info
+	rm -rf $(VENV) .venv-cuda build dist *.egg-info

@@ -26,16 +26,23 @@ from minimind.tokenizer.chat import normalize_tool, render
 from minimind.tokenizer.parse import Delta, MessageParser
 
 
-class LanguageModel:
-    """A model with its tokenizer, ready to use. `model` is an `nn.Module`, `tokenizer` has `encode` and `decode`."""
+CONTEXT = 4096
+"""Tokens of a conversation that memory is reserved for where nobody says: a model may be able to read far more."""
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer) -> None:
+
+class LanguageModel:
+    """A model with its tokenizer, ready to use. `model` is an `nn.Module`, `tokenizer` has `encode` and `decode`.
+
+    context: most tokens of a prompt with its answer; no more than the model's own.
+    """
+
+    def __init__(self, model: Transformer, tokenizer: Tokenizer, context: int = CONTEXT) -> None:
         if tokenizer.vocab_size > model.config.vocab_size:
             raise UserError(
                 f"the tokenizer has {tokenizer.vocab_size} entries but the model only {model.config.vocab_size}; "
                 f"use the tokenizer that the model was trained with"
             )
-        self.model, self.tokenizer = model.eval(), tokenizer
+        self.model, self.tokenizer, self._context = model.eval(), tokenizer, context
         self._engine = self._new_engine()
 
     def generate(self, prompt: str, max_new_tokens: int | None = None, sampling: Sampling = GREEDY) -> str:
@@ -113,9 +120,8 @@ class LanguageModel:
 
     def _new_engine(self) -> Engine:
         self._weights = self._state()
-        return Engine(
-            self.model, self.tokenizer, max_batch_size=2
-        )  # the second, so that a side question leaves the chat cached
+        # Two at once, so that a side question leaves the chat cached.
+        return Engine(self.model, self.tokenizer, max_batch_size=2, context=self._context)
 
     def _state(self) -> list[tuple[int, int]]:
         """Changes whenever somebody writes to a weight: what the engine has cached is then of another model."""
@@ -165,17 +171,19 @@ def load(
     device: str = "auto",
     rope_scaling: Mapping[str, Any] | None = None,
     lora: str | Path | None = None,
+    context: int = CONTEXT,
 ) -> LanguageModel:
     """Load a model directory, or an adapter's (merged into its base), in float32.
 
+    context: most tokens of a prompt with its answer; no more than the model's own.
     lora: directory of an adapter to merge into the model.
     rope_scaling: instead of the model's own, as `{"rope_type": "yarn", "factor": 4.0}`; `{}` is none at all.
 
     Raises:
-        UserError: it is no model directory, or a file in it is missing or broken.
+        UserError: it is no model directory, a file in it is missing or broken, or memory has no room for the context.
     """
     on = runtime.device(device)
     model = load_model(directory, device=on, adapter=lora)
     if rope_scaling is not None:
         model.use_rope_scaling(rope_scaling)
-    return LanguageModel(model, Tokenizer.load(directory))
+    return LanguageModel(model, Tokenizer.load(directory), context)

@@ -4,6 +4,7 @@ Each turn of an engine is a process of its own: threads of one that still wait f
 """
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -124,7 +125,7 @@ def in_a_process(module: str, engine: str, work: Any, *more: str) -> Any:
     ended = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", errors="replace")
     if ended.returncode:
         last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(last.removeprefix("minimind.errors.UserError: "))
+        raise UserError(re.sub(r"^minimind\.[\w.]+: ", "", last))  # of which class it was is nothing to a reader
     return json.loads(ended.stdout.splitlines()[-1])
 
 

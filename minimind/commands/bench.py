@@ -11,7 +11,7 @@ from minimind.commands.arguments import Device, Json, at_least, call_one_of, spl
 
 def main(argv: list[str]) -> int:
     """Run one of the measurements."""
-    argv, settings = split_settings(argv)
+    argv, settings = split_settings(argv) if argv[:1] == ["train"] else (argv, {})
 
     def train(
         preset: str = "minimind-3",

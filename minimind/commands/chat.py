@@ -28,6 +28,7 @@ def chat(
     top_k: int = 0,
     seed: Integer = None,
     max_new_tokens: int = 512,
+    context: int = 4096,
     rope: Rope = AS_THE_MODEL,
     device: Device = "auto",
 ) -> None:
@@ -55,20 +56,20 @@ def chat(
         top_k: draw only among this many likeliest words; 0: among all.
         seed: of the random numbers, so that a chat can be repeated.
         max_new_tokens: longest answer.
+        context: longest conversation in tokens.
     """
     from minimind.api import load
     from minimind.commands.conversation import Conversation
     from minimind.commands.terminal import Terminal
     from minimind.engine.sampling import Sampling
 
-    at_least(1, max_new_tokens=max_new_tokens)
+    at_least(1, max_new_tokens=max_new_tokens, context=context)
     if prompt is not None and not prompt.strip():
         raise UsageError("--prompt is empty: ask something, or leave the flag out to talk")
     chosen = choose_tools(tools)
     rules = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, max_new_tokens=max_new_tokens)
-    talk = Conversation(
-        load(model, device, rope.scaling(model), lora or None), system, chosen, thinking or hide_thinking, rules
-    )
+    lm = load(model, device, rope.scaling(model), lora or None, context)
+    talk = Conversation(lm, system, chosen, thinking or hide_thinking, rules)
     terminal = Terminal(talk, show_thinking=not hide_thinking)
     if prompt is not None:
         terminal.answer(prompt)

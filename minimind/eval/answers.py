@@ -24,6 +24,7 @@ from minimind.engine.sampling import Sampling
 from minimind.errors import UserError
 from minimind.eval.endpoint import Endpoint, Failures, RequestFailed, at_once
 from minimind.model.qwen3 import Transformer
+from minimind.model.rope import context_length
 from minimind.text import read_json, write_json
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import normalize, render
@@ -60,11 +61,15 @@ def from_model(
     """A model as teacher; `sampling.seed` + n is the seed of prompt n."""
 
     def answer(prompts: Sequence[Prompt]) -> Iterator[tuple[int, Said]]:
-        engine = Engine(model, tokenizer, max_batch_size=BATCH_SIZE, dtype=dtype)
+        asked = [
+            render(prompt.messages, tokenizer, prompt.tools or None, thinking, add_generation_prompt=True)[0]
+            for prompt in prompts
+        ]
+        longest = max(map(len, asked), default=0) + (sampling.max_new_tokens or context_length(model.config))
+        engine = Engine(model, tokenizer, max_batch_size=BATCH_SIZE, context=longest, dtype=dtype)
         stop = tuple(ends_of_turn(tokenizer))
         running: dict[Request, int] = {}
-        for number, prompt in enumerate(prompts):
-            ids, _ = render(prompt.messages, tokenizer, prompt.tools or None, thinking, add_generation_prompt=True)
+        for number, ids in enumerate(asked):
             try:
                 rules = replace(sampling, seed=(sampling.seed or 0) + number, stop_ids=stop)
                 running[engine.submit(ids, rules)] = number

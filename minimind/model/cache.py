@@ -10,6 +10,7 @@ stretch of the prompt of others. None is padded. Letters: N tokens of a pass, H 
 head_dim, B sequences that attend together, W pages of the longest of them, S = W · PAGE slots, P pages of the cache.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 
 from minimind import runtime
 from minimind.config import ModelConfig
+from minimind.errors import UserError
 from minimind.model.attend import masked_attention
 
 PAGE = 16
@@ -168,14 +170,24 @@ class CachePass(NamedTuple):
 
 
 class KVCache:
-    """Preallocated keys and values of so many tokens, each `[layers, K, P, PAGE, D]`."""
+    """Preallocated keys and values of so many tokens, each `[layers, K, P, PAGE, D]`.
+
+    Raises:
+        UserError: there is not so much memory.
+    """
 
     def __init__(self, config: ModelConfig, tokens: int, dtype: torch.dtype, device: torch.device | str):
         self.all_pages = range(pages_of(tokens))
         """Also the table of a sequence that has the cache for itself."""
         shape = (config.num_hidden_layers, config.num_key_value_heads, len(self.all_pages), PAGE, config.head_dim)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        try:
+            self.keys, self.values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
+        except RuntimeError as error:  # torch.OutOfMemoryError is one, what a CPU raises has no class of its own
+            gib = 2 * math.prod(shape) * dtype.itemsize / 2**30
+            raise UserError(
+                f"the key/value cache of {tokens:,} tokens takes {gib:,.1f} GiB, more than there is: give a shorter "
+                f"context, or let fewer sequences run at once"
+            ) from error
         self.newest: Newest | None = None
         """A kernel for newest tokens; without one, the pages that they look at are copied together."""
 

@@ -3,7 +3,9 @@
 import asyncio
 import gc
 import ipaddress
+import os
 import socket
+import sys
 import threading
 from collections.abc import Callable
 
@@ -86,7 +88,8 @@ def run(service: Service, load: Callable[[], EngineThread], listening: socket.so
             failed.append(error)
             server.should_exit = True
 
-    threading.Thread(target=loading, name="loading", daemon=True).start()
+    thread = threading.Thread(target=loading, name="loading", daemon=True)
+    thread.start()
     try:
         server.run(sockets=[listening])
     except KeyboardInterrupt:  # uvicorn has shut down and passes the signal on
@@ -95,6 +98,10 @@ def run(service: Service, load: Callable[[], EngineThread], listening: socket.so
         service.close()
     if failed:
         raise failed[0]
+    if thread.is_alive():  # the interpreter's end would pull Python from under what it runs in C++: an abort
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 class _Server(uvicorn.Server):

@@ -59,6 +59,7 @@ def test_mistakes_are_named(minimind):
         (["tinny"], "preset"),
         (["tiny", "--dtypes", "int4"], "int8"),
         (["tiny", "--new", "1"], "--new"),
+        (["tiny", "--set.model.hidden_size", "64"], "--set.model.hidden-size"),
     ]:
         ended = minimind("bench", "generate", *flags)
         assert ended.code == 2

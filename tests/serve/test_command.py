@@ -108,3 +108,30 @@ def test_and_aborts_those_that_take_longer_than_its_grace(tuned):
         server.wait(15)
         assert time.monotonic() - start < 15
         assert "Traceback" not in server.stderr.read()
+
+
+LOADS_FOR_LONG = """
+import torch
+from minimind.serve import server
+from minimind.serve.service import Service
+from minimind.serve.settings import Settings
+from minimind.tokenizer.bpe import Tokenizer
+
+def load():
+    print("loading", flush=True)
+    while True:
+        torch.ones(3000, 3000) @ torch.ones(3000, 3000)
+
+server.run(Service(Settings(model="m"), Tokenizer.load("default")), load, server.listen("127.0.0.1", 0))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals to ask a process to end")
+def test_a_server_that_is_stopped_while_it_loads_just_ends():
+    command = [sys.executable, "-c", LOADS_FOR_LONG]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8") as server:
+        assert server.stdout.readline() == "loading\n"
+        time.sleep(1)  # for uvicorn to take the signals over
+        server.send_signal(signal.SIGINT)
+        _, told = server.communicate(timeout=60)
+    assert (server.returncode, told) == (0, "")
