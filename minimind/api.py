@@ -25,7 +25,6 @@ from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import normalize_tool, render
 from minimind.tokenizer.parse import Delta, MessageParser
 
-
 CONTEXT = 4096
 """Tokens of a conversation that memory is reserved for where nobody says: a model may be able to read far more."""
 

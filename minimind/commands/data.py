@@ -76,6 +76,7 @@ def answers(
     temperature: float = 0.0,
     seed: int = 0,
     thinking: bool = False,
+    on_bad_line: OnBadLine = "stop",
     device: Device = "auto",
     json: bool = False,
 ) -> None:
@@ -112,7 +113,7 @@ def answers(
     served = teacher.startswith(("http://", "https://"))
     if served and not teacher_model:
         raise UsageError("data answers: name the server's model with --teacher-model NAME")
-    prompts = read_prompts(data)
+    prompts = read_prompts(data, on_bad_line)
     ask: Teacher
     if served:
         endpoint = Endpoint(teacher, teacher_model, runtime.endpoint_key(), timeout=PATIENCE)
@@ -172,6 +173,7 @@ def prepare(
     options = Options(kind, on_bad_line, max_length, too_long, random_system_prompt, drop_empty_think)
     check("data", options, FRACTION, "random_system_prompt", "drop_empty_think")
     shards = build(data, Tokenizer.load(tokenizer), out, options)
+    shards.verify()
     tell_of_losses(shards)
     manifest = shards.manifest
     names = ["documents", "tokens", "bytes", "bad_lines"]

@@ -258,6 +258,7 @@ def tax(
     limit: Number = None,
     out: Text = None,
     questions: int = 100,
+    on_bad_line: OnBadLine = "stop",
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -286,7 +287,7 @@ def tax(
         raise UsageError("eval tax: --limit POINTS and --out MODEL_DIR go together")
     if limit is not None:
         at_least(0, limit=limit)
-    abilities = read_abilities(data, questions)
+    abilities = read_abilities(data, questions, on_bad_line)
     (was, dtype), (now, _) = (_loaded(one, device, AS_THE_MODEL) for one in (before, after))
     if was.tokenizer.fingerprint != now.tokenizer.fingerprint:
         raise UsageError(f"eval tax: {before} and {after} have different tokenizers; compare models of one family")

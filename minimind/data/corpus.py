@@ -297,7 +297,7 @@ def tell_of_lines(skipped: int, first: str, mended: int) -> None:
 def stopped_at(sentence: str) -> UserError:
     """The error that a bad line raises when it is not skipped."""
     return UserError(
-        f"{sentence}; correct the line, or leave such lines out (--on-bad-line skip, where there is that flag)"
+        f"{sentence}; correct the line, or leave such lines out (--on-bad-line skip; in a recipe, data.on_bad_line)"
     )
 
 

@@ -10,7 +10,7 @@ https://arxiv.org/abs/2109.01903).
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -61,11 +61,13 @@ class Change(NamedTuple):
         return {"before": self.before._asdict(), "after": self.after._asdict(), "tax": self.tax}
 
 
-def read_abilities(files: Sequence[str], most: int) -> dict[str, list[Conversation]]:
+def read_abilities(
+    files: Sequence[str], most: int, on_bad_line: Literal["stop", "skip"] = "stop"
+) -> dict[str, list[Conversation]]:
     """The first `most` conversations of each ability: a line's field `ability`, or else its file's name.
 
     Raises:
-        UserError: a file is missing or empty, or a line is no conversation, or one in which nothing is answered.
+        UserError: as `read_lines`; a line in whose conversation nothing is answered is a bad one.
     """
     found: dict[str, list[Conversation]] = {}
     for file in expand(files):
@@ -76,10 +78,12 @@ def read_abilities(files: Sequence[str], most: int) -> dict[str, list[Conversati
             check_answers(conversation)
             return str(row.get("ability") or name), conversation
 
-        for ability, conversation in read_lines([file], read):
+        for ability, conversation in read_lines([file], read, on_bad_line):
             kept = found.setdefault(ability, [])
             if len(kept) < most:
                 kept.append(conversation)
+    if not found:
+        raise UserError(f"{', '.join(files)}: no conversation to ask about, every line is a bad one")
     return found
 
 
