@@ -107,7 +107,7 @@ READERS = {
 }
 
 
-@pytest.mark.parametrize("argv, good", READERS.values(), ids=READERS.keys())
+@pytest.mark.parametrize(("argv", "good"), READERS.values(), ids=READERS.keys())
 def test_a_command_that_stops_at_a_bad_line_can_skip_it(minimind, tuned, here, argv, good):
     (here / "bad.jsonl").write_text(good + '\n{"text": 3}\n', encoding="utf-8")
     argv = [tuned / "model" if word == "MODEL" else word for word in argv] + ["--data", "bad.jsonl"]

@@ -1,10 +1,12 @@
 """From lines to token ids: what every worker of a shard build does to one batch. No torch in here."""
 
 import os
+import signal
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context, parent_process
 from threading import Thread
@@ -182,7 +184,8 @@ def in_pool(batches: Iterable[Batch], encoder: Encoder, workers: int) -> Iterato
     waiting: deque[tuple[Batch, Future[Encoded]]] = deque()
     try:
         for batch in batches:
-            waiting.append((batch, pool.submit(_work, batch)))
+            with _uninterrupted():
+                waiting.append((batch, pool.submit(_work, batch)))
             if len(waiting) > 2 * workers:
                 first, future = waiting.popleft()
                 yield first, future.result()
@@ -192,6 +195,18 @@ def in_pool(batches: Iterable[Batch], encoder: Encoder, workers: int) -> Iterato
         raise UserError("a tokenizing process was killed, probably for lack of memory; run the command again") from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits, and never reaches a process that is started in here: it is for this one, whose end is theirs."""
+    mask = getattr(signal, "pthread_sigmask", None)  # which Windows does not have
+    old = mask(signal.SIG_BLOCK, {signal.SIGINT}) if mask else ()
+    try:
+        yield
+    finally:
+        if mask:
+            mask(signal.SIG_SETMASK, old)
 
 
 def token_dtype(tokenizer: Tokenizer) -> np.dtype:

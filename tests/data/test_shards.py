@@ -1,14 +1,16 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 
 from minimind.data import shards
-from minimind.data.encoding import Options
+from minimind.data.encoding import Options, in_pool
 from minimind.data.shards import Shards, build, ensure, tell_of_losses
 from minimind.errors import UserError
 from minimind.tokenizer import chat
@@ -168,6 +170,14 @@ def test_workers_end_with_a_process_that_is_killed():
     assert process.stdout.readline() == b"working\n"
     process.kill()
     process.communicate(timeout=30)  # their end of the pipe is closed too
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="Windows has no masks of signals")
+def test_workers_are_not_interrupted():
+    # Ctrl-C reaches a whole group of processes; one that is still importing would end in a traceback of its own.
+    blocked = partial(signal.pthread_sigmask, signal.SIG_BLOCK)
+    [(_, found)] = in_pool([[]], blocked, 1)
+    assert (found, blocked([])) == ({signal.SIGINT}, set())
 
 
 ASKING = """
