@@ -195,6 +195,26 @@ def test_two_tabs_know_of_each_other(visit, stage):
     expect(other.locator("#list li")).to_have_count(0)
 
 
+def test_a_conversation_that_two_tabs_answer_at_once_becomes_two(visit, stage):
+    stage(["One."], ["word " * 100], ["Two."], pause=0.03)
+    page = visit()
+    ask(page, "a")
+    done(page)
+    other = page.context.new_page()
+    other.goto(page.url)
+    expect(answers(other)).to_have_text("One.")
+    ask(page, "b")
+    expect(answers(page).last).to_contain_text("word word")
+    ask(other, "c")
+    for one, said in ((page, ["a", "b"]), (other, ["a", "b", "c"])):
+        done(one)
+        one.reload()
+        expect(one.locator(".user .bubble")).to_have_text(said)
+        expect(one.locator("#list li")).to_have_count(2)
+    expect(answers(page).last).to_contain_text("word word")
+    expect(answers(other).last).to_have_text("Two.")
+
+
 def test_after_the_server_was_away_the_question_is_answered_anew(visit, stage):
     stage(["word " * 200], ["Fine."], pause=0.03)
     page = visit()

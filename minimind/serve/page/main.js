@@ -64,6 +64,14 @@ function open(id) {
   $("talk").scrollTop = $("talk").scrollHeight;
 }
 
+/** Another tab goes on with the conversation that is answered here: from now on it is two. */
+function part() {
+  chat.id = newChat().id;
+  keep(chat);
+  location.hash = chat.id;
+  list();
+}
+
 function remove(id) {
   if (id === chat.id) open(null); // stops its answer first, so that it does not come back
   forget(id);
@@ -289,9 +297,10 @@ addEventListener("pagehide", () => {
   breakOff(chat);
   keep(chat);
 });
-addEventListener("storage", ({ key }) => { // another tab has written
+addEventListener("storage", ({ key, newValue }) => { // another tab has written
   if (key === SETTINGS) { loadSettings(); choices(); }
   else if (!running && key?.endsWith(chat.id)) open(chat.id);
+  else if (newValue && key.endsWith(chat.id)) part();
   else list();
 });
 document.querySelector(".skip").addEventListener("click", (event) => { event.preventDefault(); $("question").focus(); });
