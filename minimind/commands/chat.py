@@ -57,6 +57,7 @@ def chat(
         seed: of the random numbers, so that a chat can be repeated.
         max_new_tokens: longest answer.
         context: longest conversation in tokens.
+        rope: how far positions may go; --context says how much of that is used.
     """
     from minimind.api import load
     from minimind.commands.conversation import Conversation
