@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import minimind
 from minimind import ranks, runtime
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
-    except BrokenPipeError:  # the reader of our output (`| head`) has gone; Python flushes once more at its end
+    except BrokenPipeError:  # the reader of our results (`| head`) has gone; Python flushes once more at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -66,7 +67,8 @@ def _run(argv: list[str]) -> int:
 
 def _complain(message: str, code: int) -> int:
     if ranks.speaks_for_all():
-        print(f"minimind: {message}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # nobody may be left to read it; the exit code says it, too
+            print(f"minimind: {message}", file=sys.stderr, flush=True)
     return code
 
 

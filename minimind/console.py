@@ -33,7 +33,7 @@ from minimind.text import write_json
 PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False, "soft_wrap": True}
 
 
-class _Console(Console):
+class _Results(Console):
     """Lets the error of a pipe whose reader has gone through: it is no failure (`cli.main`)."""
 
     def on_broken_pipe(self) -> None:
@@ -41,7 +41,17 @@ class _Console(Console):
         raise
 
 
-console = _Console(stderr=True, quiet=not runtime.is_main(), **PLAIN)
+class _Talk(Console):
+    """Drops what cannot be written: the work does not end with the terminal or the `tee` that shows it."""
+
+    def _write_buffer(self) -> None:
+        try:
+            super()._write_buffer()
+        except (OSError, RuntimeError):  # the latter where a signal's handler speaks in the middle of a write
+            del self._buffer[:]
+
+
+console = _Talk(stderr=True, quiet=not runtime.is_main(), **PLAIN)
 T = TypeVar("T")
 UNLIMITED = 100_000
 """Columns of a table that goes to a file or a pipe."""
@@ -101,7 +111,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 def results() -> Console:
     """What prints on stdout; a file or a pipe has lines as long as they need to be."""
-    return _Console(file=sys.stdout, width=None if sys.stdout.isatty() else UNLIMITED, **PLAIN)
+    return _Results(file=sys.stdout, width=None if sys.stdout.isatty() else UNLIMITED, **PLAIN)
 
 
 def format_figure(value: object) -> str:

@@ -1,6 +1,5 @@
 """Limits of the fields of a recipe's sections; what a section's `check` says."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,14 +13,16 @@ class Limit(NamedTuple):
     words: str
 
 
-POSITIVE = Limit(lambda value: 0 < value < math.inf, "above 0")
+POSITIVE = Limit(lambda value: 0 < value < 2**31, "above 0 and below 2**31")
 FRACTION = Limit(lambda value: 0 <= value <= 1, "in [0, 1]")
 SHARE = Limit(lambda value: 0 <= value < 1, "in [0, 1)")
+UP_TO_INFINITY = Limit(lambda value: value >= 0, "at least 0")
+"""Of bounds that infinity switches off, as 0 does."""
 
 
-def at_least(least: float) -> Limit:
-    """`least` or more."""
-    return Limit(lambda value: value >= least, f"at least {least}")
+def at_least(least: float, bits: int = 31) -> Limit:
+    """`least` or more, and below 2**`bits`: no honest value is larger, and those overflow or never end."""
+    return Limit(lambda value: least <= value < 2**bits, f"at least {least} and below 2**{bits}")
 
 
 def check(section: str, config: object, limit: Limit, *names: str) -> None:

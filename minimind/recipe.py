@@ -147,7 +147,8 @@ def model_config(recipe: Recipe, vocab_size: int, **ids: Any) -> ModelConfig:
 
 def run_config(recipe: Recipe) -> RunConfig:
     """What the training loop is told of a recipe."""
-    return RunConfig(recipe.stage, recipe.train, recipe.optim, recipe.data.sequence_length, asdict(recipe))
+    samples = recipe.stage in ("ppo", "grpo", "agent") or recipe.distill.on_policy
+    return RunConfig(recipe.stage, recipe.train, recipe.optim, recipe.data.sequence_length, samples, asdict(recipe))
 
 
 def dump(recipe: Recipe) -> str:
@@ -253,5 +254,14 @@ def _check(recipe: Recipe) -> None:
         if hasattr(section, "check"):
             section.check()
     length = recipe.data.sequence_length
-    whole_row = Limit(lambda value: value >= length, f"at least data.sequence_length ({length})")
+    whole_row = Limit(
+        lambda value: length <= value < 2**28, f"at least data.sequence_length ({length}) and below 2**28"
+    )
     check("train", recipe.train, whole_row, "tokens_per_step", "micro_batch_tokens")
+    algorithm = "ppo_clip" if recipe.stage == "ppo" else recipe.rl.algorithm
+    unread = ("clip_low", "clip_high") if algorithm == "cispo" else ("ratio_max",)
+    if wrong := next((name for name in unread if getattr(recipe.rl, name)), None):
+        readers = "all others read it" if algorithm == "cispo" else '"cispo" alone reads it'
+        raise UsageError(
+            f'recipe: rl.{wrong} has no effect with rl.algorithm = "{algorithm}"; {readers}, so set it to 0'
+        )

@@ -1,4 +1,6 @@
+import io
 import json
+import os
 import subprocess
 import sys
 
@@ -48,7 +50,8 @@ def test_a_mistyped_flag_is_a_usage_error_in_one_sentence():
         ("chat m --seed one", "'one' is no whole number"),
         ("bench generate --batches", "--batches needs a value"),
         ("tokenizer report --tokenizer --data a", "--tokenizer needs a value"),
-        ("serve m --grace inf", "--grace inf: must be finite"),
+        ("serve m --grace inf", "--grace inf: must be at least 0 and below 2**31"),
+        ("tokenizer train --data a --out b --max-token-bytes 4294967296", "must be at least 1 and below 2**31"),
     ],
 )
 def test_the_flag_that_is_wrong_is_named(words, told, capsys):
@@ -76,6 +79,14 @@ def test_a_stream_that_is_closed_is_no_failure(shell, code):
     assert ended.returncode == code, ended.stderr
 
 
+def test_an_error_that_nobody_reads_is_still_an_error(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with io.TextIOWrapper(io.FileIO(writer, "w"), write_through=True) as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        assert cli.main(["trian"]) == 2
+
+
 def test_plan_prints_json():
     result = run(
         "plan", "laptop", "--tokens", "1e6", "--tokens-per-second", "1000", "--price-per-hour", "3.6", "--json"
@@ -98,3 +109,12 @@ def test_settings_are_taken_out_of_the_arguments():
     assert settings == {"optim.lr": 1e-3, "train.compile": "never"}
     with pytest.raises(UsageError, match="needs a value"):
         split_settings(["--set.optim.lr"])
+
+
+@pytest.mark.parametrize("command", [["demo"], ["bench", "train"]])
+def test_what_is_one_process_refuses_torchrun(minimind, monkeypatch, tmp_path, command):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("minimind.runtime.world_size", lambda: 2)
+    ended = minimind(*command)
+    assert (ended.code, "torchrun is for minimind train" in " ".join(ended.err.split())) == (2, True)
+    assert not list(tmp_path.iterdir())

@@ -1,3 +1,7 @@
+import errno
+import io
+import sys
+
 import pytest
 
 from minimind import console
@@ -89,3 +93,31 @@ def test_what_takes_many_days_is_told_in_days():
         "4 days, 3:59:59",
         "235 days",
     ]
+
+
+class Gone(io.StringIO):
+    """A stream that nothing can be written to any more."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def write(self, text):
+        raise self.error
+
+
+REENTRANT = RuntimeError("reentrant call inside <_io.BufferedWriter name='<stderr>'>")
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(errno.EPIPE, "pipe"), OSError(errno.EIO, "terminal"), REENTRANT])
+def test_talk_that_nobody_hears_does_not_end_the_work(error, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Gone(error))
+    console.say("lost")
+    with console.progress("work", 1) as bar:
+        bar.advance()
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    console.say("heard")
+    assert sys.stderr.getvalue() == "heard\n"
+    monkeypatch.setattr(sys, "stdout", Gone(error))
+    with pytest.raises(type(error)):
+        console.table("results", ["name"], [["x"]])

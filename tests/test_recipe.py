@@ -1,4 +1,6 @@
 import math
+import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -41,10 +43,29 @@ def test_the_resolved_recipe_reads_back(tmp_path):
         ("[optim]\nlr = 'fast'", "optim.lr = 'fast' must be of type float"),
         ("[optim]\nschedule = 'cosin'", "cosine"),
         ("[train]\nmax_step = 3", "did you mean 'max_steps'"),
-        ("[train]\nmax_steps = -3", "train.max_steps = -3 must be at least 0"),
+        ("[train]\nmax_steps = -3", "train.max_steps = -3 must be at least 0 and below"),
+        ("[train]\nepochs = 1e308", "train.epochs = 1e+308 must be above 0 and below"),
+        ("[train]\ntokens_per_step = 100000000000", "train.tokens_per_step = 100000000000 must be at least data.seq"),
+        ("[rehearsal]\ntokens = 1024000000000", "rehearsal.tokens = 1024000000000 must be at least 1 and below"),
+        ("[guard]\nlimit = 2.0", "guard.limit needs guard.files"),
         ("[data]\nsequence_length = 2", "data.sequence_length = 2 must be at least 8"),
+        ("[rl]\nstop_kl = -1.0\nepochs = 2", "rl.stop_kl = -1.0 must be at least 0"),
+        ("[rl]\nserver_timeout = 0.0", "rl.server_timeout = 0.0 must be above 0"),
+        ("[rl]\ntemperature = 0.0", "rl.temperature = 0.0 must be above 0, where all answers are the same"),
+        (
+            "[rl]\ngroups = 3\nsamples = 2\nminibatches = 7",
+            "minibatches = 7 must be at most rl.groups × rl.samples (6)",
+        ),
+        ("[rl]\nepochs = 1000000000", "rl.epochs = 1000000000 must be at least 1 and below"),
+        ("[rl]\nclip_low = 0.1", 'rl.clip_low has no effect with rl.algorithm = "cispo"; all others read it'),
+        (
+            "[rl]\nalgorithm = 'grpo'\nratio_max = 2.0",
+            'ratio_max has no effect with rl.algorithm = "grpo"; "cispo" alone',
+        ),
+        ("stage = 'ppo'\n[rl]\nratio_max = 2.0", 'rl.ratio_max has no effect with rl.algorithm = "ppo_clip"'),
         ("[scoring]\nweights = { exact = 'high' }", "scoring.weights.exact = 'high' must be of type float"),
-        ("[scoring]\nweights = { exact = nan }", "scoring.weights.exact = nan must be a finite number"),
+        ("[scoring]\nweights = { exact = nan }", "scoring.weights.exact = nan must be within ±2**31"),
+        ("[scoring]\nweights = { exact = 1e308 }", "scoring.weights.exact = 1e+308 must be within ±2**31"),
         ("stage = ", "not valid TOML"),
         ("train = 3", "train is a section"),
     ],
@@ -52,9 +73,37 @@ def test_the_resolved_recipe_reads_back(tmp_path):
 def test_a_mistake_in_a_recipe_is_named(tmp_path, text, expected):
     path = tmp_path / "r.toml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(UsageError, match=expected.replace("[", r"\[")) as caught:
+    with pytest.raises(UsageError, match=re.escape(expected)) as caught:
         recipe.load(Recipe, path)
     assert "\n" not in str(caught.value).replace("not valid TOML", "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "stage = 'ppo'\n[rl]\nclip_low = 0.1\nclip_high = 0.3",
+        "[rl]\nalgorithm = 'dapo'\nclip_low = 0.1\nclip_high = 0.3",
+        "[rl]\nratio_max = 2.0",
+        "[rl]\nimportance_limit = inf",
+        "[optim]\nclip = inf",
+        "[rl]\ngroups = 3\nsamples = 2\nminibatches = 6",
+        "[guard]\nlimit = 2.0\nfiles = ['a.jsonl']",
+    ],
+)
+def test_what_has_an_effect_is_taken(tmp_path, text):
+    (tmp_path / "r.toml").write_text(text, encoding="utf-8")
+    recipe.load(Recipe, tmp_path / "r.toml")
+
+
+def test_no_number_of_a_recipe_is_without_end():
+    """10**30 of anything overflows or never ends, and infinity is for the bounds that it switches off."""
+    unbounded = {"optim.clip", "train.max_minutes", "rl.importance_limit"}
+    for section, config in asdict(Recipe()).items():
+        for name, value in config.items() if isinstance(config, dict) else ():
+            if type(value) in (int, float) and f"{section}.{name}" not in unbounded:
+                for large in (type(value)(10**30), *([math.inf, math.nan] if type(value) is float else [])):
+                    with pytest.raises(UsageError, match=f"{section}.{name}"):
+                        recipe.override(Recipe(), {f"{section}.{name}": large})
 
 
 def test_the_keys_of_older_recipes_still_load(tmp_path, capsys):

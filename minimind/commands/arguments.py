@@ -4,7 +4,6 @@ import contextlib
 import functools
 import inspect
 import io
-import math
 import re
 import typing
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from minimind import limits
 from minimind.errors import UsageError, did_you_mean, optional
 from minimind.recipe import parse_value
 
@@ -210,15 +210,15 @@ def _deferred(function: Callable[..., int | None]) -> Callable[..., Callable[[],
 
 
 def at_least(least: float, **flags: float) -> None:
-    """Refuse flags below `least`, or infinite.
+    """Refuse flags below `least`, or absurdly large.
 
     Raises:
         UsageError: naming the flag.
     """
+    limit = limits.at_least(least)
     for name, value in flags.items():
-        if not least <= value < math.inf:
-            must = "finite" if value == math.inf else f"at least {least}"
-            raise UsageError(f"--{name.replace('_', '-')} {value}: must be {must}")
+        if not limit.fine(value):
+            raise UsageError(f"--{name.replace('_', '-')} {value}: must be {limit.words}")
 
 
 def server_for(port: int) -> ModuleType:

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import tyro
 
-from minimind import console
+from minimind import console, runtime
 from minimind.commands.arguments import Device, Json, at_least, call_one_of, split_settings
+from minimind.errors import UsageError
 
 
 def main(argv: list[str]) -> int:
@@ -43,6 +44,8 @@ def main(argv: list[str]) -> int:
         from minimind.bench.train import measure
 
         at_least(1, seconds=seconds)
+        if runtime.world_size() > 1:
+            raise UsageError("minimind bench train measures one process; torchrun is for minimind train")
         figures = measure(preset, [Path(name) for name in data], seconds, reference, moe, device, settings)
         if json:
             console.print_json(figures)
@@ -147,8 +150,6 @@ def rollout(
 
 def _format(dtype: str, device: str) -> str:
     """The number format that is meant by `auto`: a processor that emulates bfloat16 would not come to an end."""
-    from minimind import runtime
-
     if dtype != "auto":
         return dtype
     fast = str(runtime.decoding_dtype(runtime.device(device))).removeprefix("torch.")

@@ -163,10 +163,12 @@ def prepare(
             (data.sequence_length) you will train with.
         too_long: a longer one loses its oldest turns, or is skipped.
         random_system_prompt: fraction of the conversations without a system prompt that get one.
-        drop_empty_think: fraction of the conversations whose empty think blocks are left out.
+        drop_empty_think: fraction of the conversations whose empty think blocks are left out; give these three as the
+            recipe has them (data.*).
     """
-    from minimind.data.shards import Options, build, tell_of_losses
+    from minimind.data.shards import RENDERING, Options, build, tell_of_losses
     from minimind.limits import FRACTION, check
+    from minimind.recipe import Recipe, find, load
     from minimind.tokenizer.bpe import Tokenizer
 
     started = time.monotonic()
@@ -185,6 +187,10 @@ def prepare(
     else:
         table(str(out), ["figure", "value"], [(name.replace("_", " "), value) for name, value in figures.items()])
         stage, start = ("pretrain", "") if kind == "text" else (kind, " --init MODEL")
+        recipe = load(Recipe, find("laptop", stage)).data
+        for name in RENDERING if kind != "text" else ():
+            if getattr(recipe, name) != (value := getattr(options, name)):
+                start += f" --set.data.{name} {value}"
         say(f"Train on it:  minimind train {stage} laptop --data {shlex.quote(str(out))}{start}")
 
 

@@ -47,6 +47,8 @@ def demo(
     from minimind import runtime
     from minimind.report.html import write_report
 
+    if runtime.world_size() > 1:
+        raise UsageError("minimind demo is one process; torchrun is for minimind train")
     if seeds < 1:
         raise UsageError(f"--seeds {seeds}: every stage is trained at least once")
     if until not in STAGES:

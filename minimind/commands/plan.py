@@ -68,6 +68,8 @@ def main(argv: list[str]) -> int:
             if price_per_hour is None or minutes is not None:
                 raise UsageError("--price goes with --price-per-hour, what the machine costs, and without --minutes")
             minutes = 60 * price / price_per_hour
+            if not minutes:
+                raise UsageError(f"--price {price:g} buys no time at --price-per-hour {price_per_hour:g}; spend more")
         if minutes is not None and minutes > LONGEST:
             raise UsageError(f"{minutes:g} minutes are more than ten years; spend at most {LONGEST}")
         if not recipe and (stage != "pretrain" or tokens or tokens_per_second):

@@ -11,7 +11,8 @@ from minimind import console, files, ranks, runtime
 from minimind.commands.arguments import Integer, Number, Text, Texts, call, split_settings
 from minimind.commands.sizing import RECIPE, TRIAL_SECONDS, TRIAL_SHARE, best, choices, peak_flops, trial
 from minimind.errors import UsageError, did_you_mean
-from minimind.recipe import Recipe, find, load
+from minimind.recipe import Recipe, find, load, run_config
+from minimind.train.folder import locked
 
 STAGES = {
     "pretrain": "predict the next token of text",
@@ -140,27 +141,27 @@ def _choose(
     if runtime.world_size() > 1 or settings.get("init"):
         raise UsageError("the recipe auto is for one process and a new model; `minimind plan --minutes M` names one")
     told, device = out / "auto.json", settings.get("train.device", "auto")
-    if resume == "auto" and any((out / "checkpoints").glob("step-*")):
-        before = files.read_json(told).get("minutes") if told.is_file() else None
-        if before != minutes:
-            was = "by another recipe" if before is None else f"for {before:g} minutes"
-            raise UsageError(
-                f"--minutes {minutes:g}: {out} holds a run that was begun {was}; continue that as it was begun, use "
-                f"another --out, or start anew with --resume never"
-            )
-        return out / "recipe.toml", {}
-    peak = peak_flops(device)
-    chosen = best(choices(minutes, settings, data, device, peak))
-    if TRIAL_SHARE * 60 * minutes > TRIAL_SECONDS:
-        pace = trial(chosen, settings) / chosen.tokens_per_second
-        chosen = best(choices(minutes, settings, data, device, peak * pace))
-    console.say(
-        f"{minutes:g} minutes: {chosen.preset}, {chosen.parameters / 1e6:.1f} M parameters, {chosen.steps:,} steps of "
-        f"{chosen.tokens_per_step:,} tokens at a rate of {chosen.lr:g}. {chosen.repeats(minutes)}"
-    )
-    with files.writing_to(out):
-        out.mkdir(parents=True, exist_ok=True)
-        files.write_json(told, {"minutes": minutes})
+    with locked(out):  # a command that is refused later must not have changed how the other run was begun
+        if resume == "auto" and any((out / "checkpoints").glob("step-*")):
+            before = files.read_json(told).get("minutes") if told.is_file() else None
+            if before != minutes:
+                was = "by another recipe" if before is None else f"for {before:g} minutes"
+                raise UsageError(
+                    f"--minutes {minutes:g}: {out} holds a run that was begun {was}; continue that as it was begun, "
+                    f"use another --out, or start anew with --resume never"
+                )
+            return out / "recipe.toml", {}
+        peak = peak_flops(device)
+        chosen = best(choices(minutes, settings, data, device, peak))
+        if TRIAL_SHARE * 60 * minutes > TRIAL_SECONDS:
+            pace = trial(chosen, settings) / chosen.tokens_per_second
+            chosen = best(choices(minutes, settings, data, device, peak * pace))
+        console.say(
+            f"{minutes:g} minutes: {chosen.preset}, {chosen.parameters / 1e6:.1f} M parameters, {chosen.steps:,} steps "
+            f"of {chosen.tokens_per_step:,} tokens at a rate of {chosen.lr:g}. {chosen.repeats(minutes)}"
+        )
+        with files.writing_to(out):
+            files.write_json(told, {"minutes": minutes})
     return find(RECIPE, stage), chosen.settings()
 
 
@@ -171,10 +172,12 @@ def _run(stage: str, recipe: Recipe, path: Path, out: Path, resume: str, json: b
         raise UsageError(f"train {stage}: name the training text with --data FILE (or data.files in {path})")
     ranks.join(recipe.train.device)
     from minimind.stages import agent, distill, dpo, grpo, lora, ppo, pretrain, reward, sft
+    from minimind.train.failures import explained
 
     stages = {"pretrain": pretrain, "sft": sft, "lora": lora, "dpo": dpo, "reward": reward, "ppo": ppo, "grpo": grpo}
     stages |= {"distill": distill, "agent": agent}
-    model = stages[stage].run(recipe, out, resume == "auto")
+    with explained(run_config(recipe)):  # much is computed before the first step: shards, a reference's scores
+        model = stages[stage].run(recipe, out, resume == "auto")
     ranks.leave()
     if json:
         console.print_json({"model": str(model), "run": str(out)})

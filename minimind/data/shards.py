@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from minimind import runtime
-from minimind.console import progress, warn
+from minimind.console import progress, say, warn
 from minimind.data import datasets_hub
 from minimind.data.corpus import (
     KINDS,
@@ -46,12 +46,14 @@ from minimind.data.shard_files import (
 )
 from minimind.data.shard_reader import Shards
 from minimind.errors import UserError
-from minimind.files import folder_for, remove_drafts, sha256_of, write_json, writing_to
+from minimind.files import remove_drafts, sha256_of, write_json, writing_to
 from minimind.tokenizer.bpe import Tokenizer
 
 __all__ = ["Options", "Shards", "build", "ensure", "tell_of_losses"]
 
 TEXT = Options()
+RENDERING = ("too_long", "random_system_prompt", "drop_empty_think")
+"""Options that recipes have too, as `data.*`, and that decide which tokens a conversation becomes."""
 SHARD_TOKENS = 1 << 25
 MAX_WORKERS = 4
 """Each holds some 70 MB, with a large vocabulary 100: more of them could take a build over 500 MB."""
@@ -71,15 +73,15 @@ def ensure(
 ) -> Shards:
     """Open the shards of a corpus, building them in `cache` unless they are there; `options` are `Options`' fields.
 
-    A single folder that `minimind data prepare` made is opened as it is. With `split` only that side is given: both
-    come from the same shards. What these leave out is said, of both sides with the first.
+    A single folder that `minimind data prepare` made with these options is opened as it is. With `split` only that side
+    is given: both come from the same shards. What these leave out is said, of both sides with the first.
 
     Raises:
-        UserError: as `build` and `Shards.open`; prepared shards of another tokenizer or kind.
+        UserError: as `build` and `Shards.open`; prepared shards of another tokenizer, kind or rendering.
     """
     if _are_prepared(files):
         shards = Shards.open(files[0])
-        _check_prepared(shards, tokenizer, kind)
+        _check_prepared(shards, tokenizer, kind, options)
     else:
         key = _key(expand(files), tokenizer, wanted := Options(kind=kind, **options))
         shards = build(files, tokenizer, (cache or runtime.cache_dir() / "shards") / key[:32], wanted)
@@ -112,11 +114,18 @@ def _are_prepared(files: Sequence[str | Path]) -> bool:
     return len(files) == 1 and isfile(Path(files[0], MANIFEST))
 
 
-def _check_prepared(shards: Shards, tokenizer: Tokenizer, kind: str) -> None:
+def _check_prepared(shards: Shards, tokenizer: Tokenizer, kind: str, options: dict[str, Any]) -> None:
     if shards.manifest["tokenizer"] != tokenizer.fingerprint:
         raise UserError(f"{shards.folder} was prepared with another tokenizer; prepare it again with this one")
     if shards.kind != kind:
         raise UserError(f"{shards.folder} holds {shards.kind} documents, but {kind} ones are needed")
+    prepared = shards.manifest["options"]
+    if differ := [name for name in RENDERING if name in options and options[name] != prepared[name]]:
+        flags = " ".join(f"--{name.replace('_', '-')} {options[name]}" for name in differ)
+        raise UserError(
+            f"{shards.folder} was prepared with other settings than the recipe's; prepare it with {flags}, or train "
+            f"with {' '.join(f'--set.data.{name} {prepared[name]}' for name in differ)}"
+        )
 
 
 def build(
@@ -160,20 +169,30 @@ def _finished(out: Path, key: str) -> Shards | None:
 
 @contextmanager
 def _alone_in(out: Path) -> Iterator[None]:
-    """Make the folder, and keep other builds out of it."""
-    from filelock import FileLock
+    """Make the folder, and keep other builds out of it; if nothing was put into it, it is taken away again."""
+    from filelock import FileLock, Timeout
 
     lock = FileLock(out / LOCK)
-    with folder_for(out):
-        with writing_to(out), suppress(NotImplementedError):  # some network disks have no locks
-            check_ours(out)
-            lock.acquire()
-        try:
-            yield
-        finally:
+    with writing_to(out), suppress(NotImplementedError):  # some network disks have no locks
+        while not (lock.is_locked and (out / LOCK).exists()):  # a build that failed has taken lock and folder away
             lock.release()
-            if [path.name for path in out.iterdir()] == [LOCK]:
+            out.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):
+                check_ours(out)
+                try:
+                    lock.acquire(timeout=0)
+                except Timeout:
+                    say(f"{out}: waiting for another process, which builds these shards")
+                    lock.acquire()
+    try:
+        yield
+    finally:
+        if [path.name for path in out.iterdir()] == [LOCK]:
+            with suppress(PermissionError):  # Windows deletes it when it is released
                 (out / LOCK).unlink()
+        lock.release()
+        with suppress(OSError):  # it is not empty
+            out.rmdir()
 
 
 def tell_of_losses(shards: Shards) -> None:

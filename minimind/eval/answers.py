@@ -7,12 +7,14 @@ has come, so that whatever ends the work, the same command goes on with the prom
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from filelock import FileLock, Timeout
 
 from minimind.console import track
 from minimind.data.conversations import read_conversation
@@ -109,9 +111,36 @@ def write_answers(prompts: Sequence[Prompt], teacher: Teacher, out: Path) -> Cou
     A prompt that the teacher cannot answer is left out, and asked again the next time.
 
     Raises:
-        UserError: `out` is no file of conversations or cannot be written, or no prompt was answered; whatever the
-            teacher raises.
+        UserError: `out` is no file of conversations, cannot be written or is being written by another process, or no
+            prompt was answered; whatever the teacher raises.
     """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with _alone_at(out):
+            return _append_answers(prompts, teacher, out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); make room or choose another --out") from None
+
+
+@contextmanager
+def _alone_at(out: Path) -> Iterator[None]:
+    """Keep other processes from the file: each would ask for all that the other has not written yet."""
+    hidden = out.with_name(f".{out.name}.lock")
+    lock = FileLock(hidden)
+    try:
+        with suppress(NotImplementedError):  # some network disks have no locks
+            lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"{out}: another process is writing there; wait for its end, or choose another --out") from None
+    try:
+        yield
+    finally:
+        with suppress(PermissionError):  # Windows deletes it when it is released
+            hidden.unlink(missing_ok=True)
+        lock.release()
+
+
+def _append_answers(prompts: Sequence[Prompt], teacher: Teacher, out: Path) -> Count:
     there = _answered(out)
     new: dict[str, Prompt] = {}
     count = Count()
@@ -124,25 +153,21 @@ def write_answers(prompts: Sequence[Prompt], teacher: Teacher, out: Path) -> Cou
         else:
             new[key] = prompt
     asked, failures = list(new.values()), Failures()
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with out.open("a", encoding="utf-8", newline="\n") as file:
-            for number, message in track(teacher(asked), "asking the teacher", len(asked)):
-                if isinstance(message, RequestFailed):
-                    failures.add(message)
-                    continue
-                failures.answer()
-                said = {name: message[name] for name in SAID if message.get(name)} if message else {}
-                if not said:
-                    count.cut_off += 1
-                    continue
-                turns = [*asked[number].messages, {"role": "assistant", "content": "", **said}]
-                row = {"messages": turns} | ({"tools": asked[number].tools} if asked[number].tools else {})
-                file.write(write_json(row) + "\n")
-                file.flush()
-                count.written += 1
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); make room or choose another --out") from None
+    with out.open("a", encoding="utf-8", newline="\n") as file:
+        for number, message in track(teacher(asked), "asking the teacher", len(asked)):
+            if isinstance(message, RequestFailed):
+                failures.add(message)
+                continue
+            failures.answer()
+            said = {name: message[name] for name in SAID if message.get(name)} if message else {}
+            if not said:
+                count.cut_off += 1
+                continue
+            turns = [*asked[number].messages, {"role": "assistant", "content": "", **said}]
+            row = {"messages": turns} | ({"tools": asked[number].tools} if asked[number].tools else {})
+            file.write(write_json(row) + "\n")
+            file.flush()
+            count.written += 1
     failures.conclude("prompts", answered_before=count.there)
     count.failed = failures.count
     return count

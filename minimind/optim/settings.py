@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from minimind.limits import FRACTION, POSITIVE, SHARE, at_least, check
+from minimind.limits import FRACTION, POSITIVE, SHARE, UP_TO_INFINITY, at_least, check
 
 
 @dataclass
@@ -40,6 +40,7 @@ class OptimConfig:
     def check(self) -> None:
         """Raise a `UsageError` that names the field if a value cannot work."""
         check("optim", self, POSITIVE, "lr", "embedding_lr")
-        check("optim", self, at_least(0), "clip", "weight_decay")
+        check("optim", self, at_least(0), "weight_decay")
+        check("optim", self, UP_TO_INFINITY, "clip")
         check("optim", self, SHARE, "warmup", "beta1", "beta2", "momentum")
         check("optim", self, FRACTION, "decay", "final_lr")

@@ -125,16 +125,17 @@ class Packed(NamedTuple):
         return self._replace(batch=self.batch._replace(**columns))
 
 
-def minibatches(count: int, parts: int, seed: Sequence[int]) -> list[list[int]]:
+def minibatches(samples: Sequence[Sample], parts: int, seed: Sequence[int]) -> list[list[int]]:
     """Shuffle a rollout's samples and cut them into `parts` minibatches of nearly equal size: indices of each part.
 
-    It is the samples of all ranks that are shuffled and cut, of which this rank, with `count` of them, gets its own: so
-    a minibatch holds the same samples however many ranks there are.
+    It is the samples of all ranks that are shuffled and cut, in the order of their groups, of which this rank gets the
+    indices of its own: so a minibatch holds the same samples however many ranks there are.
     """
-    counts = ranks.all_gather(count)
-    before = sum(counts[: runtime.rank()])
-    order = np.random.default_rng(seed).permutation(sum(counts))
-    return [[int(i) - before for i in part if 0 <= i - before < count] for part in np.array_split(order, parts)]
+    groups = ranks.all_gather([sample.group for sample in samples])
+    before = sum(map(len, groups[: runtime.rank()]))
+    by_group = np.argsort(np.concatenate(groups), kind="stable") - before
+    order = np.random.default_rng(seed).permutation(by_group)
+    return [[int(i) for i in part if 0 <= i < len(samples)] for part in np.array_split(order, parts)]
 
 
 def pack(

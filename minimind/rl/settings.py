@@ -1,6 +1,5 @@
 """The sections `[rl]`, `[ppo]`, `[agent]` and `[scoring]` of a recipe."""
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -97,16 +96,18 @@ class RlConfig:
     def check(self) -> None:
         """Raise a `UsageError` that names the field if a value cannot work."""
         counts = ("groups", "samples", "epochs", "minibatches", "max_new_tokens", "attempts", "max_batch_size")
-        check("rl", self, at_least(1), *counts)
+        check("rl", self, at_least(1, bits=20), *counts)
         check("rl", self, at_least(0), "clip_low", "clip_high", "ratio_max", "kl_coef", "entropy_coef")
-        check("rl", self, at_least(0), "top_k", "min_p", "staleness")
+        check("rl", self, at_least(0), "top_k", "stop_kl", "stop_entropy", "stop_length")
+        check("rl", self, at_least(0, bits=20), "staleness")
+        check("rl", self, POSITIVE, "server_timeout")
         check("rl", self, Limit(lambda x: x == 0 or x >= 1, "0 or at least 1"), "importance_limit")
-        if not self.temperature > 0:
-            raise UsageError(
-                f"recipe: rl.temperature = {self.temperature} must be above 0: without chance all answers are the same"
-            )
+        chance = Limit(POSITIVE.fine, "above 0 (there all answers are the same) and below 2**31")
+        check("rl", self, chance, "temperature")
         check("rl", self, Limit(lambda x: 0 < x <= 1, "above 0 and at most 1"), "top_p")
-        check("rl", self, FRACTION, "thinking_ratio")
+        check("rl", self, FRACTION, "min_p", "thinking_ratio")
+        answers = self.groups * self.samples
+        check("rl", self, Limit(lambda x: x <= answers, f"at most rl.groups × rl.samples ({answers})"), "minibatches")
         if self.staleness and not self.importance_limit:
             raise UsageError(
                 "recipe: rl.staleness needs rl.importance_limit above 0: answers of an older policy would count as if "
@@ -199,8 +200,8 @@ class ScoringConfig:
         check("scoring", self, POSITIVE, "timeout")
         check("scoring", self, at_least(0), "clip", "thinking_weight", "overlong_buffer")
         check("scoring", self, at_least(1), "ngram", "judge_tries")
-        if wrong := next((name for name, weight in self.weights.items() if not math.isfinite(weight)), None):
-            raise UsageError(f"recipe: scoring.weights.{wrong} = {self.weights[wrong]} must be a finite number")
+        if wrong := next((name for name, weight in self.weights.items() if not abs(weight) < 2**31), None):
+            raise UsageError(f"recipe: scoring.weights.{wrong} = {self.weights[wrong]} must be within ±2**31")
 
 
 @dataclass

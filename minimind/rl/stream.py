@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from statistics import mean
 from typing import Any, Protocol
@@ -212,8 +213,9 @@ class Collector:
             UserError: nothing could be judged or learned in `config.attempts` rounds, or the engine is gone.
         """
         config, share = self.config, self.config.groups // world
-        resample = config.filter_groups == "resample"
+        enough = config.groups if config.filter_groups == "resample" else 1
         useful: list[list[Sample]] = []
+        places: list[int] = []
         judged, self.last_rollout = False, []
         for _ in range(config.attempts):
             groups = self.next_groups(rank, share, world)
@@ -221,21 +223,22 @@ class Collector:
             good = [group for group in groups if rewards_differ(group, config.filter_metric)]
             self.meter.add("zero_std_groups", len(groups) - len(good), len(groups))
             useful += groups if config.filter_groups == "keep" else good
-            enough = ranks.every_rank(len(useful) >= share) if resample else ranks.any_rank(bool(useful))
-            if enough:
+            places = sorted(chain.from_iterable(ranks.all_gather([group[0].group for group in useful])))
+            if len(places) >= enough:
                 break
         if not ranks.any_rank(judged):
             raise UserError(
                 f"no answer of this rollout could be judged: of the rewards {', '.join(self.rewards.names)} "
                 f"one gave no value for any of them (the warnings above may say why), or every answer failed"
             )
-        if not ranks.any_rank(bool(useful)):
+        if not places:
             raise UserError(
                 f"in {config.attempts} rounds, {config.attempts * config.groups} prompts, every group of answers had "
                 f"equal rewards: there is nothing to learn; use easier or harder prompts, more rl.samples or another "
                 f"reward"
             )
-        return [sample for group in useful[:share] for sample in group if sample.reward is not None]
+        kept = set(places[: config.groups])
+        return [s for group in useful if group[0].group in kept for s in group if s.reward is not None]
 
     def next_groups(self, rank: int, share: int, world: int) -> list[list[Sample]]:
         """This rank's groups of the next prompts, answered and judged."""

@@ -117,7 +117,7 @@ def make_on_policy_job(recipe: Recipe, model: Transformer, teacher: Transformer,
     def make_batches(samples: Sequence[Sample], number: int) -> list[Packed]:
         """Answers of the student -> packed rows, that the teacher reads, too; as many on all ranks."""
         batches = []
-        for part in minibatches(len(samples), rl.minibatches, (recipe.train.seed, number)):
+        for part in minibatches(samples, rl.minibatches, (recipe.train.seed, number)):
             packed = pack([samples[i] for i in part], length, "token", rl.max_new_tokens, rl.share_prompts)
             most = max(ranks.all_gather(len(packed.batch.labels)))
             batches.append(packed._replace(batch=pad_rows(packed.batch, most)))

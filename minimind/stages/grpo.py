@@ -92,7 +92,7 @@ def make_job(recipe: Recipe, model: Transformer, tokenizer: Tokenizer, generate:
 
     def make_batches(samples: Sequence[Sample], number: int) -> list[Packed]:
         """Rewards of rollout `number` → advantages → the batches of its optimizer steps."""
-        parts = minibatches(len(samples), rl.minibatches, (recipe.train.seed, number))
+        parts = minibatches(samples, rl.minibatches, (recipe.train.seed, number))
         rewards_N = torch.tensor([sample.reward for sample in samples], dtype=torch.float64)
         packs = []
         for indices in parts:

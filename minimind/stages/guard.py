@@ -29,17 +29,18 @@ def check(recipe: Recipe) -> None:
     tax.read_abilities(recipe.guard.files, 1)
 
 
-def after(recipe: Recipe, model: Path, dtype: str) -> None:
-    """Compare `model` with `recipe.init`, print the table, and write it to `guard.json` beside the model.
+def after(recipe: Recipe, trained: Path, out: Path, dtype: str) -> bool:
+    """Compare `trained`, the last checkpoint, with `recipe.init`: print the table, and write it to `out`/guard.json.
 
-    With `guard.limit` the mean of both, the later one counting as much as it may, takes the model's place.
+    With `guard.limit` the mean of both, the later one counting as much as it may, becomes `out`/model where that is not
+    the whole change; returns whether it did.
     """
     guard, device = recipe.guard, runtime.device(recipe.train.device)
     if not guard.files or not runtime.is_main():
-        return
-    tokenizer, products = Tokenizer.load(model), runtime.compute_dtype(device)
+        return False
+    tokenizer, products = Tokenizer.load(trained), runtime.compute_dtype(device)
     abilities = tax.read_abilities(guard.files, guard.questions)
-    start, end = (load_model(one, device=device) for one in (recipe.init, model))
+    start, end = (load_model(one, device=device) for one in (recipe.init, trained))
     if guard.limit:
         tried = list(tax.sweep(start, end, tokenizer, abilities, products, guard.limit))
         share, changes = tried[-1]
@@ -47,8 +48,10 @@ def after(recipe: Recipe, model: Path, dtype: str) -> None:
         was, now = (tax.standing(one, tokenizer, abilities, products) for one in (start, end))
         share, changes = 1.0, tax.compare(was, now)
     if share < 1:
-        save_model(tax.between(start, end, share), model, dtype)
+        save_model(tax.between(start, end, share), out / "model", dtype)
+        tokenizer.save(out / "model")
         say(f"The whole change cost more than {guard.limit:g} points: the model is {share:.0%} of it.")
-    tax.show(f"{recipe.init} → {model}", changes)
+    tax.show(f"{recipe.init} → {out / 'model'}", changes)
     figures = {"share": share, "abilities": {name: change.figures() for name, change in changes.items()}}
-    write_json(model.parent / "guard.json", figures | {"guard": asdict(guard)})
+    write_json(out / "guard.json", figures | {"guard": asdict(guard)})
+    return share < 1

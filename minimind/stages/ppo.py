@@ -91,7 +91,7 @@ def make_job(recipe: Recipe, actor: Transformer, critic: Scorer, tokenizer: Toke
     def make_batches(samples: Sequence[Sample], number: int) -> list[Packed]:
         """Rewards of rollout `number`, values of the critic → advantages → the batches of its optimizer steps."""
         packs = []
-        for part in minibatches(len(samples), rl.minibatches, (recipe.train.seed, number)):
+        for part in minibatches(samples, rl.minibatches, (recipe.train.seed, number)):
             own = [samples[i] for i in part]
             packed = runner.with_log_probs(pack(own, length, algorithm.normalise, rl.max_new_tokens, rl.share_prompts))
             values = runner.run(critic, packed.batch, model.values).where(packed.batch.mask, 0)

@@ -186,8 +186,11 @@ def train(job: Job, recipe: Recipe, out: Path, resume: bool) -> Path:
         is_over = bool(minutes) and ranks.any_rank(time.monotonic() - began > minutes * 60)
         if at.step < job.steps and not is_over:
             raise UserError(f"{out}: stopped before the end; run the same command again to continue")
-        job.write_model(out / "model")
-        guard.after(recipe, out / "model", save_dtype(recipe))
+        # Whoever is interrupted in here finds the model of before, or none: never one that the guard would refuse.
+        with ranks.main_first("guard"):
+            written = guard.after(recipe, out / "checkpoints" / f"step-{at.step:08d}", out, save_dtype(recipe))
+        if not ranks.broadcast(written):
+            job.write_model(out / "model")
     say(f"Weights are saved in {'float32' if recipe.lora.rank else save_dtype(recipe)}.")
     return out / "model"
 
@@ -250,7 +253,7 @@ def valid_bpb(recipe: Recipe, model: Transformer, tokenizer: Tokenizer, validati
     if validation is None or not validation.documents:
         return {}
     documents, context = _documents(validation, tokenizer), recipe.data.sequence_length
-    return {"bpb": bits_per_byte(model, documents, context, runtime.compute_dtype(model.output_weight.device))["bpb"]}
+    return {"bpb": bits_per_byte(model, documents, context, precision(recipe).dtype)["bpb"]}
 
 
 def valid_pairs(recipe: Recipe, model: Transformer, pairs: PairStream | None, loss: LossFunction) -> dict[str, float]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from minimind import recipe as recipes
 from minimind import runtime
 from minimind.data.prompts import Prompt, fitting, read_prompts
 from minimind.engine.sampling import Sampling
@@ -27,7 +26,7 @@ from minimind.rl.settings import RlConfig
 from minimind.rl.stream import Collector
 from minimind.stages import setup
 from minimind.tokenizer.bpe import Tokenizer
-from minimind.train import loop, parallel
+from minimind.train import parallel
 
 VALID_PROMPTS = 400
 """Validation during training asks so many."""
@@ -123,7 +122,7 @@ def make_log_prob_runner(recipe: Recipe, model: Transformer, sampling: Sampling)
     elif rl.kl_coef:
         reference = parallel.plain_copy(model).requires_grad_(False)
         parallel.shard(reference, reference.layers, recipe.train)
-    rows, single_step = loop.rows_of_a_step(recipes.run_config(recipe))[1], rl.epochs * rl.minibatches == 1
+    rows, single_step = setup.rows_at_a_time(recipe), rl.epochs * rl.minibatches == 1
     return LogProbRunner(model, reference, sampling, setup.precision(recipe), rows, single_step)
 
 

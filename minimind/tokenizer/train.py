@@ -6,7 +6,9 @@ that occurs most often. The `tokenizers` library counts and merges; what is fixe
 
 import json
 from collections.abc import Iterable
+from concurrent.futures import Future
 from pathlib import Path
+from threading import Thread
 
 from minimind.errors import UserError
 from minimind.tokenizer.bpe import Tokenizer
@@ -39,13 +41,15 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 6400, max_token_byte
     tokens wherever it stands.
 
     Raises:
-        UserError: `vocab_size` is below 292, or the texts hold too few different pairs to fill it.
+        UserError: `vocab_size` is below 292 or absurd, or the texts hold too few different pairs to fill it.
     """
     from tokenizers import Regex, models, pre_tokenizers, trainers
     from tokenizers import Tokenizer as Library
 
-    if vocab_size < SMALLEST:
-        raise UserError(f"--vocab-size {vocab_size}: {SMALLEST} or more ({len(ADDED)} control tokens and 256 bytes)")
+    if not SMALLEST <= vocab_size < 2**24:  # the library takes memory for all of them at once
+        raise UserError(
+            f"--vocab-size {vocab_size}: {SMALLEST} or more ({len(ADDED)} control tokens and 256 bytes), below 2**24"
+        )
     library = Library(models.BPE())
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     split = pre_tokenizers.Split(Regex(SPLIT), "isolated")
@@ -57,7 +61,17 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 6400, max_token_byte
         max_token_length=max_token_bytes and max_token_bytes + 1,  # the library's bound is exclusive
         show_progress=False,
     )
-    library.train_from_iterator(texts, trainer)
+    learned: Future[None] = Future()
+
+    def learn() -> None:
+        try:
+            library.train_from_iterator(texts, trainer)
+            learned.set_result(None)
+        except BaseException as error:
+            learned.set_exception(error)
+
+    Thread(target=learn, daemon=True).start()
+    learned.result()  # where Ctrl-C is heard: the library does not ask for it
     if library.get_vocab_size() < vocab_size:
         raise UserError(
             f"the texts fill only {library.get_vocab_size()} entries of --vocab-size {vocab_size}; "

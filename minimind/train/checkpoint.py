@@ -67,11 +67,12 @@ def save(
             os.replace(draft, final)
         ranks.barrier()  # nor before it is there for good
     except (OSError, UserError, dcp.CheckpointException) as error:
+        reason = _system_error(error) or str(error).splitlines()[0]
         if runtime.is_main():
             shutil.rmtree(draft, ignore_errors=True)
         free = shutil.disk_usage(folder).free if folder.exists() else 0
         raise UserError(
-            f"{final}: the checkpoint could not be written ({_reason(error)}; {free / 1e6:,.0f} MB free); "
+            f"{final}: the checkpoint could not be written ({reason}; {free / 1e6:,.0f} MB free); "
             f"make room or choose another --out, then run the same command again"
         ) from error
     return final
@@ -92,7 +93,7 @@ def load(folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]
     What the optimizers are set to (weight decay, momentum, betas) stays: the recipe says it, which may have changed.
 
     Raises:
-        UserError: the checkpoint belongs to another model or optimizer.
+        UserError: the checkpoint belongs to another model or optimizer, or cannot be read.
     """
     asked = [{name: value for name, value in group.items() if name != "params"} for group in _groups(optimizers)]
     weights, moments = get_state_dict(model, optimizers, options=TRAINED)
@@ -103,7 +104,11 @@ def load(folder: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]
         set_state_dict(
             model, optimizers, model_state_dict=state["model"], optim_state_dict=state["optimizers"], options=TRAINED
         )
-    except (RuntimeError, ValueError, KeyError, dcp.CheckpointException) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, dcp.CheckpointException) as error:
+        if reason := _system_error(error):
+            raise UserError(
+                f"{folder}: the checkpoint could not be read ({reason}); mend that, then run the same command again"
+            ) from error
         raise UserError(
             f"{folder}: a checkpoint of another model or optimizer than this recipe's; "
             f"use another --out, or --resume never to start anew"
@@ -179,15 +184,18 @@ def _flush(file: Path) -> None:
         os.fsync(stream.fileno())
 
 
-def _reason(error: BaseException) -> str:
-    """The system's own words for what went wrong, wherever in the chain, on whichever rank."""
-    causes: list[BaseException | None] = [error]
-    while causes:
-        cause = causes.pop()
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
+def _system_error(error: BaseException) -> str | None:
+    """The system's own words for what went wrong, wherever in the chain, on whichever rank; None: it said nothing.
+
+    Raises:
+        KeyboardInterrupt: that is what happened; DCP takes it for a failure like any other.
+    """
+    causes: list[BaseException] = [error]
+    for cause in causes:  # which grows
+        if isinstance(cause, KeyboardInterrupt):
+            raise cause
         if isinstance(cause, dcp.CheckpointException):
             causes += [failure for failure, _ in cause.failures.values()]
-        if cause is not None:
-            causes.append(cause.__cause__ or cause.__context__)
-    return str(error).splitlines()[0]
+        if before := cause.__cause__ or cause.__context__:
+            causes.append(before)
+    return next((cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror), None)

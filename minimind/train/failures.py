@@ -64,7 +64,9 @@ def explained(config: RunConfig) -> Iterator[None]:
 def _what_to_lower(config: RunConfig) -> str:
     """Memory grows with the positions that a rank works on at a time; only the balance of experts depends on them."""
     train, length = config.train, config.sequence_length
-    rows = min(train.micro_batch_tokens, train.tokens_per_step // runtime.world_size()) // length
+    rows = train.micro_batch_tokens // length
+    if not config.samples:
+        rows = min(rows, train.tokens_per_step // length // runtime.world_size())
     cures = []
     if rows > 1:
         cures.append(f"lower train.micro_batch_tokens from {rows * length} to {rows // 2 * length}")

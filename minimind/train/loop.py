@@ -147,12 +147,15 @@ def train_step(
 
 
 def rows_of_a_step(config: RunConfig) -> tuple[int, int]:
-    """Rows of one step that each rank works on, and how many of them at a time.
+    """Rows of one step that each rank works on (0: the rollout decides), and how many of them at a time.
 
     Raises:
         UsageError: the ranks cannot share the rows of a step evenly.
     """
     train, length, world = config.train, config.sequence_length, runtime.world_size()
+    at_once = max(1, train.micro_batch_tokens // length)
+    if config.samples:
+        return 0, at_once
     rows = train.tokens_per_step // length
     if rows % world:
         fitting = -(-rows // world) * world * length
@@ -160,7 +163,7 @@ def rows_of_a_step(config: RunConfig) -> tuple[int, int]:
             f"recipe: train.tokens_per_step = {train.tokens_per_step} makes {rows} rows of {length}, which {world} "
             f"processes cannot share evenly; use {fitting}"
         )
-    return rows // world, max(1, min(rows // world, train.micro_batch_tokens // length))
+    return rows // world, min(rows // world, at_once)
 
 
 def count(batch: Any) -> tuple[int, int]:

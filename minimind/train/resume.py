@@ -36,6 +36,8 @@ def start(job: Job, config: RunConfig, checkpoints: Path, precision: Precision, 
     Raises:
         UserError: the checkpoint is of another run: model, data, or a field of the recipe that may not change.
     """
+    if runtime.rank():  # all weights are drawn: from here on chance (dropout) may differ, as between rows
+        runtime.seed_everything(config.train.seed + runtime.rank())
     if not resume and runtime.is_main():
         shutil.rmtree(checkpoints, ignore_errors=True)
     base = config.recipe["init"]
@@ -44,7 +46,7 @@ def start(job: Job, config: RunConfig, checkpoints: Path, precision: Precision, 
     if found is None:
         return Progress(compiled=ranks.broadcast(_compiles(job, config, precision)), init=init)
     source, state = found
-    check_recipe(source, state["recipe"], config.recipe)
+    check_recipe(source, state["recipe"], config.recipe, config.samples)
     if state["progress"]["init"] != init:
         raise UserError(
             f"{source}: init {base!r} has other weights than the run started from, "
@@ -71,8 +73,10 @@ def start(job: Job, config: RunConfig, checkpoints: Path, precision: Precision, 
     return at
 
 
-def check_recipe(source: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+def check_recipe(source: Path, before: dict[str, Any], now: dict[str, Any], samples: bool = False) -> None:
     """Compare the checkpoint's recipe with this one: name what changed.
+
+    samples: rollouts decide what a step holds, and not `train.tokens_per_step`.
 
     Raises:
         UserError: that may not change.
@@ -83,6 +87,8 @@ def check_recipe(source: Path, before: dict[str, Any], now: dict[str, Any]) -> N
     old = {name: value for name, value in _fields(defaults).items() if name in new} | _fields(before)
     changes = {name: (old.get(name), new.get(name)) for name in {**old, **new} if old.get(name) != new.get(name)}
     for name, (was, is_now) in changes.items():
+        if samples and name == "train.tokens_per_step":
+            continue
         if any(name == fixed or name.startswith(f"{fixed}.") for fixed in FIXED):
             raise UserError(
                 f"{source}: {name} was {_spell(was)} and is {_spell(is_now)} now, which may not change in the course "

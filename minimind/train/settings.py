@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from minimind.limits import POSITIVE, Limit, at_least, check
+from minimind.errors import UsageError
+from minimind.limits import POSITIVE, UP_TO_INFINITY, at_least, check
 from minimind.optim.settings import OptimConfig
 
 
@@ -58,9 +59,9 @@ class TrainConfig:
     def check(self) -> None:
         """Raise a `UsageError` that names the field if a value cannot work."""
         check("train", self, POSITIVE, "epochs")
-        check("train", self, at_least(0), "max_steps", "max_minutes", "valid_every", "sample_every", "sample_seconds")
-        check("train", self, at_least(0), "save_every")
-        check("train", self, Limit(lambda seed: 0 <= seed < 2**63, "at least 0 and below 2**63"), "seed")
+        check("train", self, at_least(0), "max_steps", "valid_every", "sample_every", "sample_seconds", "save_every")
+        check("train", self, UP_TO_INFINITY, "max_minutes")
+        check("train", self, at_least(0, bits=63), "seed")
         check("train", self, at_least(1), "keep", "log_every")
 
 
@@ -81,7 +82,8 @@ class RehearsalConfig:
 
     def check(self) -> None:
         """Raise a `UsageError` that names the field if a value cannot work."""
-        check("rehearsal", self, POSITIVE, "tokens", "weight")
+        check("rehearsal", self, at_least(1, bits=28), "tokens")
+        check("rehearsal", self, POSITIVE, "weight")
 
 
 @dataclass
@@ -100,6 +102,8 @@ class GuardConfig:
         """Raise a `UsageError` that names the field if a value cannot work."""
         check("guard", self, at_least(0), "limit")
         check("guard", self, at_least(1), "questions")
+        if self.limit and not self.files:
+            raise UsageError("recipe: guard.limit needs guard.files, the conversations that it is measured by")
 
 
 @dataclass(frozen=True)
@@ -111,5 +115,7 @@ class RunConfig:
     optim: OptimConfig
     sequence_length: int
     """Positions of a row."""
+    samples: bool
+    """It learns from rollouts, which decide how many rows a step has."""
     recipe: dict[str, Any]
     """The whole recipe as plain values: saved with the run, and compared when the run is continued."""

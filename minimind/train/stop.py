@@ -25,7 +25,7 @@ class StopRequest:
 
 @contextmanager
 def stop_signals() -> Iterator[StopRequest]:
-    """Turn SIGTERM and the first Ctrl-C into a request to save and stop; the second Ctrl-C stops at once."""
+    """Turn SIGTERM, SIGHUP and the first Ctrl-C into a request to save and stop; the second Ctrl-C stops at once."""
     stop = StopRequest()
 
     def handle(number: int, frame: object) -> None:
@@ -34,8 +34,12 @@ def stop_signals() -> Iterator[StopRequest]:
             say("Saving a checkpoint, then stopping (Ctrl-C again stops at once).")
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
+    wanted = [signal.SIGINT, signal.SIGTERM]
+    # The terminal or the ssh connection is closed. Not on Windows; `nohup` ignores it, and so do we then.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        wanted.append(signal.SIGHUP)
     previous = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in wanted:
         try:
             previous[number] = signal.signal(number, handle)
         except ValueError:  # not in the main thread: whoever runs us there handles signals

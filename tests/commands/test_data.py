@@ -5,7 +5,9 @@ import sys
 import pytest
 
 from minimind.cli import main
-from minimind.data.shards import Shards
+from minimind.commands.arguments import split_settings
+from minimind.data.shards import RENDERING, Shards
+from minimind.recipe import Recipe, find, load
 
 
 def run(capsys, *argv):
@@ -45,6 +47,23 @@ def test_tables_for_people(capsys, tmp_path):
         code, output = run(capsys, *argv, "--data", tmp_path / "c.jsonl")
         assert code == 0
         assert "documents" in output.out
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_the_training_that_is_advised_takes_the_shards(capsys, tmp_path, kind):
+    asked, said = {"role": "user", "content": "hi"}, [{"role": "assistant", "content": word} for word in ("yes", "no")]
+    pair = {"conversations": [asked, said[0]], "chosen": [asked, said[0]], "rejected": [asked, said[1]]}
+    (tmp_path / "c.jsonl").write_text(json.dumps(pair) + "\n")
+    flags = ["--too-long", "skip", "--drop-empty-think", "0.1"]
+    code, output = run(
+        capsys, "prepare", "--kind", kind, "--data", tmp_path / "c.jsonl", "--out", tmp_path / "out", *flags
+    )
+    advised = "".join(output.err.partition("minimind train")[2].splitlines())
+    _, settings = split_settings(advised.split())
+    data = vars(load(Recipe, find("laptop", kind), settings).data)
+    options = Shards.open(tmp_path / "out").manifest["options"]
+    assert code == 0
+    assert {name: data[name] for name in RENDERING} == {name: options[name] for name in RENDERING}
 
 
 @pytest.mark.parametrize("command", ["synth", "download", "prepare", "stats"])

@@ -15,6 +15,7 @@ from minimind.config import PRESETS
 from minimind.plan.budget import program_memory
 from minimind.plan.scaling import learning_rate, tokens_per_step
 from minimind.recipe import Recipe, find, load, model_config
+from minimind.train.folder import locked
 
 
 @pytest.fixture
@@ -85,6 +86,7 @@ def test_a_budget_alone_is_told_what_to_train(plan, minimind, world):
         (["laptop", "--minutes", "-1"], "-1"),
         (["--minutes", "1e308"], "ten years"),
         (["--price", "1e300", "--price-per-hour", "1e-300"], "ten years"),
+        (["--price", "1e-300", "--price-per-hour", "1e300"], "buys no time"),
         (["--minutes", "9", "--price", "3", "--price-per-hour", "1"], "without --minutes"),
         (["--minutes", "9", "--tokens", "7"], "for one RECIPE"),
         (["--minutes", "9", "--set.optim.matrices", "adamw"], "--set.optim.lr"),
@@ -133,6 +135,14 @@ def test_auto_chooses_what_fits_the_time_and_stays_with_it(minimind, world, tmp_
         other = minimind(*command[:4], minutes, "--data", data, "--device", "cpu", "--out", folder)
         assert other.code == 2
         assert "another --out" in other.err
+
+
+def test_auto_leaves_a_run_alone_that_is_being_written(minimind, world, tmp_path):
+    command = ["train", "pretrain", "auto", "--minutes", "0.05", "--data", world / "few_pretrain.jsonl"]
+    with locked(tmp_path):
+        ended = minimind(*command, "--device", "cpu", "--out", tmp_path)
+        assert (ended.code, (tmp_path / "auto.json").exists()) == (1, False)
+    assert "another run is writing there" in ended.err
 
 
 def test_what_is_given_is_not_chosen(monkeypatch):

@@ -4,7 +4,9 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from threading import Event
 
 import numpy as np
 import pytest
@@ -197,6 +199,19 @@ def test_processes_that_ask_at_once_share_one_build(corpus, tmp_path):
     assert len(answers) == 1
 
 
+def test_who_waits_goes_on_when_the_first_has_failed(tokenizer, tmp_path, monkeypatch):
+    out, waits, bad = tmp_path / "out", Event(), tmp_path / "bad.jsonl"
+    bad.write_text("nonsense\n")
+    monkeypatch.setattr(shards, "say", lambda text: waits.set())
+    with ThreadPoolExecutor() as pool:
+        with shards._alone_in(out):
+            built = pool.submit(build, [bad], tokenizer, out)
+            assert waits.wait(30)
+        with pytest.raises(UserError, match="not valid JSON"):
+            built.result(timeout=60)
+    assert not out.exists(), "nor does the second leave anything"
+
+
 @pytest.mark.parametrize("name", ["progress.json", "tokens-00042.bin", ".notes.tmp", "thesis.txt"])
 def test_files_of_someone_else_are_left_alone(corpus, tokenizer, tmp_path, name):
     (tmp_path / "mine").mkdir()
@@ -233,6 +248,21 @@ def test_prepared_shards_are_opened_as_they_are(corpus, tokenizer, tmp_path):
     files["tokenizer_config.json"] = json.dumps(json.loads(files["tokenizer_config.json"]) | {"bos_token": None})
     with pytest.raises(UserError, match="prepared with another tokenizer"):
         ensure([tmp_path / "out"], Tokenizer(files))
+
+
+def test_prepared_shards_say_what_the_recipe_says(write_jsonl, corpus, tokenizer, tmp_path):
+    build([write_jsonl("c.jsonl", CHATS)], tokenizer, tmp_path / "out", Options("sft", drop_empty_think=0.2))
+    own = {"too_long": "drop_oldest", "random_system_prompt": 0.0, "drop_empty_think": 0.2}
+    both = partial(ensure, [tmp_path / "out"], tokenizer, "sft", max_length=512, on_bad_line="skip")
+    assert both(**own).documents == len(CHATS)
+    cures = {
+        "--too-long skip, or train with --set.data.too_long drop_oldest": {"too_long": "skip"},
+        "--random-system-prompt 0.1, or train with --set.data.random_system_prompt 0.0": {"random_system_prompt": 0.1},
+        "--too-long skip --drop-empty-think 0, or train": {"too_long": "skip", "drop_empty_think": 0},
+    }
+    for cure, other in cures.items():
+        with pytest.raises(UserError, match=f"other settings than the recipe's; prepare it with {cure}"):
+            both(**own | other)
 
 
 def test_damage_is_found(corpus, tokenizer, tmp_path, minimind):

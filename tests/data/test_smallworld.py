@@ -88,6 +88,19 @@ def test_counts_are_true_and_the_size_is_kept(tmp_path: Path) -> None:
         generate(tmp_path, size_mb=0)
 
 
+def test_an_interrupted_file_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def documents(*_: object) -> Iterator[tuple[str, str]]:
+        yield from (("person", f"Text {number}.") for number in range(600))  # 500 of them to validate with
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("minimind.data.smallworld.pretraining.documents", documents)
+    with pytest.raises(KeyboardInterrupt):
+        generate(tmp_path, 0.1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        set(FILES) - {"pretrain.jsonl", "pretrain_valid.jsonl"}
+    )
+
+
 def test_a_hundred_people_with_four_facts_each() -> None:
     world = build_world(0)
     assert len(world.people) == 100

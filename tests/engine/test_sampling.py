@@ -105,7 +105,7 @@ def test_random_numbers_depend_on_seed_and_place_only_and_are_uniform():
     assert abs(np.corrcoef(many[:-1], many[1:])[0, 1]) < 0.06
 
 
-@pytest.mark.parametrize("field", [{"temperature": -1}, {"top_p": 0}, {"min_p": 2}, {"top_k": -1}])
+@pytest.mark.parametrize("field", [{"temperature": -1}, {"top_p": 0}, {"min_p": 2}, {"top_k": -1}, {"top_k": 2**31}])
 def test_values_out_of_range_are_named(field):
     with pytest.raises(UsageError, match=next(iter(field))):
         Sampling(**field)

@@ -92,6 +92,19 @@ def test_a_guarded_run_ends_at_the_furthest_mean_within_the_limit(spoiled, tuned
     assert not tax.within(tax.compare(was, tax.standing(further, tokenizer, abilities, torch.float32)), 3)
 
 
+def test_a_guard_that_is_interrupted_leaves_the_guarded_model(spoiled, minimind, dpo_flags, monkeypatch):
+    before = (spoiled / "model" / "model.safetensors").read_bytes()
+
+    def stopped(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tax, "sweep", stopped)
+    guard = ["--set.guard.files", json.loads((spoiled / "guard.json").read_text(encoding="utf-8"))["guard"]["files"][0]]
+    again = minimind(*dpo_flags, "--set.optim.lr", "1e-2", "--out", spoiled, *guard, "--set.guard.limit", "3")
+    assert again.code == 130, again.err
+    assert (spoiled / "model" / "model.safetensors").read_bytes() == before
+
+
 def test_the_command_says_the_same_and_writes_the_mean(spoiled, tuned, world, minimind, tmp_path):
     newest = max((spoiled / "checkpoints").iterdir())
     flags = ["eval", "tax", tuned / "model", newest, "--data", world / "few_sft_valid.jsonl"]

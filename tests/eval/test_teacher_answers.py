@@ -97,6 +97,21 @@ def test_another_file_is_not_written_to(tmp_path):
         write_answers([asking("a")], echo, tmp_path)
 
 
+def test_only_one_process_writes_to_a_file(tmp_path):
+    out = tmp_path / "out.jsonl"
+
+    def teacher(prompts):
+        out.write_bytes(b'{"mess')  # as far as the line is written
+        with pytest.raises(UserError, match=r"out\.jsonl: another process is writing there; wait"):
+            write_answers(prompts, echo, out)
+        assert out.read_bytes() == b'{"mess'
+        out.write_bytes(b"")
+        yield from echo(prompts)
+
+    assert write_answers([asking("a")], teacher, out).written == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+
+
 def test_a_model_answers_as_it_would_alone(tuned):
     model, tokenizer = load_model(tuned / "model"), Tokenizer.load(tuned / "model")
     prompts = [asking("What is 1 + 2?"), asking("一加二是多少？"), asking("x " * 5000)]

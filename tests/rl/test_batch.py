@@ -180,7 +180,8 @@ def test_equal_rewards_give_a_gradient_of_exactly_zero(model, tokenizer, recipe)
 
 
 def test_minibatches_hold_every_sample_once(model, tokenizer, recipe):
-    assert sorted(i for part in minibatches(10, 4, (42, 7)) for i in part) == list(range(10))
+    ten = [sample([1], [30], group=number // 2) for number in range(10)]
+    assert sorted(i for part in minibatches(ten, 4, (42, 7)) for i in part) == list(range(10))
     recipe.rl.minibatches, recipe.rl.epochs = 4, 3
     samples = sampled(model, tokenizer, recipe, each=5)
     made = batches_of(grpo.make_job(recipe, model, tokenizer), samples, 7)
@@ -199,7 +200,7 @@ def test_the_critics_advantages_are_gae_of_each_answer(model, tokenizer, recipe)
     recipe.ppo.whiten, recipe.ppo.gamma, recipe.ppo.lam, recipe.rl.algorithm = False, 0.9, 0.8, "ppo_clip"
     samples = [*sampled(model, tokenizer, recipe), sample([1, 2], [30, 31], (91, 92), [32, 33], reward=2.0)]
     (batch,) = batches_of(ppo.make_job(recipe, model, critic, tokenizer), samples)
-    (order,) = minibatches(len(samples), 1, (recipe.train.seed, 0))
+    (order,) = minibatches(samples, 1, (recipe.train.seed, 0))
     packed = pack([samples[i] for i in order], recipe.data.sequence_length, "token", recipe.rl.max_new_tokens)
     for one, values, advantages, returns in zip(
         packed.samples,

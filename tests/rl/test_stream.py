@@ -1,14 +1,17 @@
 """Collecting on several ranks: what fails on one fails on all, and drift is that of all."""
 
 from dataclasses import replace
+from itertools import chain
+from random import Random
 from types import SimpleNamespace
 
 import pytest
 from processes import in_ranks
 
-from minimind import runtime
+from minimind import ranks, runtime
 from minimind.data.prompts import Prompt
 from minimind.errors import UsageError, UserError
+from minimind.rl.batch import minibatches
 from minimind.rl.metrics import Meter, PolicyDrift
 from minimind.rl.settings import RlConfig
 from minimind.rl.stream import Collector, RolloutStream
@@ -38,6 +41,46 @@ def asked():
 
 def test_what_fails_on_one_rank_fails_on_all():
     assert in_ranks(2, asked) == [["the server of rank 1 is gone"] * 2] * 2
+
+
+class Coin:
+    """Judges three of five groups to be useful: whose answers differ in their reward."""
+
+    names = ("coin",)
+
+    def __call__(self, samples):
+        for number, one in enumerate(samples):
+            differs = Random(one.group).random() < 0.6
+            one.reward = one.rewards["coin"] = float(differs and number % 2)
+
+
+def answered(samples):
+    for one in samples:
+        one.append([5], [0.0])
+
+
+def taken(filter_groups):
+    """Of each of some rollouts: how many prompts it asked, and what its minibatches hold, on all ranks together."""
+    config = RlConfig(groups=4, samples=2, filter_groups=filter_groups)
+    tokenizer, weights = Tokenizer.load("default"), SimpleNamespace(version=0)
+    collector = Collector(config, PROMPTS, tokenizer, weights, answered, Coin(), 0)
+    rollouts = []
+    for number in range(8):
+        samples = collector.collect(runtime.rank(), runtime.world_size())
+        parts = [
+            sorted(chain.from_iterable(ranks.all_gather([samples[i].group for i in part])))
+            for part in minibatches(samples, 2, (0, number))
+        ]
+        rollouts.append((collector.prompt_stream.position, parts))
+    return rollouts
+
+
+@pytest.mark.parametrize("filter_groups", ["keep", "drop", "resample"])
+def test_a_rollout_is_the_same_on_any_number_of_ranks(filter_groups):
+    (alone,) = in_ranks(1, taken, filter_groups)
+    assert filter_groups != "resample" or all(sum(map(len, parts)) == 8 for _, parts in alone)
+    for world in (2, 4):
+        assert in_ranks(world, taken, filter_groups) == [alone] * world
 
 
 def kept():

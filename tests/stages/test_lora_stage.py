@@ -104,6 +104,14 @@ def test_another_stage_goes_on_from_it_merged(adapted, sft_flags, minimind, tmp_
     assert learned < before, "of the same conversations, which the adapter has seen"
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_base_of_16_bits_is_validated_in_them(flags, world, minimind, tmp_path, dtype):
+    more = ["--valid", world / "lora_valid.jsonl", "--max-steps", "1", "--set.train.dtype", dtype]
+    ended = minimind(*flags, *more, "--out", tmp_path / "run")
+    assert ended.code == 0, ended.err
+    assert "validation bpb" in " ".join(ended.err.split())
+
+
 def in_all_ways(before, out):
     """The run of `before` again, in this rank."""
     for kind in ("ddp", "fsdp"):

@@ -1,7 +1,12 @@
 """Training: the fixed ids, any size, the same text always the same tokenizer."""
 
 import json
+import os
 import random
+import signal
+import sys
+from queue import SimpleQueue
+from threading import Event
 
 import pytest
 
@@ -42,6 +47,26 @@ def test_tokens_can_be_kept_short():
     assert max(len(tokenizer.token_bytes(id)) for id in range(36, 600)) == 3
 
 
-def test_too_small_a_vocabulary_is_one_sentence():
+def test_too_small_or_too_large_a_vocabulary_is_one_sentence():
     with pytest.raises(UserError, match="--vocab-size 200: 292 or more"):
         train_tokenizer(TEXTS, 200)
+    with pytest.raises(UserError, match=r"below 2\*\*24"):
+        train_tokenizer(TEXTS, 10**30)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signal there")
+def test_ctrl_c_is_heard_while_the_library_works(request):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+    heard, in_time = Event(), SimpleQueue()
+
+    def texts():
+        yield TEXTS[0]
+        os.kill(os.getpid(), signal.SIGINT)
+        in_time.put(heard.wait(5))
+
+    try:
+        train_tokenizer(texts(), 292)
+    except KeyboardInterrupt:
+        heard.set()
+    assert in_time.get(timeout=10)

@@ -35,3 +35,10 @@ def test_other_errors_are_bugs_and_stay_as_they_are(monkeypatch):
         monkeypatch.setattr(runtime, "world_size", lambda world=world: world)
         with pytest.raises(kind), explained(recipe()):
             raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1234")
+
+
+def test_memory_that_is_short_before_the_first_step_is_explained_too(minimind, dpo_flags, tmp_path, monkeypatch):
+    monkeypatch.setattr("minimind.stages.dpo.run", refuse)
+    ended = minimind(*dpo_flags, "--out", tmp_path / "run")
+    assert (ended.code, "Traceback" in ended.err) == (1, False)
+    assert "out of memory: lower train.micro_batch_tokens" in " ".join(ended.err.split())

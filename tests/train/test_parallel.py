@@ -4,6 +4,7 @@ import itertools
 import os
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from minimind.stages.pretrain import next_token_loss
 from minimind.train import metrics, parallel
 from minimind.train.job import Rehearsal
 from minimind.train.loop import rows_of_a_step, run
+from minimind.train.resume import check_recipe
 
 MODELS = {
     "dense": SHAPE,
@@ -122,15 +124,16 @@ def stopped(folder):
     job.loss = asking
     at = run(job, recipe(tokens_per_step=64, save_every=0, valid_every=0), folder)
     saved = sorted(path.name for path in (folder / "checkpoints").iterdir())
-    return at.step, saved, ranks.all_gather(at.step)
+    return at.step, saved, ranks.all_gather(at.step), ranks.all_gather(torch.rand(()).item())
 
 
 @pytest.mark.skipif(not FORKS, reason="Windows has no SIGTERM to catch")
 def test_all_ranks_stop_together(tmp_path):
-    (step, saved, steps), _ = in_ranks(2, stopped, tmp_path)
+    (step, saved, steps, (one, other)), _ = in_ranks(2, stopped, tmp_path)
     assert step < 5
     assert steps == [step, step]
     assert saved == [f"step-{step:08d}"]
+    assert one != other, "dropout leaves other inputs out on each rank"
 
 
 def test_rows_that_cannot_be_shared_evenly(monkeypatch):
@@ -139,3 +142,6 @@ def test_rows_that_cannot_be_shared_evenly(monkeypatch):
     with pytest.raises(UsageError, match=r"8 rows of 16.*3 processes.*use 144"):
         rows_of_a_step(recipe(tokens_per_step=128))
     assert rows_of_a_step(recipe(tokens_per_step=144)) == (3, 3)
+    sampling = replace(recipe(tokens_per_step=128, micro_batch_tokens=48), samples=True)
+    assert rows_of_a_step(sampling) == (0, 3), "the rollout decides"
+    check_recipe(Path("c"), sampling.recipe, recipe(tokens_per_step=144, micro_batch_tokens=48).recipe, samples=True)

@@ -27,6 +27,7 @@ from minimind.data.smallworld.tooltalk import Request
 from minimind.data.smallworld.tooltasks import DrawTask
 from minimind.data.smallworld.world import LANGUAGES, Person
 from minimind.errors import UsageError
+from minimind.files import atomic_write
 
 Row = dict[str, Any]
 
@@ -210,7 +211,7 @@ def _up_to(budget: float, rows: Iterator[Row]) -> Iterator[Row]:
 def _write(path: Path, rows: Iterable[Row]) -> dict[str, int]:
     """Write one JSON object a line, with the same bytes on every system."""
     count = size = 0
-    with path.open("wb") as file:
+    with atomic_write(path) as draft, draft.open("wb") as file:
         for row in rows:
             line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
             file.write(line)
