@@ -51,7 +51,7 @@ def test_the_resolved_recipe_reads_back(tmp_path):
         ("[data]\nsequence_length = 2", "data.sequence_length = 2 must be at least 8"),
         ("[rl]\nstop_kl = -1.0\nepochs = 2", "rl.stop_kl = -1.0 must be at least 0"),
         ("[rl]\nserver_timeout = 0.0", "rl.server_timeout = 0.0 must be above 0"),
-        ("[rl]\ntemperature = 0.0", "rl.temperature = 0.0 must be above 0, where all answers are the same"),
+        ("[rl]\ntemperature = 0.0", "rl.temperature = 0.0 must be above 0 (there all answers are the same)"),
         (
             "[rl]\ngroups = 3\nsamples = 2\nminibatches = 7",
             "minibatches = 7 must be at most rl.groups × rl.samples (6)",
