@@ -113,12 +113,13 @@ def _cost(
     from minimind import runtime
     from minimind.compiler import can_compile
     from minimind.model import lora
+    from minimind.model.hf_config import readable
     from minimind.plan.budget import adapted, process_memory, tokens_per_second, training_memory
     from minimind.tokenizer.bpe import Tokenizer
     from minimind.train.precision import Precision
 
     tokenizer = Tokenizer.load(recipe.tokenizer)
-    config = model_config(recipe, tokenizer.vocab_size)
+    config = readable(model_config(recipe, tokenizer.vocab_size))
     epoch, length = corpus(recipe, tokenizer)
     context = min(recipe.data.sequence_length, length) / 2
     on = runtime.device(device)

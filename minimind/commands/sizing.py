@@ -77,6 +77,7 @@ def choices(
     """
     from minimind import runtime
     from minimind.config import PRESETS
+    from minimind.model.hf_config import readable
     from minimind.plan import scaling
     from minimind.plan.budget import tokens_per_second
     from minimind.tokenizer.bpe import Tokenizer
@@ -94,7 +95,7 @@ def choices(
         if recipe.optim.matrices != "muon" and "optim.lr" not in settings:
             raise UsageError("the rate that is chosen is Muon's; with optim.matrices another, give --set.optim.lr too")
         tokenizer = Tokenizer.load(recipe.tokenizer)
-        config = model_config(recipe, tokenizer.vocab_size)
+        config = readable(model_config(recipe, tokenizer.vocab_size))
         if config.num_experts and "preset" not in settings:
             continue
         corpus = corpus or count(data, "pretrain", recipe, tokenizer)

@@ -131,6 +131,16 @@ def config_from_hf(content: dict[str, Any], source: str = "config.json") -> Mode
     return config
 
 
+def readable(config: ModelConfig) -> ModelConfig:
+    """Return a recipe's `config`, unless its `config.json` could not be read again: a model of it would be of no use.
+
+    Raises:
+        UserError: a field is out of bounds.
+    """
+    config_from_hf(config_to_hf(config), "recipe: [model]")
+    return config
+
+
 def _first_id(read: Fields, name: str) -> int | None:
     """A token's id; of several, as some models end their answers, the first."""
     value = read.given.get(name)

@@ -13,7 +13,6 @@ import torch
 
 from minimind import ranks, runtime
 from minimind import recipe as recipes
-from minimind.config import ModelConfig
 from minimind.console import say, warn
 from minimind.data.corpus import Kind
 from minimind.data.packing import Batch, PackedStream
@@ -30,7 +29,7 @@ from minimind.losses.lm import linear_cross_entropy
 from minimind.model import lora
 from minimind.model.adapter import is_adapter, peft_trouble, save_adapter
 from minimind.model.files import weights_checksum
-from minimind.model.hf_config import config_from_hf, config_to_hf
+from minimind.model.hf_config import readable
 from minimind.model.qwen3 import Transformer
 from minimind.model.rope import context_length
 from minimind.model.store import load_model, save_model
@@ -70,7 +69,7 @@ def make_model(recipe: Recipe, tokenizer: Tokenizer, read: Callable[..., Transfo
         _stretch(model, recipe)
     else:
         ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_id") for name in ("bos", "eos", "pad")}
-        model = Transformer(_readable(recipes.model_config(recipe, tokenizer.vocab_size, **ids))).to(device)
+        model = Transformer(readable(recipes.model_config(recipe, tokenizer.vocab_size, **ids))).to(device)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise UserError(
             f"the tokenizer has {tokenizer.vocab_size} entries but the model only {model.config.vocab_size}; "
@@ -87,12 +86,6 @@ def make_model(recipe: Recipe, tokenizer: Tokenizer, read: Callable[..., Transfo
     return model.train()
 
 
-def _readable(config: ModelConfig) -> ModelConfig:
-    """Refuse what could not be read again: a run that has ended would be of no use."""
-    config_from_hf(config_to_hf(config), "recipe: [model]")
-    return config
-
-
 def _stretch(model: Transformer, recipe: Recipe) -> None:
     """Teach a trained model longer contexts: of the recipe's shape only `rope_scaling` can still be changed."""
     if "rope_scaling" not in recipe.model:
@@ -102,7 +95,7 @@ def _stretch(model: Transformer, recipe: Recipe) -> None:
     scaling = recipe.model["rope_scaling"]
     config = model.config.with_(rope_scaling=scaling)
     config.check()
-    _readable(config)
+    readable(config)
     model.use_rope_scaling(scaling)
 
 

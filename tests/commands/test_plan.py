@@ -99,6 +99,12 @@ def test_what_is_missing_is_named(minimind, argv, says):
     assert says in ended.err
 
 
+@pytest.mark.parametrize("asked", [["laptop", "--tokens", "1e6"], ["--minutes", "9", "--set.preset", "laptop"]])
+def test_a_shape_that_could_not_be_read_again_is_refused(minimind, asked):
+    ended = minimind("plan", *asked, "--set.model.num_hidden_layers", 10**12)
+    assert (ended.code, "num_hidden_layers" in ended.err) == (1, True)
+
+
 def test_lora_trains_a_percent_and_costs_two_thirds(plan):
     whole, change = (plan("minimind-3", "--stage", stage, "--tokens", "1e6") for stage in ("sft", "lora"))
     assert change["parameters"] == whole["parameters"]
