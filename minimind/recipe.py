@@ -147,7 +147,7 @@ def model_config(recipe: Recipe, vocab_size: int, **ids: Any) -> ModelConfig:
 
 def run_config(recipe: Recipe) -> RunConfig:
     """What the training loop is told of a recipe."""
-    samples = recipe.stage in ("ppo", "grpo", "agent") or recipe.distill.on_policy
+    samples = recipe.stage in ("ppo", "grpo", "agent") or (recipe.stage == "distill" and recipe.distill.on_policy)
     return RunConfig(recipe.stage, recipe.train, recipe.optim, recipe.data.sequence_length, samples, asdict(recipe))
 
 

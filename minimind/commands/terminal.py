@@ -56,7 +56,7 @@ class Terminal:
                     elif line:
                         self.answer(line)
                 except PromptTooLong as error:
-                    console.say(f"{error}, or /reset starts a new conversation")
+                    console.say(f"{error}; /reset starts a new conversation, and --context lets one be longer")
                 except UserError as error:
                     console.say(f"{error}; /help lists the commands")
 

@@ -1,6 +1,7 @@
 """`minimind tokenizer train|report`: learn a vocabulary from text, and compare vocabularies on a text."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from minimind.commands.arguments import Integer, at_least, call_one_of
@@ -35,7 +36,8 @@ def train(data: list[str], out: Path, vocab_size: int = 6400, max_token_bytes: I
     if max_token_bytes is not None:
         at_least(1, max_token_bytes=max_token_bytes)
     with folder_for(out):
-        tokenizer = train_tokenizer(_texts(data, "learning the vocabulary"), vocab_size, max_token_bytes)
+        with _texts(data, "learning the vocabulary") as texts:
+            tokenizer = train_tokenizer(texts, vocab_size, max_token_bytes)
         with writing_to(out):
             tokenizer.save(out)
     say(f"{tokenizer.vocab_size:,} entries in {out}; next: minimind tokenizer report --tokenizer default {out}")
@@ -58,7 +60,8 @@ def report(tokenizer: list[str], data: list[str], json: bool = False) -> None:
     rows = {}
     for name in tokenizer:
         loaded = Tokenizer.load(name)
-        rows[name] = measure(loaded, _texts(data, f"measuring {name}"))
+        with _texts(data, f"measuring {name}") as texts:
+            rows[name] = measure(loaded, texts)
     if next(iter(rows.values()))["documents"] == 0:
         raise UserError(f'--data {data[0]} holds no text; name a file with lines of {{"text": ...}} or plain text')
     if json:
@@ -81,15 +84,23 @@ def report(tokenizer: list[str], data: list[str], json: bool = False) -> None:
     )
 
 
-def _texts(data: list[str], title: str) -> Iterator[str]:
-    """Texts of all files, under one bar that moves by the bytes read from disk."""
+@contextmanager
+def _texts(data: list[str], title: str) -> Iterator[Iterator[str]]:
+    """Give the texts of all files, under one bar that moves by the bytes read from disk.
+
+    The bar is this thread's, which Ctrl-C ends, whoever reads.
+    """
     files = expand(data)
     sizes = [Path(file).stat().st_size for file in files if Path(file).is_file()]
     with progress(title, sum(sizes) if len(sizes) == len(files) else None) as bar:
-        for batch in read_batches(files):
-            for number, line in batch.lines:
-                yield from _texts_of(batch.file, number, line)
-            bar.advance(batch.disk_bytes)
+
+        def read() -> Iterator[str]:
+            for batch in read_batches(files):
+                for number, line in batch.lines:
+                    yield from _texts_of(batch.file, number, line)
+                bar.advance(batch.disk_bytes)
+
+        yield read()
 
 
 def _texts_of(file: str, number: int, line: bytes) -> Iterator[str]:

@@ -141,27 +141,26 @@ def _choose(
     if runtime.world_size() > 1 or settings.get("init"):
         raise UsageError("the recipe auto is for one process and a new model; `minimind plan --minutes M` names one")
     told, device = out / "auto.json", settings.get("train.device", "auto")
-    with locked(out):  # a command that is refused later must not have changed how the other run was begun
-        if resume == "auto" and any((out / "checkpoints").glob("step-*")):
-            before = files.read_json(told).get("minutes") if told.is_file() else None
-            if before != minutes:
-                was = "by another recipe" if before is None else f"for {before:g} minutes"
-                raise UsageError(
-                    f"--minutes {minutes:g}: {out} holds a run that was begun {was}; continue that as it was begun, "
-                    f"use another --out, or start anew with --resume never"
-                )
-            return out / "recipe.toml", {}
-        peak = peak_flops(device)
-        chosen = best(choices(minutes, settings, data, device, peak))
-        if TRIAL_SHARE * 60 * minutes > TRIAL_SECONDS:
-            pace = trial(chosen, settings) / chosen.tokens_per_second
-            chosen = best(choices(minutes, settings, data, device, peak * pace))
-        console.say(
-            f"{minutes:g} minutes: {chosen.preset}, {chosen.parameters / 1e6:.1f} M parameters, {chosen.steps:,} steps "
-            f"of {chosen.tokens_per_step:,} tokens at a rate of {chosen.lr:g}. {chosen.repeats(minutes)}"
-        )
-        with files.writing_to(out):
-            files.write_json(told, {"minutes": minutes})
+    if resume == "auto" and any((out / "checkpoints").glob("step-*")):
+        before = files.read_json(told).get("minutes") if told.is_file() else None
+        if before != minutes:
+            was = "by another recipe" if before is None else f"for {before:g} minutes"
+            raise UsageError(
+                f"--minutes {minutes:g}: {out} holds a run that was begun {was}; continue that as it was begun, "
+                f"use another --out, or start anew with --resume never"
+            )
+        return out / "recipe.toml", {}
+    peak = peak_flops(device)
+    chosen = best(choices(minutes, settings, data, device, peak))
+    if TRIAL_SHARE * 60 * minutes > TRIAL_SECONDS:
+        pace = trial(chosen, settings) / chosen.tokens_per_second
+        chosen = best(choices(minutes, settings, data, device, peak * pace))
+    console.say(
+        f"{minutes:g} minutes: {chosen.preset}, {chosen.parameters / 1e6:.1f} M parameters, {chosen.steps:,} steps "
+        f"of {chosen.tokens_per_step:,} tokens at a rate of {chosen.lr:g}. {chosen.repeats(minutes)}"
+    )
+    with locked(out), files.writing_to(out):  # a run that is going on there must not be told that it began otherwise
+        files.write_json(told, {"minutes": minutes})
     return find(RECIPE, stage), chosen.settings()
 
 

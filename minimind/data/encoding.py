@@ -199,7 +199,7 @@ def in_pool(batches: Iterable[Batch], encoder: Encoder, workers: int) -> Iterato
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits, and never reaches a process that is started in here: it is for this one, whose end is theirs."""
+    """Processes started in here never hear of Ctrl-C: it is for this one, whose end is theirs."""
     mask = getattr(signal, "pthread_sigmask", None)  # which Windows does not have
     old = mask(signal.SIG_BLOCK, {signal.SIGINT}) if mask else ()
     try:

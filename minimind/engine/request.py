@@ -15,9 +15,7 @@ class PromptTooLong(UsageError):
     """A prompt leaves no room for an answer; `tokens` and `context` are the numbers."""
 
     def __init__(self, tokens: int, context: int) -> None:
-        super().__init__(
-            f"the prompt has {tokens} tokens, but the context is {context}: shorten the prompt, or give more context"
-        )
+        super().__init__(f"the prompt has {tokens} tokens, but the context is {context}: shorten the prompt")
         self.tokens, self.context = tokens, context
 
 

@@ -11,6 +11,7 @@ head_dim, B sequences that attend together, W pages of the longest of them, S = 
 """
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import NamedTuple
@@ -183,6 +184,8 @@ class KVCache:
         try:
             self.keys, self.values = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
         except RuntimeError as error:  # torch.OutOfMemoryError is one, what a CPU raises has no class of its own
+            if not re.search("memory|size", str(error)):
+                raise
             gib = 2 * math.prod(shape) * dtype.itemsize / 2**30
             raise UserError(
                 f"the key/value cache of {tokens:,} tokens takes {gib:,.1f} GiB, more than there is: give a shorter "

@@ -118,7 +118,7 @@ def training_memory(
     embedding = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
     matrices = weights - embedding
     moments = 2 * embedding + (1 if run.optim.matrices == "muon" else 2) * matrices
-    tokens = min(train.micro_batch_tokens, train.tokens_per_step)
+    tokens = run.tokens_at_once
     masked = branches or (blocks_of_products(length) > 0 if on_cpu else compute_bytes == WIDE)
     layers = [
         tokens * _layer(config, layer, length, compute_bytes, compiled, on_cpu, masked)
@@ -169,7 +169,7 @@ def _under_lora(
     if not compiled:  # norms keep their normalised input for the gradient of their weight alone
         heads = (config.num_attention_heads + config.num_key_value_heads) * config.head_dim
         kept -= WIDE * (2 * config.hidden_size + heads) * config.num_hidden_layers
-    tokens = min(run.train.micro_batch_tokens, run.train.tokens_per_step)
+    tokens = run.tokens_at_once
     if run.train.activation_checkpointing:
         kept /= config.num_hidden_layers
     return replace(

@@ -7,7 +7,7 @@ from minimind import runtime
 from minimind.console import say
 from minimind.errors import UsageError
 from minimind.eval import tax
-from minimind.files import write_json
+from minimind.files import write_json, writing_to
 from minimind.model.store import load_model, save_model
 from minimind.recipe import Recipe
 from minimind.tokenizer.bpe import Tokenizer
@@ -26,7 +26,7 @@ def check(recipe: Recipe) -> None:
         raise UsageError("recipe: guard.files compares with the language model that a run starts from; leave it empty")
     if recipe.guard.limit and recipe.lora.rank:
         raise UsageError("recipe: guard.limit averages whole models, not adapters; set it to 0, or lower lora.alpha")
-    tax.read_abilities(recipe.guard.files, 1)
+    tax.read_abilities(recipe.guard.files, 1, recipe.data.on_bad_line)
 
 
 def after(recipe: Recipe, trained: Path, out: Path, dtype: str) -> bool:
@@ -39,7 +39,7 @@ def after(recipe: Recipe, trained: Path, out: Path, dtype: str) -> bool:
     if not guard.files or not runtime.is_main():
         return False
     tokenizer, products = Tokenizer.load(trained), runtime.compute_dtype(device)
-    abilities = tax.read_abilities(guard.files, guard.questions)
+    abilities = tax.read_abilities(guard.files, guard.questions, recipe.data.on_bad_line)
     start, end = (load_model(one, device=device) for one in (recipe.init, trained))
     if guard.limit:
         tried = list(tax.sweep(start, end, tokenizer, abilities, products, guard.limit))
@@ -48,10 +48,12 @@ def after(recipe: Recipe, trained: Path, out: Path, dtype: str) -> bool:
         was, now = (tax.standing(one, tokenizer, abilities, products) for one in (start, end))
         share, changes = 1.0, tax.compare(was, now)
     if share < 1:
-        save_model(tax.between(start, end, share), out / "model", dtype)
-        tokenizer.save(out / "model")
+        with writing_to(out):
+            save_model(tax.between(start, end, share), out / "model", dtype)
+            tokenizer.save(out / "model")
         say(f"The whole change cost more than {guard.limit:g} points: the model is {share:.0%} of it.")
     tax.show(f"{recipe.init} → {out / 'model'}", changes)
     figures = {"share": share, "abilities": {name: change.figures() for name, change in changes.items()}}
-    write_json(out / "guard.json", figures | {"guard": asdict(guard)})
+    with writing_to(out):
+        write_json(out / "guard.json", figures | {"guard": asdict(guard)})
     return share < 1

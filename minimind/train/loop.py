@@ -43,7 +43,8 @@ SAMPLE_PAUSE = 50
 def run(job: Job, config: RunConfig, out: Path, resume: bool = True) -> Progress:
     """Train `job` to its last step, writing metrics and checkpoints under `out`, and return where it ended.
 
-    Ends early, after a checkpoint, on SIGTERM, Ctrl-C or when `max_minutes` are over. Under torchrun all ranks call it.
+    Ends early, after a checkpoint, on SIGTERM, SIGHUP, Ctrl-C or when `max_minutes` are over. Under torchrun all ranks
+    call it.
 
     Raises:
         UserError: the loss stays NaN or infinite, disk or memory is full, a rank has died, or there is a checkpoint

@@ -18,12 +18,13 @@ from minimind.train.precision import Precision
 from minimind.train.settings import RehearsalConfig, RunConfig, TrainConfig
 
 FIXED = (
-    *("stage", "preset", "model", "data.sequence_length", "data.too_long", "data.random_system_prompt"),
-    *("data.drop_empty_think", "optim.matrices", "optim.embedding_lr", "train.tokens_per_step", "train.seed"),
+    *("stage", "preset", "model", "data.sequence_length", "optim.matrices", "optim.embedding_lr"),
+    *("train.tokens_per_step", "train.seed"),
     *("distill", "dpo", "lora"),
     *("rl.epochs", "rl.minibatches", "rehearsal.tokens", "rehearsal.weight"),
 )
-"""What makes a run this run. Its data and its `init` are fixed too, but known by content: files may be moved."""
+"""What makes a run this run. Its data, as they are rendered, and its `init` are fixed too, but known by content: files
+may be moved."""
 SECTIONS: dict[str, Callable[[], Any]] = {"optim": OptimConfig, "train": TrainConfig, "rehearsal": RehearsalConfig}
 """Sections that a later version may have added to."""
 

@@ -119,3 +119,9 @@ class RunConfig:
     """It learns from rollouts, which decide how many rows a step has."""
     recipe: dict[str, Any]
     """The whole recipe as plain values: saved with the run, and compared when the run is continued."""
+
+    @property
+    def tokens_at_once(self) -> int:
+        """Positions that go through the model together, on one process."""
+        train = self.train
+        return train.micro_batch_tokens if self.samples else min(train.micro_batch_tokens, train.tokens_per_step)

@@ -196,7 +196,7 @@ def test_two_tabs_know_of_each_other(visit, stage):
 
 
 def test_a_conversation_that_two_tabs_answer_at_once_becomes_two(visit, stage):
-    stage(["One."], ["word " * 100], ["Two."], pause=0.03)
+    stage(["One."], ["word " * 250], ["Two."], pause=0.03)
     page = visit()
     ask(page, "a")
     done(page)
@@ -205,6 +205,7 @@ def test_a_conversation_that_two_tabs_answer_at_once_becomes_two(visit, stage):
     expect(answers(other)).to_have_text("One.")
     ask(page, "b")
     expect(answers(page).last).to_contain_text("word word")
+    expect(other.locator(".user .bubble")).to_have_text(["a", "b"])
     ask(other, "c")
     for one, said in ((page, ["a", "b"]), (other, ["a", "b", "c"])):
         done(one)
