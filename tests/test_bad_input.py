@@ -353,8 +353,7 @@ def test_an_error_leaves_an_earlier_run_as_it_was(minimind, pretrain_flags, pret
         minimind(*without(flags, "--data"), "--data", "other.jsonl"),
         1,
         "other data",
-        "pretrain.jsonl then",
-        "other.jsonl now",
+        "pretrain.jsonl'] → ['other.jsonl']",
     )
     assert state(run) == before
 

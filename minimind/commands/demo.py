@@ -1,5 +1,6 @@
 """`minimind demo`: the whole pipeline on the embedded small world, ending in a report and a chat."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -111,4 +112,5 @@ def _show(results: dict[str, dict[str, Any]], samples: list[dict[str, Any]]) -> 
         rows.append((ability, *(f"{result['scores'][ability]:.0%}" for result in results.values())))
     console.table("Held-out scores", ("", *results), rows)
     for sample in samples:
-        print(f"\n> {sample['question']}\n{sample['answers'][last][:200]}")
+        answer = re.sub(r"\n{3,}", "\n\n", sample["answers"][last])  # of which a model that learned little says many
+        print(f"\n> {sample['question']}\n{answer.strip()[:200]}")

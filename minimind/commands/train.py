@@ -146,8 +146,8 @@ def _choose(
         if before != minutes:
             was = "by another recipe" if before is None else f"for {before:g} minutes"
             raise UsageError(
-                f"--minutes {minutes:g}: {out} holds a run that was begun {was}; continue that as it was begun, "
-                f"use another --out, or start anew with --resume never"
+                f"--minutes {minutes:g}: {out} holds a run that was begun {was}; continue that as it was begun, use "
+                f"another --out, or start anew with --resume never"
             )
         return out / "recipe.toml", {}
     peak = peak_flops(device)
@@ -156,8 +156,8 @@ def _choose(
         pace = trial(chosen, settings) / chosen.tokens_per_second
         chosen = best(choices(minutes, settings, data, device, peak * pace))
     console.say(
-        f"{minutes:g} minutes: {chosen.preset}, {chosen.parameters / 1e6:.1f} M parameters, {chosen.steps:,} steps "
-        f"of {chosen.tokens_per_step:,} tokens at a rate of {chosen.lr:g}. {chosen.repeats(minutes)}"
+        f"{minutes:g} minutes: {chosen.preset}, {chosen.parameters / 1e6:.1f} M parameters, {chosen.steps:,} steps of "
+        f"{chosen.tokens_per_step:,} tokens at a rate of {chosen.lr:g}. {chosen.repeats(minutes)}"
     )
     with locked(out), files.writing_to(out):  # a run that is going on there must not be told that it began otherwise
         files.write_json(told, {"minutes": minutes})

@@ -111,8 +111,9 @@ def _continue_stream(
     try:
         stream.load_state_dict(state)
     except UserError as error:
-        was, is_now = (", ".join(recipe[section]["files"]) for recipe in (then, now))
-        raise UserError(f"{source}: {error} ({section}.files: {was} then, {is_now} now)") from None
+        pairs = ((name, then[section].get(name), value) for name, value in now[section].items())
+        listed = ", ".join(f"{section}.{name} {_spell(was)} → {_spell(new)}" for name, was, new in pairs if was != new)
+        raise UserError(f"{source}: {error} ({listed or f'{section}.files have the same names'})") from None
 
 
 def _compiles(job: Job, config: RunConfig, precision: Precision) -> bool:
