@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,16 +105,30 @@ def folder_for(out: Path) -> Iterator[None]:
     """Make `out` before the long work begins, and take a new one away again if nothing was put into it.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: it cannot be made, or no file in it.
     """
     with writing_to(out):
         created = not out.exists()
         out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):  # a folder may be there and read-only
+            pass
     try:
         yield
     finally:
         if created and not any(out.iterdir()):
             out.rmdir()
+
+
+def check_file(path: Path) -> None:
+    """Refuse a file that could not be written, before the long work begins.
+
+    Raises:
+        UserError: it is a folder, or its own cannot be made or written to.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name a file in it")
+    with folder_for(path.parent):
+        pass
 
 
 @contextmanager

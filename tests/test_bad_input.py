@@ -280,6 +280,31 @@ def test_output_below_a_file(minimind, pretrain_flags, world, here, command):
     assert state(here) == {"file": b"precious"}
 
 
+@pytest.mark.parametrize("place", ["file/result.svg", "folder.svg"])
+@pytest.mark.parametrize(
+    ("command", "work"), [("generate", "generate.answers"), ("tax", "tax.sweep"), ("length", "length.measure")]
+)
+def test_a_place_for_the_result_is_tried_before_the_work(
+    minimind, pretrained, world, here, monkeypatch, command, work, place
+):
+    (here / "file").write_text("precious", encoding="utf-8")
+    (here / "folder.svg").mkdir()
+    (here / "folder.svg" / "precious").write_text("too", encoding="utf-8")
+    before, model = state(here), pretrained / "model"
+
+    def begun(*_, **__):
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr(f"minimind.eval.{work}", begun)
+    argv = {
+        "generate": ["eval", "generate", model, "--out", place],
+        "tax": ["eval", "tax", model, model, "--data", world / "few_sft_valid.jsonl", "--limit", "2", "--out", place],
+        "length": ["eval", "length", model, "--data", world / "few_pretrain_valid.jsonl", "--plot", place],
+    }[command]
+    refused(minimind(*argv), 1, place.split("/")[0])
+    assert state(here) == before
+
+
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="needs a folder that the user cannot write")
 def test_output_in_a_read_only_folder(minimind, pretrain_flags, here):
     (here / "locked").mkdir(mode=0o500)

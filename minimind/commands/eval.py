@@ -24,6 +24,7 @@ from minimind.commands.arguments import (
 )
 from minimind.commands.eval_length import length, needle
 from minimind.errors import UsageError
+from minimind.files import check_file
 
 if TYPE_CHECKING:
     import torch
@@ -221,6 +222,8 @@ def generate(
     sampling = Sampling(temperature=temperature, seed=seed)
     if prompts == ():
         raise UsageError("eval generate: --prompts needs a text")
+    if out is not None:
+        check_file(Path(out))
     asked, as_user = (QUESTIONS, True) if prompts is None else (prompts, chat)
     texts = {}
     for model in console.track(models, "writing"):
@@ -279,6 +282,7 @@ def tax(
         out: model directory to write the mean to.
         questions: conversations of each ability, at most.
     """
+    from minimind.convert.tensors import new_directory
     from minimind.eval.tax import between, compare, read_abilities, show, standing, sweep
     from minimind.model.store import save_model
 
@@ -291,15 +295,16 @@ def tax(
     (was, dtype), (now, _) = (_loaded(one, device, AS_THE_MODEL) for one in (before, after))
     if was.tokenizer.fingerprint != now.tokenizer.fingerprint:
         raise UsageError(f"eval tax: {before} and {after} have different tokenizers; compare models of one family")
-    if limit is None:
+    if limit is None or out is None:
         start, end = (standing(one.model, one.tokenizer, abilities, dtype) for one in (was, now))
         tried = [(1.0, compare(start, end))]
     else:
-        tried = list(sweep(was.model, now.model, now.tokenizer, abilities, dtype, limit))
+        with new_directory(Path(out)) as folder:
+            tried = list(sweep(was.model, now.model, now.tokenizer, abilities, dtype, limit))
+            mean = between(was.model, now.model, tried[-1][0])
+            save_model(mean, folder, "float32")  # 16 bits would round the share away
+            now.tokenizer.save(folder)
     share, changes = tried[-1]
-    if out is not None:
-        save_model(between(was.model, now.model, share), out, "float32")  # 16 bits would round the share away
-        now.tokenizer.save(out)
     if json:
         worst = [{"share": one, "tax": max(change.tax for change in found.values())} for one, found in tried]
         console.print_json({"abilities": {name: one.figures() for name, one in changes.items()}, "tried": worst})

@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 
 from minimind.errors import UsageError, UserError
-from minimind.files import atomic_write
+from minimind.files import atomic_write, check_file
 from minimind.report.plots import Axis, Series, lines
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe & Ito: for every kind of eye
@@ -26,7 +26,7 @@ def check(path: str | Path) -> None:
 
     Raises:
         UsageError: another ending than .png and .svg.
-        UserError: the library that draws PNG is not there.
+        UserError: the library that draws PNG is not there; the file could not be written.
     """
     if Path(path).suffix not in (".png", ".svg"):
         raise UsageError(f"--plot {path}: the picture's name must end in .png or .svg")
@@ -35,6 +35,7 @@ def check(path: str | Path) -> None:
             import PIL  # noqa: F401
         except ImportError:
             raise UserError("drawing a PNG needs Pillow; pip install 'minimind[plot]', or name an .svg file") from None
+    check_file(Path(path))
 
 
 def save(path: str | Path, series: Sequence[Series], x_label: str, y_label: str, zero: bool = False) -> None:
@@ -49,6 +50,7 @@ def save(path: str | Path, series: Sequence[Series], x_label: str, y_label: str,
     else:
         content = _svg(series, x_label, y_label, zero).encode("utf-8")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:
             temporary.write_bytes(content)
     except OSError as error:

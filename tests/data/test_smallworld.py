@@ -84,8 +84,10 @@ def test_counts_are_true_and_the_size_is_kept(tmp_path: Path) -> None:
             assert counts == {"rows": data.count(b"\n"), "bytes": len(data)}
             assert counts["rows"] > 0
         assert sum(one["bytes"] for one in written.values()) == pytest.approx(size * 1e6, rel=1.1 if size < 1 else 0.05)
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="above 0"):
         generate(tmp_path, size_mb=0)
+    with pytest.raises(UsageError, match="1,000,000,000 MB do not fit"):
+        generate(tmp_path, size_mb=1e9)
 
 
 def test_an_interrupted_file_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

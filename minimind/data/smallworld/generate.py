@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -41,7 +42,7 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
     size_mb: size of everything together (default 9); chats and prompts shrink with it below the default, and above
     it the pretraining text grows and the dialogues in which tools are called, which a larger model learns. The same
     seed gives the same bytes, and `questions(seed)` belongs to it.
-    Raises UsageError for a size that is not positive.
+    Raises UsageError for a size that is not positive, or more than the disk has room for.
     """
     size_mb = DEFAULT_MB if size_mb is None else size_mb
     if not 0 < size_mb < math.inf:
@@ -49,6 +50,8 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
             f"the size of the small world must be above 0 MB, not {size_mb}; the default is {DEFAULT_MB:g}"
         )
     out.mkdir(parents=True, exist_ok=True)
+    if size_mb > (room := shutil.disk_usage(out).free / 1e6):
+        raise UsageError(f"{size_mb:,.10g} MB do not fit into {out}: {room:,.0f} MB are free there")
     split, size = Split(seed), size_mb / DEFAULT_MB
     scale = min(1.0, size)
     world, sums, draw, draw_task = split.world, split.sums, split.draw_request, split.draw_task
