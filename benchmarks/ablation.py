@@ -14,8 +14,9 @@ add up to `alpha` at most. An arm is decided when p < a, or when the whole inter
 `smallest` of 0.
 
 An arm that is slower or faster than the first is also compared at equal time: the first is then trained on as many more
-or fewer tokens. Each run is one JSON file in --out; what is there is not run again, so that a study goes on where it
-was stopped, takes more seeds, or another arm. The last line is the result as JSON.
+or fewer tokens. Each run is a line of `runs.jsonl` in --out; what is there is not run again, so that a study goes on
+where it was stopped, takes more seeds, or another arm. Arms of earlier calls stay in the table: what did not help was
+tried, too. The last line is the result as JSON.
 """
 
 import json
@@ -24,6 +25,7 @@ import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from hashlib import sha256
 from html import escape
 from pathlib import Path
@@ -45,6 +47,8 @@ FIRST_LOOK = 3
 
 
 class Arm(NamedTuple):
+    text: str
+    """As it was given."""
     name: str
     changes: dict[str, Any]
     """Fields of the recipe, with values as `--set` takes them."""
@@ -54,7 +58,7 @@ class Arm(NamedTuple):
         """`NAME` or `NAME: FIELD=VALUE FIELD=VALUE`."""
         name, _, changes = text.partition(":")
         fields = (change.partition("=") for change in changes.split())
-        return cls(name.strip(), {field: parse_value(value) for field, _, value in fields})
+        return cls(text, name.strip(), {field: parse_value(value) for field, _, value in fields})
 
     def seeded(self, seed: int) -> dict[str, Any]:
         """The changes of a run; `train.seed=+N` is N behind the seed of its pair."""
@@ -140,20 +144,27 @@ def main(
         load(Recipe, find(preset, "pretrain"), step | arm.seeded(0))
     corpus, log = Corpus.read(data, valid, context=512), Log(out, budget_minutes)
     text = [corpus.shards.key, sha256_of(valid), str(runtime.device("auto"))]
+    unchanged = asdict(load(Recipe, find(preset, "pretrain"), step))
+    study = sha256(json.dumps([unchanged, tokens, text]).encode()).hexdigest()
+    there = dict.fromkeys(one["arm"] for one in log.runs().values() if one["study"] == study)
+    earlier = [Arm.read(text) for text in there if text not in arms]
 
-    def run(arm: Arm, seed: int, amount: float = tokens) -> dict[str, Any] | None:
+    def run(arm: Arm, seed: int, amount: float = tokens, new: bool = True) -> dict[str, Any] | None:
         given = step | arm.seeded(seed)
         # The file is named after all that decides the result: an arm, recipe or corpus of the same name may change.
         recipe = asdict(load(Recipe, find(preset, "pretrain"), given))
         what = sha256(json.dumps([recipe, amount, text]).encode()).hexdigest()[:8]
         name = "-".join([*re.findall(r"[\w.]+", arm.name), f"seed{seed}", what])
-        return log.run(arm.name, name, amount, lambda: train_ours(preset, corpus, amount, given, name))
+        if not new and name not in log.runs():
+            return None
+        make = partial(train_ours, preset, corpus, amount, given, name)
+        return log.run(arm.name, name, amount, make, arm=arm.text, study=study)
 
     def paired(arm: Arm) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """The first arm's runs and the arm's, until it is decided or no time is left."""
+        """The first arm's runs and the arm's, until it is decided or no time is left; no new ones of an earlier arm."""
         pairs: list[tuple[dict[str, Any], dict[str, Any]]] = []
         for seed in range(seeds):
-            mine, its = run(first, seed), run(arm, seed)
+            mine, its = (run(one, seed, new=arm in others) for one in (first, arm))
             if mine is None or its is None:
                 break
             pairs.append((mine, its))
@@ -163,7 +174,7 @@ def main(
         return [mine for mine, _ in pairs], [its for _, its in pairs]
 
     rows = []
-    for arm in others:
+    for arm in (*others, *earlier):
         mine, its = paired(arm)
         if not its:
             continue
@@ -171,7 +182,8 @@ def main(
         longer = statistics.median(map(pace, its[:FIRST_LOOK])) / statistics.median(map(pace, mine[:FIRST_LOOK]))
         rows.append(row(arm.name, "tokens", mine, its, longer, alpha, smallest))
         if abs(longer - 1) > SAME_TIME:
-            same_time = [run(first, seed, tokens * round(longer, 2)) for seed in range(len(its))]
+            amount = tokens * round(longer, 2)
+            same_time = [run(first, seed, amount, new=arm in others) for seed in range(len(its))]
             timed = [(one, other) for one, other in zip(same_time, its, strict=True) if one]
             if timed:
                 side = [one for one, _ in timed], [other for _, other in timed]

@@ -8,7 +8,7 @@ train on all tokens with several seeds, and ours also on fractions of them, each
 their final BPB crosses the reference's final BPB is the answer. All models are scored in windows of the reference's 340
 tokens: longer ones would favour ours. Seconds are of training alone, compiling included.
 
-Each run is one JSON file in --out; what is there is not run again. The last line is the result as JSON.
+Each run is a line of `runs.jsonl` in --out; what is there is not run again. The last line is the result as JSON.
 """
 
 import math

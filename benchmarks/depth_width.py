@@ -3,7 +3,7 @@
     python benchmarks/depth_width.py --data pretrain.jsonl --valid pretrain_valid.jsonl --budget-minutes 30
 
 For each depth hidden size and feed-forward are chosen so that the parameters outside the embedding match. Each run is
-one JSON file in --out; what is there is not run again.
+a line of `runs.jsonl` in --out; what is there is not run again.
 """
 
 import statistics

@@ -3,8 +3,8 @@
     python benchmarks/scaling_law.py --data pretrain.jsonl --valid pretrain_valid.jsonl --budget-minutes 60
 
 Each size trains on each amount of text with a schedule of that length, so that all are compared at their best. The law
-is fitted to all runs that are there; put its constants into `minimind/plan/scaling.py`. Each run is one JSON file in
---out; what is there is not run again.
+is fitted to all runs that are there; put its constants into `minimind/plan/scaling.py`. Each run is a line of
+`runs.jsonl` in --out; what is there is not run again.
 """
 
 import math

@@ -119,31 +119,39 @@ def train_reference(
 
 
 class Log:
-    """Finished runs, one JSON file each: what is there is not run again, so a killed benchmark goes on.
+    """Finished runs, a line each of `runs.jsonl`: what is there is not run again, so a killed benchmark goes on.
 
     A run is not begun when it would not end before the budget is over, by the speed of the runs of its kind so far.
     """
 
     def __init__(self, folder: Path, budget_minutes: float) -> None:
-        self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "runs.jsonl"
+        with self.path.open("ab+") as file:  # what follows the last line end was cut by a crash
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
         self.ends = time.monotonic() + budget_minutes * 60
         self.speed: dict[str, float] = {}
 
-    def run(self, kind: str, name: str, tokens: float, make: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
-        """The figures of a run, made if they are not there, or None where there is no time left for it."""
-        path = self.folder / f"{name}.json"
-        if not path.is_file():
+    def runs(self) -> dict[str, dict[str, Any]]:
+        """Name -> figures, in the order in which the runs ended."""
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        return {one["name"]: one for one in map(json.loads, lines)}
+
+    def run(
+        self, kind: str, name: str, tokens: float, make: Callable[[], dict[str, Any]], **about: Any
+    ) -> dict[str, Any] | None:
+        """The figures of a run with what there is to say `about` it, made if they are not there, or None: no time."""
+        found = self.runs().get(name)
+        if found is None:
             left, needed = self.ends - time.monotonic(), tokens / self.speed[kind] if kind in self.speed else 0.0
             if needed > left:
                 say(f"{name}: needs {needed / 60:.1f} of the {max(0, left) / 60:.1f} minutes left; run again to go on")
                 return None
             say(f"{name} ({max(0, left) / 60:.0f} minutes left)")
             start = time.monotonic()
-            figures = make() | {"name": name, "wall_seconds": time.monotonic() - start}
-            draft = path.with_suffix(".tmp")
-            draft.write_text(json.dumps(figures), encoding="utf-8")
-            draft.replace(path)
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            found = {"name": name, **about} | make() | {"wall_seconds": time.monotonic() - start}
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(found) + "\n")
         self.speed[kind] = found["tokens"] / found["wall_seconds"]
         return found

@@ -68,6 +68,11 @@ def test_runs_are_made_once_and_only_when_time_is_left(tmp_path):
     log.speed["ours"] = 1.0
     assert log.run("ours", "b", 61, make) is None, "61 seconds are more than the minute"
     assert len(made) == 1
+    with log.path.open("a") as file:
+        file.write('{"name": "c", "tok')  # cut by a crash
+    again = Log(tmp_path, budget_minutes=1)
+    again.run("ours", "b", 100, make, arm="x")
+    assert [(one["name"], one.get("arm")) for one in again.runs().values()] == [("a", None), ("b", "x")]
 
 
 def test_bpb_against_reference_from_end_to_end(world, tmp_path, capsys, monkeypatch):
@@ -85,10 +90,10 @@ def test_bpb_against_reference_from_end_to_end(world, tmp_path, capsys, monkeypa
     assert [round(point["share"], 1) for point in found["ours"]] == pytest.approx([0.5, 1.0], abs=0.2)
     assert found["reference"]["bpb"] > 1
     assert (tmp_path / "bpb.svg").read_text(encoding="utf-8").count("polyline") == 3
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
+    before = (tmp_path / "runs.jsonl").read_bytes()
     bpb_against_reference.main(*files, **settings)
     assert last_json(capsys) == found
-    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}, "nothing ran again"
+    assert (tmp_path / "runs.jsonl").read_bytes() == before, "nothing ran again"
 
 
 def test_a_difference_is_students():
@@ -143,13 +148,14 @@ def test_an_ablation_from_end_to_end(world, tmp_path, capsys, monkeypatch):
     assert found["a seed", "tokens"]["p"] > 0.005
     assert found["a seed", "tokens"]["pairs"] == 4
     assert (tmp_path / "ablation.svg").read_text(encoding="utf-8").count("<circle") == len(found)
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
-    ablation.main(*files, arms[:2], tmp_path, **settings)
-    assert last_json(capsys)["rows"][0]["difference"] == 0
-    assert before.items() <= {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}.items(), "not again"
+    before = (tmp_path / "runs.jsonl").read_bytes()
+    ablation.main(*files, (arms[0], arms[3]), tmp_path, **settings)
+    again = {(row["arm"], row["equal"]): row for row in last_json(capsys)["rows"]}
+    assert again == found, "what was tried before stays in the table"
+    assert (tmp_path / "runs.jsonl").read_bytes() == before, "nothing ran again"
     ablation.main(files[0], files[0], arms[:2], tmp_path, **settings)
-    others = {path for path in tmp_path.glob("*.json") if path not in before}
-    assert len(others) >= 6, "of other text"
+    assert len(last_json(capsys)["rows"]) == 1, "what was tried with other text is another study"
+    assert len((tmp_path / "runs.jsonl").read_bytes().splitlines()) >= len(before.splitlines()) + 6
     for wrong, error in ((arms[:1], SystemExit), (("a", "b: optim.lrr=1"), UsageError)):
         with pytest.raises(error, match=r"two arms|lrr"):
             ablation.main(*files, wrong, tmp_path, **settings)
@@ -163,7 +169,7 @@ def test_scaling_law_from_end_to_end(world, tmp_path, capsys, monkeypatch):
     scaling_law.main(*files, tokens=(512, 2048), tokens_per_step=512)
     assert "law" in last_json(capsys)
     assert (tmp_path / "scaling_law.svg").read_text(encoding="utf-8").count("<polyline") == 2
-    assert len(list(tmp_path.glob("*.json"))) == 4
+    assert len((tmp_path / "runs.jsonl").read_text(encoding="utf-8").splitlines()) == 4
 
 
 def test_where_a_size_overtakes_the_next_smaller_one():
