@@ -47,8 +47,6 @@ FIRST_LOOK = 3
 
 
 class Arm(NamedTuple):
-    text: str
-    """As it was given."""
     name: str
     changes: dict[str, Any]
     """Fields of the recipe, with values as `--set` takes them."""
@@ -58,7 +56,7 @@ class Arm(NamedTuple):
         """`NAME` or `NAME: FIELD=VALUE FIELD=VALUE`."""
         name, _, changes = text.partition(":")
         fields = (change.partition("=") for change in changes.split())
-        return cls(text, name.strip(), {field: parse_value(value) for field, _, value in fields})
+        return cls(name.strip(), {field: parse_value(value) for field, _, value in fields})
 
     def seeded(self, seed: int) -> dict[str, Any]:
         """The changes of a run; `train.seed=+N` is N behind the seed of its pair."""
@@ -146,19 +144,21 @@ def main(
     text = [corpus.shards.key, sha256_of(valid), str(runtime.device("auto"))]
     unchanged = asdict(load(Recipe, find(preset, "pretrain"), step))
     study = sha256(json.dumps([unchanged, tokens, text]).encode()).hexdigest()
-    there = dict.fromkeys(one["arm"] for one in log.runs().values() if one["study"] == study)
-    earlier = [Arm.read(text) for text in there if text not in arms]
+    earlier: list[Arm] = []
+    for one in log.runs().values():
+        if one.get("study") == study and (arm := Arm(*one["arm"])) not in (first, *others, *earlier):
+            earlier.append(arm)
 
     def run(arm: Arm, seed: int, amount: float = tokens, new: bool = True) -> dict[str, Any] | None:
         given = step | arm.seeded(seed)
-        # The file is named after all that decides the result: an arm, recipe or corpus of the same name may change.
+        # The run is named after all that decides the result: an arm, recipe or corpus of the same name may change.
         recipe = asdict(load(Recipe, find(preset, "pretrain"), given))
         what = sha256(json.dumps([recipe, amount, text]).encode()).hexdigest()[:8]
         name = "-".join([*re.findall(r"[\w.]+", arm.name), f"seed{seed}", what])
         if not new and name not in log.runs():
             return None
         make = partial(train_ours, preset, corpus, amount, given, name)
-        return log.run(arm.name, name, amount, make, arm=arm.text, study=study)
+        return log.run(arm.name, name, amount, make, arm=arm, study=study)
 
     def paired(arm: Arm) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """The first arm's runs and the arm's, until it is decided or no time is left; no new ones of an earlier arm."""
@@ -188,7 +188,7 @@ def main(
             if timed:
                 side = [one for one, _ in timed], [other for _, other in timed]
                 rows.append(row(arm.name, "time", *side, longer, alpha, smallest))
-    if not rows:
+    if not any(one["arm"] in (arm.name for arm in others) for one in rows):
         return say("no pair of runs is there yet; run again with more --budget-minutes")
     shown = [
         (

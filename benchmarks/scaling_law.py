@@ -1,10 +1,10 @@
-"""Bits per byte against parameters and tokens, and the scaling law that `minimind plan --minutes` uses.
+"""Bits per byte against parameters and tokens, and a scaling law fitted to them.
 
     python benchmarks/scaling_law.py --data pretrain.jsonl --valid pretrain_valid.jsonl --budget-minutes 60
 
 Each size trains on each amount of text with a schedule of that length, so that all are compared at their best. The law
-is fitted to all runs that are there; put its constants into `minimind/plan/scaling.py`. Each run is a line of
-`runs.jsonl` in --out; what is there is not run again.
+is fitted to all runs that are there; to plan by them, give them to `RUNS` in `minimind/plan/scaling.py`. Each run is a
+line of `runs.jsonl` in --out; what is there is not run again.
 """
 
 import math

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -127,16 +128,16 @@ class Log:
     def __init__(self, folder: Path, budget_minutes: float) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "runs.jsonl"
-        with self.path.open("ab+") as file:  # what follows the last line end was cut by a crash
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
         self.ends = time.monotonic() + budget_minutes * 60
         self.speed: dict[str, float] = {}
 
     def runs(self) -> dict[str, dict[str, Any]]:
         """Name -> figures, in the order in which the runs ended."""
-        lines = self.path.read_text(encoding="utf-8").splitlines()
-        return {one["name"]: one for one in map(json.loads, lines)}
+        found = []
+        for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else ():
+            with suppress(json.JSONDecodeError):  # cut by a crash
+                found.append(json.loads(line))
+        return {one["name"]: one for one in found}
 
     def run(
         self, kind: str, name: str, tokens: float, make: Callable[[], dict[str, Any]], **about: Any
@@ -151,7 +152,8 @@ class Log:
             say(f"{name} ({max(0, left) / 60:.0f} minutes left)")
             start = time.monotonic()
             found = {"name": name, **about} | make() | {"wall_seconds": time.monotonic() - start}
+            whole = not self.path.is_file() or self.path.read_bytes().endswith(b"\n")
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(found) + "\n")
+                file.write(("" if whole else "\n") + json.dumps(found) + "\n")
         self.speed[kind] = found["tokens"] / found["wall_seconds"]
         return found

@@ -5,8 +5,8 @@
 Matrix products are in the format that is fast here, each time. The weights that the optimizer changes are float32 (as
 in `minimind train`), or rounded to bfloat16 after each step: to the nearest, which loses every change below 1/512 of
 a weight, or stochastically, which keeps it on average. Moments stay float32. Memory is 2 bytes less for each
-parameter and 2 for its gradient; seconds are not compared, since rounding is done apart here. Each run is one JSON
-file in --out; what is there is not run again.
+parameter and 2 for its gradient; seconds are not compared, since rounding is done apart here. Each run is a
+line of `runs.jsonl` in --out; what is there is not run again.
 """
 
 import statistics

@@ -4,7 +4,6 @@ import errno
 import hashlib
 import json
 import os
-import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from minimind.errors import UserError
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path; afterwards sync it to the disk and move it to `path`, or leave nothing of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _draft_of(path)
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -26,6 +25,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _draft_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def remove_drafts(folder: Path) -> None:
@@ -105,13 +108,11 @@ def folder_for(out: Path) -> Iterator[None]:
     """Make `out` before the long work begins, and take a new one away again if nothing was put into it.
 
     Raises:
-        UserError: it cannot be made, or no file in it.
+        UserError: it cannot be made.
     """
     with writing_to(out):
         created = not out.exists()
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):  # a folder may be there and read-only
-            pass
     try:
         yield
     finally:
@@ -120,15 +121,18 @@ def folder_for(out: Path) -> Iterator[None]:
 
 
 def check_file(path: Path) -> None:
-    """Refuse a file that could not be written, before the long work begins.
+    """Refuse a file that could not be written, before the long work begins; its folder is not made yet.
 
     Raises:
-        UserError: it is a folder, or its own cannot be made or written to.
+        UserError: it is a folder, or nothing can be written there, or under that name.
     """
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; name a file in it")
-    with folder_for(path.parent):
-        pass
+    with writing_to(path):
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; name a file in it")
+        existing = next(folder for folder in path.absolute().parents if folder.exists())
+        draft = _draft_of(existing / path.name)
+        draft.touch()
+        draft.unlink()
 
 
 @contextmanager

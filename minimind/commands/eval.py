@@ -282,13 +282,15 @@ def tax(
         out: model directory to write the mean to.
         questions: conversations of each ability, at most.
     """
-    from minimind.convert.tensors import new_directory
+    from minimind.convert.tensors import check_new_directory, new_directory
     from minimind.eval.tax import between, compare, read_abilities, show, standing, sweep
     from minimind.model.store import save_model
 
     at_least(1, questions=questions)
     if (limit is None) != (out is None):
         raise UsageError("eval tax: --limit POINTS and --out MODEL_DIR go together")
+    if out is not None:
+        check_new_directory(Path(out))
     if limit is not None:
         at_least(0, limit=limit)
     abilities = read_abilities(data, questions, on_bad_line)
@@ -299,8 +301,8 @@ def tax(
         start, end = (standing(one.model, one.tokenizer, abilities, dtype) for one in (was, now))
         tried = [(1.0, compare(start, end))]
     else:
+        tried = list(sweep(was.model, now.model, now.tokenizer, abilities, dtype, limit))
         with new_directory(Path(out)) as folder:
-            tried = list(sweep(was.model, now.model, now.tokenizer, abilities, dtype, limit))
             mean = between(was.model, now.model, tried[-1][0])
             save_model(mean, folder, "float32")  # 16 bits would round the share away
             now.tokenizer.save(folder)

@@ -48,8 +48,9 @@ def length(
 
     at_least(1, windows=windows)
     at_least(8, lengths=min(lengths, default=8))
-    if plot:
-        figure.check(plot)
+    pictures = {"position": Path(plot), "length": Path(plot).with_stem(f"{Path(plot).stem}-by-length")} if plot else {}
+    for file in pictures.values():
+        figure.check(file)
     scalings = _scalings(rope, model, "bpb")
     tokenizer = Tokenizer.load(model)
     text = read_text(read_texts(data, on_bad_line), tokenizer, windows * max(lengths, default=LONGEST))
@@ -58,12 +59,11 @@ def length(
     dtype = runtime.compute_dtype(network.output_weight.device)
     figures: dict[str, Any] = measure(network, text, measured, tokenizer.bos_id, dtype, scalings)
     figures |= {"rope_scaling": scalings.get("bpb_yarn"), "tokens": len(text.ids) // measured[-1] * measured[-1]}
-    if plot:
-        for file, name in ((Path(plot), "position"), (Path(plot).with_stem(f"{Path(plot).stem}-by-length"), "length")):
-            rows = figures[f"by_{name}"]
-            curves = [Series(NAMES[key], [(row[name], row[key]) for row in rows]) for key in scalings]
-            figure.save(file, curves, f"{name}, tokens", "bits per byte")
-            console.say(f"written: {file}")
+    for name, file in pictures.items():
+        rows = figures[f"by_{name}"]
+        curves = [Series(NAMES[key], [(row[name], row[key]) for row in rows]) for key in scalings]
+        figure.save(file, curves, f"{name}, tokens", "bits per byte")
+        console.say(f"written: {file}")
     if json:
         console.print_json(figures)
         return

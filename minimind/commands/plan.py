@@ -172,5 +172,5 @@ def _recommend(minutes: float, settings: dict[str, Any], data: Sequence[str], de
             "Train ",
             console.bold(chosen.preset),
             f":  minimind train pretrain auto --minutes {minutes:g} --data {' '.join(data) or 'FILE'}\n"
-            f"The bits per byte are a scaling law's guess; their order is what counts. {chosen.repeats(minutes)}",
+            f"Bits per byte (bpb) are those of mixed web text, ± bpb_error. {chosen.repeats(minutes)}",
         )

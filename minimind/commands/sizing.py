@@ -39,7 +39,9 @@ class Choice(NamedTuple):
     lr: float
     tokens_per_second: float
     bpb: float
-    """Bits per byte by the scaling law: a guess."""
+    """Bits per byte of mixed web text, as the scaling law expects them."""
+    bpb_error: float
+    """By how much that may be wrong."""
 
     def figures(self) -> dict[str, Any]:
         """What is known, as JSON can hold it."""
@@ -106,10 +108,10 @@ def choices(
         together = settings.get("train.micro_batch_tokens") or _at_once(recipe, config, per_step, on)
         lr = settings.get("optim.lr") or round(scaling.learning_rate(config.hidden_size), 6)
         steps = max(1, round(tokens / per_step))
-        bpb = scaling.LAW.bpb(config.parameters(), scaling.effective_tokens(tokens, epoch or tokens))
+        expected = scaling.expected(config.parameters(), scaling.effective_tokens(tokens, epoch or tokens))
         epochs = round(tokens / epoch, 2) if epoch else None
         sizes = (int(tokens), epochs, steps, per_step, together, lr)
-        found.append(Choice(preset, config.parameters(), *sizes, round(speed, 1), round(bpb, 3)))
+        found.append(Choice(preset, config.parameters(), *sizes, round(speed, 1), *(round(x, 3) for x in expected)))
     return sorted(found, key=lambda one: one.parameters)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from minimind.config import ModelConfig
 from minimind.errors import UsageError, UserError
-from minimind.files import write_json, writing_to
+from minimind.files import check_file, write_json, writing_to
 from minimind.model.files import open_safetensors
 from minimind.model.qwen3 import Transformer
 from minimind.model.store import INDEX, OTHER_HEAD, WEIGHTS, disk_names, weight_files
@@ -156,6 +156,20 @@ def folder_figures(folder: Path, kind: str, builder: str) -> dict[str, Any]:
     return {"folder": str(folder), "bytes": size, "type": kind, "builder": builder}
 
 
+def check_new_directory(out: Path) -> None:
+    """Refuse an `out` that `new_directory` could not make, before the long work begins.
+
+    Raises:
+        UserError: it is there already and not an empty folder, or cannot be written.
+    """
+    if out.resolve() == Path.cwd():
+        raise UserError(f"{out} is the folder that you are in; name a new one, as in {out / 'model'}")
+    if out.is_symlink() or out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UserError(f"{out} is there already; choose another name or remove it first")
+    if not out.is_dir():
+        check_file(out)
+
+
 @contextmanager
 def new_directory(out: Path) -> Iterator[Path]:
     """Give a temporary folder beside `out`; afterwards rename it to `out`, or leave nothing of it.
@@ -163,10 +177,7 @@ def new_directory(out: Path) -> Iterator[Path]:
     Raises:
         UserError: `out` is there already and not empty, or cannot be written.
     """
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise UserError(f"{out} is there already; choose another name or remove it first")
-    if out.resolve() == Path.cwd():
-        raise UserError(f"{out} is the folder that you are in; name a new one, as in {out / 'model'}")
+    check_new_directory(out)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         with writing_to(out):

@@ -23,7 +23,7 @@ from minimind.data.smallworld.thoughts import DAYS
 from minimind.data.smallworld.tooltalk import CODES
 from minimind.data.smallworld.wordings import QUESTIONS
 from minimind.data.smallworld.world import ATTRIBUTES, LANGUAGES, Person, build_world
-from minimind.errors import UsageError
+from minimind.errors import UsageError, UserError
 
 STAGES = ("pretrain", "sft", "lora", "dpo", "rl", "agent", "agent_mixed")
 FILES = [f"{stage}{part}.jsonl" for stage in STAGES for part in ("", "_valid")]
@@ -86,8 +86,9 @@ def test_counts_are_true_and_the_size_is_kept(tmp_path: Path) -> None:
         assert sum(one["bytes"] for one in written.values()) == pytest.approx(size * 1e6, rel=1.1 if size < 1 else 0.05)
     with pytest.raises(UsageError, match="above 0"):
         generate(tmp_path, size_mb=0)
-    with pytest.raises(UsageError, match="1,000,000,000 MB do not fit"):
-        generate(tmp_path, size_mb=1e9)
+    with pytest.raises(UserError, match="1,000,000,000 MB do not fit"):
+        generate(tmp_path / "new" / "deep", size_mb=1e9)
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_interrupted_file_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,16 +4,13 @@ import itertools
 
 import pytest
 
-from minimind.plan.scaling import LAW, Law, effective_tokens, fit
+from minimind.plan.scaling import ALPHA, LAW, NOISE, RUNS, Law, effective_tokens, expected, fit
 
 
 def test_a_fit_finds_the_law_again():
-    law = Law(floor=0.7, size=50.0, alpha=0.4, text=90.0, beta=0.3)
+    law = Law(floor=0.7, size=50.0, alpha=ALPHA, text=90.0, beta=0.3)
     runs = [(n, d, law.bpb(n, d)) for n, d in itertools.product((2e6, 6e6, 2e7), (5e5, 2e6, 8e6))]
-    found = fit(runs)
-    assert found.alpha == pytest.approx(0.4)
-    assert found.beta == pytest.approx(0.3)
-    assert found.bpb(1e8, 1e9) == pytest.approx(law.bpb(1e8, 1e9), rel=1e-3)
+    assert fit(runs, beta=0.3) == pytest.approx(law)
 
 
 def test_runs_that_get_worse_with_more_text_have_no_law():
@@ -25,6 +22,17 @@ def test_a_larger_budget_wants_a_larger_model():
     sizes = [1e6 * 2**power for power in range(12)]
     best = [min(sizes, key=lambda n: LAW.bpb(n, flops / 6 / n)) for flops in (1e15, 1e17, 1e19)]
     assert best == sorted(set(best))
+
+
+@pytest.mark.parametrize("run", [*RUNS, (2.85e6, 1.33e6, 2.203)])  # the last one was not fitted
+def test_what_was_measured_is_expected(run):
+    bpb, error = expected(*run[:2])
+    assert bpb == pytest.approx(run[2], abs=NOISE)
+    assert error < 1.5 * NOISE
+
+
+def test_nothing_is_promised_far_from_what_was_measured():
+    assert expected(64e6, 1.6e9)[1] > 3 * NOISE
 
 
 def test_repeated_text_is_worth_less():

@@ -27,7 +27,7 @@ from minimind.data.smallworld.split import Split
 from minimind.data.smallworld.tooltalk import Request
 from minimind.data.smallworld.tooltasks import DrawTask
 from minimind.data.smallworld.world import LANGUAGES, Person
-from minimind.errors import UsageError
+from minimind.errors import UsageError, UserError
 from minimind.files import atomic_write
 
 Row = dict[str, Any]
@@ -42,16 +42,18 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
     size_mb: size of everything together (default 9); chats and prompts shrink with it below the default, and above
     it the pretraining text grows and the dialogues in which tools are called, which a larger model learns. The same
     seed gives the same bytes, and `questions(seed)` belongs to it.
-    Raises UsageError for a size that is not positive, or more than the disk has room for.
+    Raises UsageError for a size that is not positive, UserError for one that the disk has no room for.
     """
     size_mb = DEFAULT_MB if size_mb is None else size_mb
     if not 0 < size_mb < math.inf:
         raise UsageError(
             f"the size of the small world must be above 0 MB, not {size_mb}; the default is {DEFAULT_MB:g}"
         )
+    existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    room = (shutil.disk_usage(existing).free + sum(file.stat().st_size for file in out.glob("*.jsonl"))) / 1e6
+    if size_mb > room:
+        raise UserError(f"{size_mb:,.10g} MB do not fit into {out}: there is room for {room:,.0f} MB")
     out.mkdir(parents=True, exist_ok=True)
-    if size_mb > (room := shutil.disk_usage(out).free / 1e6):
-        raise UsageError(f"{size_mb:,.10g} MB do not fit into {out}: {room:,.0f} MB are free there")
     split, size = Split(seed), size_mb / DEFAULT_MB
     scale = min(1.0, size)
     world, sums, draw, draw_task = split.world, split.sums, split.draw_request, split.draw_task
