@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from minimind.recipe import Recipe, find, load
+from minimind.report.figure import save
+from minimind.report.plots import Series
 from minimind.stages import agent, sft
 from minimind.train.metrics import read
 
@@ -55,7 +57,7 @@ def game(seed: int) -> list[dict[str, str]]:
 
 
 def main(model: str, steps: int = 60, games: int = 600, out: Path = Path("runs/nim")) -> None:
-    """Read games, play games, and print how often the games of a rollout were won."""
+    """Read games, play games, and print and draw how often the games of a rollout were won."""
     out.mkdir(parents=True, exist_ok=True)
     for name, rows in (
         ("games", [{"conversations": game(seed)} for seed in range(games)]),
@@ -80,9 +82,11 @@ def main(model: str, steps: int = 60, games: int = 600, out: Path = Path("runs/n
     }
     changes |= {"train.log_every": 1, "train.valid_every": 0}
     agent.run(load(Recipe, find("tiny/agent", "agent"), changes), out / "agent")
-    for line in read(out / "agent" / "metrics.jsonl"):
-        if "reward" in line:
-            print(f"step {line['step']:3}   won {(1 + line['reward']) / 2:4.0%}")
+    lines = read(out / "agent" / "metrics.jsonl")
+    won = [(line["step"], (1 + line["reward"]) / 2) for line in lines if "reward" in line]
+    for step, share in won:
+        print(f"step {step:3}   won {share:4.0%}")
+    save(out / "won.svg", [Series("won", won)], "step", "share of games", zero=True)
 
 
 if __name__ == "__main__":

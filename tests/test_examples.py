@@ -47,9 +47,10 @@ def test_custom_reward(run, tuned):
     )
 
 
-def test_nim(run, tuned):
-    won = re.findall(r"^step +(\d+) +won +(\d+)%$", run("nim.py", tuned / "model", 2, 20), re.MULTILINE)
-    assert [int(step) for step, _ in won] == [1]
+def test_nim(run, tuned, tmp_path):
+    won = re.findall(r"^step +(\d+) +won +(\d+)%$", run("nim.py", tuned / "model", 4, 20), re.MULTILINE)
+    assert [int(step) for step, _ in won] == [1, 3]
+    assert "polyline" in (tmp_path / "runs/nim/won.svg").read_text(encoding="utf-8")
 
 
 def test_nim_is_nim(monkeypatch):
