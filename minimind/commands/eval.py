@@ -277,10 +277,10 @@ def tax(
     Args:
         before: model directory before the stage.
         after: model directory after it.
-        data: JSON Lines files of conversations; an ability is a line's field `ability`, or else its file.
+        data: JSON Lines files of conversations or texts; an ability is a line's field `ability`, or else its file.
         limit: points that no ability may lose.
         out: model directory to write the mean to.
-        questions: conversations of each ability, at most.
+        questions: conversations or texts of each ability, at most.
     """
     from minimind.convert.tensors import check_new_directory, new_directory
     from minimind.eval.tax import between, compare, read_abilities, show, standing, sweep

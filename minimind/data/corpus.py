@@ -235,7 +235,12 @@ def parse(line: bytes, kind: Kind) -> Document:
     return _READ[kind](read_object(line))
 
 
-def _text(row: dict[str, Any]) -> str:
+def text_of(row: dict[str, Any]) -> str:
+    """A line's text.
+
+    Raises:
+        UserError: what is wrong with it.
+    """
     if "text" not in row:
         raise UserError(f"no field 'text' (it has {', '.join(map(repr, list(row)[:5])) or 'no fields'})")
     text = row["text"]
@@ -246,7 +251,7 @@ def _text(row: dict[str, Any]) -> str:
     return text
 
 
-_READ: dict[Kind, Callable[[dict[str, Any]], Document]] = {"text": _text, "sft": read_conversation, "dpo": read_pair}
+_READ: dict[Kind, Callable[[dict[str, Any]], Document]] = {"text": text_of, "sft": read_conversation, "dpo": read_pair}
 
 
 def parsed(batch: Batch, read: Callable[[bytes], T]) -> Iterator[T | BadLine]:

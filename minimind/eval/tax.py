@@ -17,11 +17,11 @@ import torch
 
 from minimind.console import table, track
 from minimind.data.conversations import Conversation, check_answers, read_conversation
-from minimind.data.corpus import expand, read_lines, read_object
+from minimind.data.corpus import expand, read_lines, read_object, text_of
 from minimind.data.smallworld import Question
 from minimind.errors import UserError
 from minimind.eval.abilities import called, score
-from minimind.eval.bpb import Document, bits_per_byte
+from minimind.eval.bpb import Document, bits_per_byte, text_document
 from minimind.model.qwen3 import Transformer
 from minimind.model.rope import context_length
 from minimind.tokenizer.bpe import Tokenizer
@@ -35,9 +35,9 @@ class Standing(NamedTuple):
     """How a model does in one ability."""
 
     right: float
-    """Share of the first answers that are exactly the expected ones, 0 to 1."""
+    """Share of the first answers that are exactly the expected ones, 0 to 1; 0 of text."""
     bpb: float
-    """Bits per byte of all that the assistant should say."""
+    """Bits per byte of all that the assistant should say, or of the whole text."""
 
 
 class Change(NamedTuple):
@@ -50,7 +50,7 @@ class Change(NamedTuple):
     def tax(self) -> float:
         """What was lost, below 0 what was gained: in points of right answers.
 
-        Where no answer was exactly right before, as in free conversation, in percent of the bits per byte.
+        Where no answer was exactly right before, as in free conversation and in text, in percent of the bits per byte.
         """
         if self.before.right:
             return 100 * (self.before.right - self.after.right)
@@ -63,35 +63,40 @@ class Change(NamedTuple):
 
 def read_abilities(
     files: Sequence[str], most: int, on_bad_line: Literal["stop", "skip"] = "stop"
-) -> dict[str, list[Conversation]]:
-    """The first `most` conversations of each ability: a line's field `ability`, or else its file's name.
+) -> dict[str, list[Conversation | str]]:
+    """The first `most` conversations or texts of each ability: a line's field `ability`, or else its file's name.
 
     Raises:
         UserError: as `read_lines`; a line in whose conversation nothing is answered is a bad one.
     """
-    found: dict[str, list[Conversation]] = {}
+    found: dict[str, list[Conversation | str]] = {}
     for file in expand(files):
 
-        def read(line: bytes, name: str = Path(file).name.partition(".")[0]) -> tuple[str, Conversation]:
+        def read(line: bytes, name: str = Path(file).name.partition(".")[0]) -> tuple[str, Conversation | str]:
             row = read_object(line)
-            conversation = read_conversation(row)
-            check_answers(conversation)
-            return str(row.get("ability") or name), conversation
+            item: Conversation | str
+            if "text" in row:
+                item = text_of(row)
+            else:
+                item = read_conversation(row)
+                check_answers(item)
+            return str(row.get("ability") or name), item
 
-        for ability, conversation in read_lines([file], read, on_bad_line):
+        for ability, item in read_lines([file], read, on_bad_line):
             kept = found.setdefault(ability, [])
             if len(kept) < most:
-                kept.append(conversation)
+                kept.append(item)
     if not found:
         raise UserError(f"{', '.join(files)}: no conversation to ask about, every line is a bad one")
     return found
 
 
 def standing(
-    model: Transformer, tokenizer: Tokenizer, abilities: Mapping[str, Sequence[Conversation]], dtype: torch.dtype
+    model: Transformer, tokenizer: Tokenizer, abilities: Mapping[str, Sequence[Conversation | str]], dtype: torch.dtype
 ) -> dict[str, Standing]:
-    """Ask every conversation's first question, and score what the assistant should say in all of it."""
-    right, _ = score(model, tokenizer, {name: [*map(question, items)] for name, items in abilities.items()}, dtype)
+    """Ask every conversation's first question, and score what the assistant should say in all of it, or the text."""
+    asked = {name: [question(one) for one in items if not isinstance(one, str)] for name, items in abilities.items()}
+    right = score(model, tokenizer, asked, dtype)[0] if any(asked.values()) else dict.fromkeys(asked, 0.0)
     context = context_length(model.config)
     found = {}
     for name, items in abilities.items():
@@ -113,9 +118,11 @@ def question(conversation: Conversation) -> Question:
     )
 
 
-def document(conversation: Conversation, tokenizer: Tokenizer) -> Document:
-    """The rendered conversation; what the assistant says is scored, control tokens are not."""
-    ids, mask = render(conversation.messages, tokenizer, conversation.tools)
+def document(item: Conversation | str, tokenizer: Tokenizer) -> Document:
+    """The rendered conversation, of which what the assistant says is scored and control tokens are not; or the text."""
+    if isinstance(item, str):
+        return text_document(item, tokenizer)
+    ids, mask = render(item.messages, tokenizer, item.tools)
     scored = np.array(mask) & np.array([not tokenizer.is_special(id) for id in ids])
     size = sum(len(tokenizer.token_bytes(id)) for id, counts in zip(ids, scored, strict=True) if counts)
     return Document(np.array(ids, dtype=np.int64), scored, size)
@@ -163,7 +170,7 @@ def sweep(
     before: Transformer,
     after: Transformer,
     tokenizer: Tokenizer,
-    abilities: Mapping[str, Sequence[Conversation]],
+    abilities: Mapping[str, Sequence[Conversation | str]],
     dtype: torch.dtype,
     limit: float,
 ) -> Iterator[tuple[float, dict[str, Change]]]:

@@ -91,12 +91,12 @@ class GuardConfig:
     """What must not be lost: after the last step the model is asked the same questions as the one it started from."""
 
     files: list[str] = field(default_factory=list)
-    """Held-out conversations; an ability is a line's field `ability`, or else its file. None: nothing is asked."""
+    """Held-out conversations and texts; an ability is a line's field `ability`, or its file. None: nothing is asked."""
     limit: float = 0.0
     """Points that no ability may lose: beyond it the weights are averaged with those of the start, as little as will
     do. 0: nothing is averaged."""
     questions: int = 100
-    """Conversations of each ability, at most."""
+    """Conversations or texts of each ability, at most."""
 
     def check(self) -> None:
         """Raise a `UsageError` that names the field if a value cannot work."""

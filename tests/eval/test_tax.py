@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from minimind.data.smallworld import questions
 from minimind.errors import UserError
 from minimind.eval import tax
+from minimind.eval.bpb import bits_per_byte, text_document
 from minimind.eval.tax import Change, Standing
 from minimind.model.qwen3 import Transformer
 from minimind.model.store import load_model
@@ -34,6 +35,22 @@ def test_an_ability_is_a_field_or_the_file(tmp_path):
     (tmp_path / "chats.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     found = tax.read_abilities([str(tmp_path / "chats.jsonl")], 1)
     assert {name: len(items) for name, items in found.items()} == {"chats": 1, "greeting": 1}
+
+
+def test_text_is_an_ability_in_bits(tuned, tmp_path):
+    lines = [{"text": "The home city of Olivia Foster is Berlin."}, CHAT | {"ability": "both"}, {"text": "你好"}]
+    lines[2]["ability"] = "both"
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    found = tax.read_abilities([str(tmp_path / "text.jsonl")], 9)
+    assert {name: len(items) for name, items in found.items()} == {"text": 1, "both": 2}
+    model, tokenizer = load_model(tuned / "model"), Tokenizer.load(tuned / "model")
+    standing = tax.standing(model, tokenizer, found, torch.float32)
+    expected = bits_per_byte(model, [text_document(lines[0]["text"], tokenizer)], 512, torch.float32)["bpb"]
+    assert standing["text"] == (0, pytest.approx(expected))
+    assert tax.standing(model, tokenizer, {"text": found["text"]}, torch.float32)["text"] == standing["text"]
+    (tmp_path / "text.jsonl").write_text('{"text": 7}\n', encoding="utf-8")
+    with pytest.raises(UserError, match="line 1: 'text' is int"):
+        tax.read_abilities([str(tmp_path / "text.jsonl")], 9)
 
 
 def test_what_the_assistant_says_is_scored_without_control_tokens():
