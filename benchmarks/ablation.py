@@ -41,7 +41,7 @@ from minimind.files import sha256_of
 from minimind.recipe import Recipe, find, load, parse_value
 
 SAME_TIME = 0.02
-"""Share of the time by which arms differ that is not told from noise."""
+"""Share of the time by which the arms of every pair must differ, in one direction, or it is taken for noise."""
 FIRST_LOOK = 3
 """Seeds of an arm before anybody looks: of two pairs the interval is far too wide to say anything."""
 
@@ -179,9 +179,10 @@ def main(
         if not its:
             continue
         # of the pairs that are there first: with more of them the others would have to run anew
-        longer = statistics.median(map(pace, its[:FIRST_LOOK])) / statistics.median(map(pace, mine[:FIRST_LOOK]))
+        ratios = [pace(other) / pace(one) for one, other in zip(mine[:FIRST_LOOK], its[:FIRST_LOOK], strict=True)]
+        longer = statistics.median(ratios)
         rows.append(row(arm.name, "tokens", mine, its, longer, alpha, smallest))
-        if abs(longer - 1) > SAME_TIME:
+        if min(ratios) > 1 + SAME_TIME or max(ratios) < 1 - SAME_TIME:
             amount = tokens * round(longer, 2)
             same_time = [run(first, seed, amount, new=arm in others) for seed in range(len(its))]
             timed = [(one, other) for one, other in zip(same_time, its, strict=True) if one]
