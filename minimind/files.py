@@ -120,6 +120,11 @@ def folder_for(out: Path) -> Iterator[None]:
             out.rmdir()
 
 
+def existing(path: Path) -> Path:
+    """`path`, or of the folders that it would lie in the nearest that is there."""
+    return next(one for one in (path, *path.absolute().parents) if one.exists())
+
+
 def check_file(path: Path) -> None:
     """Refuse a file that could not be written, before the long work begins; its folder is not made yet.
 
@@ -129,8 +134,7 @@ def check_file(path: Path) -> None:
     with writing_to(path):
         if path.is_dir():
             raise UserError(f"{path} is a folder; name a file in it")
-        existing = next(folder for folder in path.absolute().parents if folder.exists())
-        draft = _draft_of(existing / path.name)
+        draft = _draft_of(existing(path.parent) / path.name)
         draft.touch()
         draft.unlink()
 

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from minimind import ranks, runtime
 from minimind.errors import UserError
-from minimind.files import write_json, write_text
+from minimind.files import existing, write_json, write_text
 from minimind.text import write_toml
 
 
@@ -20,11 +20,11 @@ def check_writable(out: Path) -> None:
     Raises:
         UserError: it is, or would lie below, a regular file or a read-only folder.
     """
-    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise _unwritable(out, f"{existing} is a file")
-    if not os.access(existing, os.W_OK):
-        raise _unwritable(out, f"{existing} is read-only")
+    place = existing(out)
+    if not place.is_dir():
+        raise _unwritable(out, f"{place} is a file")
+    if not os.access(place, os.W_OK):
+        raise _unwritable(out, f"{place} is read-only")
 
 
 @contextmanager

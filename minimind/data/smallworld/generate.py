@@ -28,7 +28,7 @@ from minimind.data.smallworld.tooltalk import Request
 from minimind.data.smallworld.tooltasks import DrawTask
 from minimind.data.smallworld.world import LANGUAGES, Person
 from minimind.errors import UsageError, UserError
-from minimind.files import atomic_write
+from minimind.files import atomic_write, existing
 
 Row = dict[str, Any]
 
@@ -49,8 +49,7 @@ def generate(out: Path, size_mb: float | None = None, seed: int = 0) -> dict[str
         raise UsageError(
             f"the size of the small world must be above 0 MB, not {size_mb}; the default is {DEFAULT_MB:g}"
         )
-    existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    room = (shutil.disk_usage(existing).free + sum(file.stat().st_size for file in out.glob("*.jsonl"))) / 1e6
+    room = (shutil.disk_usage(existing(out)).free + sum(file.stat().st_size for file in out.glob("*.jsonl"))) / 1e6
     if size_mb > room:
         raise UserError(f"{size_mb:,.10g} MB do not fit into {out}: there is room for {room:,.0f} MB")
     out.mkdir(parents=True, exist_ok=True)
