@@ -29,7 +29,7 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 25 -m "not slow"
 
 test-full: lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal

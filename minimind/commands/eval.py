@@ -119,6 +119,7 @@ def tools(
     count: int = 20,
     tasks: Literal["all", "arithmetic", "choice"] = "all",
     thinking: bool = False,
+    strict: bool = False,
     temperature: float = 0.0,
     seed: int = 0,
     rope: Rope = AS_THE_MODEL,
@@ -138,6 +139,7 @@ def tools(
         count: arithmetic tasks, at most 240; a larger count begins with the tasks of a smaller one.
         tasks: all, arithmetic, or choice (which tool, with exactly which arguments; none; two).
         thinking: let the model think before it speaks.
+        strict: hold every call to the schemas while it is written, as a server does with `strict` tools.
         temperature: 0 always takes the likeliest word.
         seed: of the draws when the temperature is above 0; the tasks are those that no training file holds.
     """
@@ -148,7 +150,7 @@ def tools(
     cases = toolcall.arithmetic(count) if tasks != "choice" else []
     cases += toolcall.choice() if tasks != "arithmetic" else []
     lm, dtype = _loaded(model, device, rope)
-    rows = toolcall.run(lm.model, lm.tokenizer, cases, dtype, sampling, thinking)
+    rows = toolcall.run(lm.model, lm.tokenizer, cases, dtype, sampling, thinking, strict)
     sums = [row for row in rows if row["kind"].startswith("level")]
     choices = [row for row in rows if not row["kind"].startswith("level")]
     if json:

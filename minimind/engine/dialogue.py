@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from minimind import tools
+from minimind.engine import grammar
 from minimind.engine.engine import Engine
 from minimind.engine.generate import Ask, Completion, EnginePool, generate
 from minimind.engine.sampling import Sampling, stream_of
@@ -62,8 +63,11 @@ class Dialogue:
         thinking: bool = False,
         max_turns: int = 4,
         context: tools.Context | None = None,
+        strict: bool = False,
     ) -> None:
         """`schemas` are the tools on offer, `max_turns` how often the model may speak, `context` clock and dice.
+
+        strict: what is called is held to the schemas while it is written.
 
         Raises:
             UserError: the conversation cannot be rendered.
@@ -72,6 +76,7 @@ class Dialogue:
         self.context = context or tools.Context()
         self.ids, _ = render(messages, tokenizer, self.schemas or None, thinking, add_generation_prompt=True)
         self.prompt_length = len(self.ids)
+        self.grammar = grammar.tool_calls(self.schemas, thinking) if strict and self.schemas else None
         self.turns: list[Turn] = []
         self.done = False
 
@@ -177,7 +182,7 @@ def converse(engine: Engine, dialogues: Sequence[Dialogue], sampling: Sampling, 
         dialogue.done |= room <= 0 and bool(dialogue.turns)
         seed = None if sampling.seed is None else stream_of(sampling.seed, index)
         stop = ends_of_turn(dialogue.tokenizer)
-        rules = replace(sampling, max_new_tokens=max(room, 1), stop_ids=stop, seed=seed)
+        rules = replace(sampling, max_new_tokens=max(room, 1), stop_ids=stop, seed=seed, grammar=dialogue.grammar)
         return None if dialogue.done else (dialogue.ids, rules)
 
     def follow(index: int, completion: Completion) -> Ask | None:

@@ -18,7 +18,8 @@ from minimind.tokenizer.bpe import Tokenizer
 
 COMPILED = 32
 """Grammars that are kept ready: an agent's tools, a server's schemas."""
-_THOUGHT = 'thought: /(.|\\n)*/ </think> "\\n\\n"\n'
+_THOUGHT = 'thought: text </think> "\\n\\n"\n'
+_TEXT = "text: /(.|\\n)*/\n"
 # Blanks as the chat format has them. Were any allowed, a model could write blanks until its context is full.
 _LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
@@ -49,20 +50,35 @@ def lark(grammar: str, open_thinking: bool = False) -> str:
     """A grammar in Lark's syntax, whose first rule is `start`."""
     if not open_thinking:
         return grammar
-    return f"start: thought body\n{_THOUGHT}body: %lark {{\n{grammar}\n}}\n"
+    return f"start: thought body\n{_THOUGHT}{_TEXT}body: %lark {{\n{grammar}\n}}\n"
 
 
 def tool_call(tools: Sequence[Mapping[str, Any]], open_thinking: bool = False) -> str:
     """One call of one of `tools` (function schemas), with arguments that fit its parameters."""
+    return _grammar("call", _calls(tools), open_thinking)
+
+
+def tool_calls(tools: Sequence[Mapping[str, Any]], open_thinking: bool = False) -> str:
+    """Whatever the model says, and calls in it as many as it likes: but each as in `tool_call`."""
+    return _grammar("said", f"said: text (call text)*\n{_calls(tools)}", open_thinking)
+
+
+def _calls(tools: Sequence[Mapping[str, Any]]) -> str:
+    """The rules of `call`, one of any of the tools."""
     rules, names = "", []
     for i, tool in enumerate(tools):
         function = tool.get("function", tool)
         opening = '{"name": ' + json.dumps(function["name"], ensure_ascii=False) + ', "arguments": '
         rules += f'call_{i}: {json.dumps(opening)} arguments_{i} "}}"\n'
-        rules += f"arguments_{i}: {_json({'type': 'object', **(function.get('parameters') or {})})}\n"
+        rules += f"arguments_{i}: {_json(_closed(function.get('parameters') or {}))}\n"
         names.append(f"call_{i}")
-    rules += f'body: <tool_call> "\\n" ({" | ".join(names)}) "\\n" </tool_call>\n'
-    return _grammar("body", rules, open_thinking)
+    return rules + f'call: <tool_call> "\\n" ({" | ".join(names)}) "\\n" </tool_call>\n'
+
+
+def _closed(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments that a schema does not list are none unless it says so, as when a call is checked (`tools.schema`)."""
+    listed = "properties" in parameters and not {"allOf", "anyOf", "oneOf"} & parameters.keys()
+    return {"type": "object", **({"additionalProperties": False} if listed else {}), **parameters}
 
 
 class Compiled(NamedTuple):
@@ -109,8 +125,8 @@ class Grammars:
 
 def _grammar(body: str, rules: str, open_thinking: bool) -> str:
     if open_thinking:
-        return f"start: thought {body}\n{_THOUGHT}{rules}"
-    return f"start: {body}\n{rules}"
+        return f"start: thought {body}\n{_THOUGHT}{_TEXT}{rules}"
+    return f"start: {body}\n{_TEXT}{rules}"
 
 
 def _json(schema: Mapping[str, Any]) -> str:

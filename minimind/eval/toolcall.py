@@ -93,8 +93,9 @@ def run(
     dtype: Any,
     sampling: Sampling = GREEDY,
     thinking: bool = False,
+    strict: bool = False,
 ) -> list[dict[str, Any]]:
-    """Carry all cases out.
+    """Carry all cases out; `strict` holds calls to the schemas.
 
     Returns:
         For each `{"kind", "prompt", "gt", "pred", "calls", "ok"}`; `pred` is the final answer, or where the calls
@@ -107,6 +108,7 @@ def run(
             tokenizer,
             thinking=thinking,
             context=tooltalk.context(random.Random(f"clock and dice {number}")),
+            strict=strict,
         )
         for number, case in enumerate(cases)
     ]

@@ -40,6 +40,7 @@ class Tool(Body):
     name: str
     description: str | None = None
     input_schema: dict[str, Any]
+    strict: bool | None = None
 
 
 class CountRequest(Body):
@@ -65,7 +66,10 @@ class CountRequest(Body):
         chosen: Any = {"any": "required", "auto": "auto", "none": "none"}.get(choice.type) if choice else None
         if choice and choice.type == "tool":
             chosen = {"type": "function", "function": {"name": choice.name}}
-        tools = [{"name": t.name, "description": t.description, "parameters": t.input_schema} for t in self.tools or []]
+        tools = [
+            {"name": tool.name, "description": tool.description, "parameters": tool.input_schema, "strict": tool.strict}
+            for tool in self.tools or []
+        ]
         if turns and turns[-1]["role"] == "assistant":
             more["continue_final_message"] = True
         body = {

@@ -72,7 +72,8 @@ class Function(Body):
     name: Annotated[str, Field(min_length=1, max_length=128)]
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: bool | None = None
+    strict: Annotated[bool | None, Field(exclude=True)] = None
+    """That calls are held to the schema: an order to the server, nothing for the model to read."""
 
 
 class ToolSpec(Body):
@@ -208,19 +209,26 @@ class ChatRequest(Sampled):
         return mode == "required" or isinstance(choice, NamedTool)
 
     def form(self) -> str | None:
-        """The grammar that the answer is held to, behind a thought. A forced tool call beats a response format."""
+        """The grammar that the answer is held to, behind a thought.
+
+        A forced tool call beats a response format, and that beats `strict` tools.
+        """
+        chosen = self.callable
+        if isinstance(self.tool_choice, NamedTool):
+            chosen = {self.tool_choice.function.name}
+        functions = [tool.function for tool in self.tools or [] if tool.function.name in chosen]
         if self.must_call:
-            chosen = self.callable
-            if isinstance(self.tool_choice, NamedTool):
-                chosen = {self.tool_choice.function.name}
-            tools = [tool.model_dump(exclude_none=True) for tool in self.tools or [] if tool.function.name in chosen]
-            return grammar.tool_call(tools, self.thinks)
+            return grammar.tool_call([one.model_dump() for one in functions], self.thinks)
         shape = self.response_format
         if shape and shape.json_schema:
             return grammar.json_schema(shape.json_schema.schema_, self.thinks)
         if shape and shape.type == "json_object":
             return grammar.json_schema({"type": "object", **(shape.schema_ or {})}, self.thinks)
-        return super().form()
+        if self.structured_outputs or not any(one.strict for one in functions):
+            return super().form()
+        loose = {"type": "object"}
+        held = [{"name": one.name, "parameters": one.parameters if one.strict else loose} for one in functions]
+        return grammar.tool_calls(held, self.thinks)
 
     @property
     def thinks(self) -> bool:

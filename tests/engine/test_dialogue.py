@@ -3,13 +3,19 @@
 import json
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minimind import tools
+from minimind.config import PRESETS
 from minimind.engine.dialogue import MAX_CALLS, Dialogue, converse
+from minimind.engine.engine import Engine
+from minimind.engine.sampling import GREEDY, Sampling
+from minimind.model.qwen3 import Transformer
 from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
+from minimind.tools.schema import fault
 
 TOKENIZER = Tokenizer.load("default")
 SCHEMAS = tools.schemas(tools.BUILTIN)
@@ -30,6 +36,27 @@ def said(message, thinking=False):
 
 def dialogue(**options):
     return Dialogue(ASK, SCHEMAS, TOKENIZER, **options)
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+def test_what_a_strict_dialogue_calls_is_legal_even_from_a_random_model(thinking):
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "max_position_embeddings": 4096}
+    model = Transformer(PRESETS["tiny"].with_(vocab_size=TOKENIZER.vocab_size, **shape))
+    engine = Engine(model, TOKENIZER, max_batch_size=16, context=4096, dtype=torch.float32)
+    soon = dict.fromkeys([*TOKENIZER.encode('"'), *TOKENIZER.encode('"}')], 8.0)  # or strings would never end
+    begin = {OPEN: 100.0} | ({TOKENIZER.control_id("</think>"): 100.0} if thinking else {})
+
+    def calls(strict):
+        every = [dialogue(thinking=thinking, strict=strict, max_turns=1) for _ in range(16)]
+        list(converse(engine, every, Sampling(temperature=1.0, seed=1, logit_bias=begin | soon), max_tokens=300))
+        return [one["function"] for each in every for one in each.turns[0].message.get("tool_calls", [])]
+
+    made = calls(strict=True)
+    parameters = {schema["function"]["name"]: schema["function"]["parameters"] for schema in SCHEMAS}
+    assert len({one["name"] for one in made}) > 2
+    assert [fault(one["arguments"], parameters[one["name"]]) for one in made] == [None] * len(made)
+    assert calls(strict=False) == []
 
 
 def raw(text):
@@ -211,8 +238,6 @@ def test_dialogues_run_at_once_and_none_waits():
     slow = said({"role": "assistant", "content": "word " * 200})
     dialogues = [dialogue(), dialogue(), dialogue()]
     engine = Scripted({0: [slow], 1: [asking, answering], 2: [asking] * 9})
-    from minimind.engine.sampling import GREEDY
-
     order = [dialogues.index(one) for one in converse(engine, dialogues, GREEDY, max_tokens=len(slow))]
     assert order[0] == 1
     assert dialogues[1].answer == "It is 42."

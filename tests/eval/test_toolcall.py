@@ -10,6 +10,7 @@ from minimind import tools
 from minimind.config import PRESETS
 from minimind.data.smallworld import tooltasks
 from minimind.engine import decode
+from minimind.engine.grammar import Grammars
 from minimind.eval import toolcall
 from minimind.model.qwen3 import Transformer
 from minimind.model.store import save_model
@@ -120,3 +121,21 @@ def test_a_short_context_is_said(minimind, model_dir):
     ended = minimind("eval", "tools", model_dir, "--device", "cpu")
     assert ended.code == 2
     assert "context is 256" in ended.err
+
+
+def test_strict_lets_the_right_calls_be_written_and_no_wrong_tool(monkeypatch):
+    cases, seen = toolcall.arithmetic(6) + toolcall.choice(), []
+
+    def converse(engine, dialogues, sampling, max_tokens):
+        seen.extend(dialogues)
+        return iter(())
+
+    monkeypatch.setattr(toolcall, "converse", converse)
+    monkeypatch.setattr(toolcall, "Engine", lambda *args, **options: None)
+    toolcall.run(None, TOKENIZER, cases, torch.float32, strict=True)
+    grammars = Grammars(TOKENIZER, TOKENIZER.vocab_size)
+    for case, dialogue in zip(cases, seen, strict=True):
+        for ids in play(case):
+            assert grammars.matcher(dialogue.grammar).validate_tokens(ids) == len(ids), TOKENIZER.decode(ids)
+    unknown = said({"role": "assistant", "content": "", "tool_calls": [{"name": "nothing_such", "arguments": {}}]})
+    assert grammars.matcher(seen[0].grammar).validate_tokens(unknown) < len(unknown)

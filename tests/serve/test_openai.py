@@ -163,6 +163,44 @@ def test_a_forced_call_fits_its_schema_even_from_a_random_model(client, choice, 
         assert isinstance(arguments["city"], str)
 
 
+def strict(name="weather"):
+    parameters = WEATHER["function"]["parameters"] | {"additionalProperties": False}
+    return {"type": "function", "function": {"name": name, "parameters": parameters, "strict": True}}
+
+
+@pytest.mark.parametrize("thinks", [False, True])
+def test_a_strict_tool_is_called_by_its_schema_or_not_at_all(client, tokenizer, thinks):
+    """A model without any sense, which is made to begin a call: by itself it would never end one."""
+    loose = {"type": "function", "function": {"name": "loose", "parameters": {"type": "object"}}}
+    begins = str(tokenizer.control_id("<tool_call>"))
+    options = {"parallel_tool_calls": False, "max_tokens": 300, "extra_body": {"open_thinking": thinks}}
+    bias = {begins: 100} | ({str(tokenizer.control_id("</think>")): 100} if thinks else {})
+    called = set()
+    for seed in range(6):
+        answer = chat(client, tools=[strict(), loose], logit_bias=bias, seed=seed, **options).choices[0]
+        if answer.finish_reason == "length":  # a string or an object without an end
+            continue
+        (call,) = answer.message.tool_calls
+        called.add(call.function.name)
+        arguments = json.loads(call.function.arguments)
+        assert call.function.name == "loose" or (list(arguments) == ["city"] and isinstance(arguments["city"], str))
+    assert "weather" in called
+    words = chat(client, tools=[strict(), loose], seed=1, logit_bias={begins: -100}, max_tokens=8).choices[0].message
+    assert words.tool_calls is None
+    assert words.content or thinks
+    allowed = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [strict("other")]}}
+    told = {"tools": [strict(), strict("other")], "tool_choice": allowed, "logit_bias": {begins: 100}}
+    (call,) = chat(client, **told, parallel_tool_calls=False, max_tokens=300, seed=0).choices[0].message.tool_calls
+    assert call.function.name == "other"
+
+
+def test_strict_is_nothing_that_the_model_reads(client):
+    seen = {choice: chat(client, tools=[strict(choice)], max_tokens=1).usage.prompt_tokens for choice in ("a", "b")}
+    loose = strict("a")
+    del loose["function"]["strict"]
+    assert seen["a"] == seen["b"] == chat(client, tools=[loose], max_tokens=1).usage.prompt_tokens
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_forced_call_that_is_cut_off_is_no_text(client, stream):
     options = {"tools": [WEATHER], "tool_choice": "required", "max_tokens": 6}
