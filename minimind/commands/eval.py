@@ -1,6 +1,6 @@
 """`minimind eval bpb|choice|tools|length|needle|generate MODEL`, `eval tax BEFORE AFTER`, `eval rewards DIR`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     from minimind.api import LanguageModel
 
 Models = tyro.conf.Positional[Annotated[list[str], tyro.conf.arg(metavar="MODEL")]]
+
+TOOL_TASKS = {
+    "arithmetic": "arithmetic with a calculator",
+    "choice": "choosing among eight tools",
+    "new": "tools never seen before",
+}
 
 
 def main(argv: list[str]) -> int:
@@ -117,7 +123,7 @@ def choice(
 def tools(
     model: Model,
     count: int = 20,
-    tasks: Literal["all", "arithmetic", "choice"] = "all",
+    tasks: Literal["all", "arithmetic", "choice", "new"] = "all",
     thinking: bool = False,
     strict: bool = False,
     temperature: float = 0.0,
@@ -126,10 +132,10 @@ def tools(
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Using tools: arithmetic that needs the calculator, and choosing among eight tools, in English and Chinese.
+    """Using tools: arithmetic that needs the calculator, choosing among eight tools, tools never seen before.
 
-    Tools really answer, and the model goes on with their results. The score is the share of the arithmetic tasks
-    whose result is in the final answer.
+    In English and Chinese. Tools really answer, and the model goes on with their results; only of new tools the call
+    is all that counts. The score is the share of the arithmetic tasks whose result is in the final answer.
 
     Examples:
         minimind eval tools runs/agent/model
@@ -137,7 +143,8 @@ def tools(
 
     Args:
         count: arithmetic tasks, at most 240; a larger count begins with the tasks of a smaller one.
-        tasks: all, arithmetic, or choice (which tool, with exactly which arguments; none; two).
+        tasks: all, arithmetic, choice (which tool, with exactly which arguments; none; two), or new (of which the
+            model knows only the schema).
         thinking: let the model think before it speaks.
         strict: hold every call to the schemas while it is written, as a server does with `strict` tools.
         temperature: 0 always takes the likeliest word.
@@ -147,25 +154,23 @@ def tools(
     from minimind.eval import toolcall
 
     sampling = Sampling(temperature=temperature, seed=seed)
-    cases = toolcall.arithmetic(count) if tasks != "choice" else []
-    cases += toolcall.choice() if tasks != "arithmetic" else []
+    every = {"arithmetic": toolcall.arithmetic(count), "choice": toolcall.choice(), "new": toolcall.new()}
     lm, dtype = _loaded(model, device, rope)
-    rows = toolcall.run(lm.model, lm.tokenizer, cases, dtype, sampling, thinking, strict)
-    sums = [row for row in rows if row["kind"].startswith("level")]
-    choices = [row for row in rows if not row["kind"].startswith("level")]
+    found = {}
+    for name, cases in every.items():
+        if tasks in ("all", name):
+            rows = toolcall.run(lm.model, lm.tokenizer, cases, dtype, sampling, thinking, strict)
+            found[name] = {**toolcall.figures(rows), "cases": rows}
     if json:
-        figures = {**toolcall.figures(sums or choices), "cases": sums or choices}
-        extra = {"choice": {**toolcall.figures(choices), "cases": choices}} if sums and choices else {}
-        console.print_json(figures | extra)
+        console.print_json(found.pop(next(iter(found))) | found)
         return
-    for title, part in (("arithmetic with a calculator", sums), ("choosing among eight tools", choices)):
-        if part:
-            _print_tool_cases(title, part, toolcall.figures(part))
+    for name, figures in found.items():
+        _print_tool_cases(TOOL_TASKS[name], figures)
 
 
-def _print_tool_cases(title: str, rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Any]) -> None:
+def _print_tool_cases(title: str, figures: Mapping[str, Any]) -> None:
     print(title)
-    for row in rows:
+    for row in figures["cases"]:
         wanted = ", ".join(row["gt"]) or "no call"
         print(f"  {'✓' if row['ok'] else '✗'} {row['prompt']}\n      wanted {wanted} · got {row['pred'][:100]!r}")
     lines = [*figures["by_kind"].items(), ("all", figures)]

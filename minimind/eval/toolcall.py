@@ -1,4 +1,4 @@
-"""Using tools: arithmetic that needs the calculator, and which of eight tools a request needs, with which arguments.
+"""Using tools: arithmetic that needs the calculator, which of eight tools a request needs, and tools never seen before.
 
 The model calls, the tool answers for real, the model goes on; all cases run at once. Tasks are drawn from a seed; those
 of the small world's training files are others.
@@ -12,7 +12,7 @@ from typing import Any
 
 from minimind import tools
 from minimind.console import track
-from minimind.data.smallworld import conversations, tooltalk, tooltasks
+from minimind.data.smallworld import conversations, invented, tooltalk, tooltasks
 from minimind.data.smallworld.preferences import expected
 from minimind.data.smallworld.world import LANGUAGES
 from minimind.engine.dialogue import Dialogue, converse
@@ -28,6 +28,8 @@ MAX_TOKENS = 384
 """That a dialogue may add to its prompt: some calls, their results and the answer."""
 NO_TOOL = 4
 """Requests of each language that need no tool."""
+NEW = 120
+"""Requests for tools that no training file holds."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,16 @@ class Case:
     """One request and what must come of it."""
 
     kind: str
-    """`level 1` … `level 3` for arithmetic; the tool's name, `no tool` or `two tools` for choice."""
+    """`level 1` … `level 3` for arithmetic; the tool's name, `no tool` or `two tools` for choice; `one argument` or
+    `two arguments` for new tools."""
     messages: list[dict[str, Any]]
     schemas: list[dict[str, Any]]
     gt: list[str]
     """What the final answer must hold; empty where the calls decide."""
     calls: list[dict[str, Any]] | None = None
     """Exactly these calls, whatever their order; None where the answer decides."""
+    max_turns: int = 4
+    """1: nothing answers, and the first turn decides."""
 
 
 def arithmetic(count: int = 20) -> list[Case]:
@@ -86,6 +91,18 @@ def choice() -> list[Case]:
     return cases
 
 
+def new() -> list[Case]:
+    """Requests for a tool of which nothing but its schema is known, beside another like it, languages by turns."""
+    rng, cases = random.Random("new tools 0"), []
+    for number in range(NEW):
+        language = LANGUAGES[number % len(LANGUAGES)]
+        system, user, call, *_ = invented.dialogue(language, rng, held_out=True)
+        schemas, calls = json.loads(system.pop("tools")), json.loads(call["tool_calls"])
+        kind = ("one argument", "two arguments")[len(calls[0]["arguments"]) - 1]
+        cases.append(Case(kind, [system, user], schemas, [], calls, max_turns=1))
+    return cases
+
+
 def run(
     model: Transformer,
     tokenizer: Tokenizer,
@@ -107,6 +124,7 @@ def run(
             case.schemas,
             tokenizer,
             thinking=thinking,
+            max_turns=case.max_turns,
             context=tooltalk.context(random.Random(f"clock and dice {number}")),
             strict=strict,
         )
@@ -128,7 +146,8 @@ def _judge(case: Case, dialogue: Dialogue) -> dict[str, Any]:
         right = dialogue.finished and all(hits(case.gt, dialogue.answer))
         return row | {"gt": case.gt, "pred": dialogue.answer or _last_words(dialogue), "ok": right}
     wanted = sorted(map(_show, case.calls))
-    right = dialogue.finished and sorted(map(_show, made)) == wanted
+    whole = dialogue.finished or (case.max_turns == 1 and dialogue.done and dialogue.turns[-1].closed)
+    right = whole and sorted(map(_show, made)) == wanted
     return row | {"gt": wanted, "pred": "; ".join(map(_show, made)) or dialogue.answer, "ok": right}
 
 

@@ -29,6 +29,11 @@ def play(case, wrong=False):
     """The ids of a model that does everything right, or has the last number or call wrong."""
     request = next((t for t in tooltasks.held_out() if t.text == case.messages[-1]["content"]), None)
     calls = [request.call] if request else list(case.calls)
+    if case.max_turns == 1:
+        calls = (
+            [{**calls[0], "arguments": {f"no_{k}": v for k, v in calls[0]["arguments"].items()}}] if wrong else calls
+        )
+        return [said({"role": "assistant", "content": "", "tool_calls": calls})]
     if wrong:
         calls = [{"name": "text_length", "arguments": {"text": "wrong"}}, *calls[:-1]]
     answer = "no idea" if wrong else f"It is {', '.join(case.gt)}."
@@ -50,7 +55,7 @@ def judged(cases, monkeypatch, wrong=False):
 
 @pytest.mark.parametrize("wrong", [False, True])
 def test_right_and_wrong_are_told_apart(monkeypatch, wrong):
-    cases = toolcall.arithmetic(24) + toolcall.choice()
+    cases = toolcall.arithmetic(24) + toolcall.choice() + toolcall.new()
     rows = judged(cases, monkeypatch, wrong)
     assert [row["ok"] for row in rows] == [not wrong] * len(cases)
     figures = toolcall.figures(rows)
@@ -88,6 +93,8 @@ def untrained(tmp_path_factory):
 
 def test_the_command_prints_figures_and_cases(minimind, untrained, monkeypatch):
     monkeypatch.setattr(decode, "make", lambda *_: None)  # not worth compiling for so little
+    monkeypatch.setattr(toolcall, "NEW", 8)
+    monkeypatch.setattr(toolcall, "MAX_TOKENS", 32)  # it does not know how to end
     argv = ["eval", "tools", untrained, "--count", "4", "--device", "cpu"]
     ended = minimind(*argv, "--json")
     assert ended.code == 0, ended.err
@@ -97,6 +104,7 @@ def test_the_command_prints_figures_and_cases(minimind, untrained, monkeypatch):
     for case in figures["cases"]:
         assert {"prompt", "gt", "pred", "ok"} <= case.keys()
     assert figures["choice"]["n"] == 32
+    assert figures["new"]["n"] == toolcall.NEW
     shown = minimind(*argv, "--tasks", "arithmetic")
     assert shown.out.count("✗") == 4
     assert "score 0.0%" in shown.out
@@ -124,7 +132,7 @@ def test_a_short_context_is_said(minimind, model_dir):
 
 
 def test_strict_lets_the_right_calls_be_written_and_no_wrong_tool(monkeypatch):
-    cases, seen = toolcall.arithmetic(6) + toolcall.choice(), []
+    cases, seen = toolcall.arithmetic(6) + toolcall.choice() + toolcall.new()[:20], []
 
     def converse(engine, dialogues, sampling, max_tokens):
         seen.extend(dialogues)
@@ -137,5 +145,7 @@ def test_strict_lets_the_right_calls_be_written_and_no_wrong_tool(monkeypatch):
     for case, dialogue in zip(cases, seen, strict=True):
         for ids in play(case):
             assert grammars.matcher(dialogue.grammar).validate_tokens(ids) == len(ids), TOKENIZER.decode(ids)
+    for ids in play(cases[-1], wrong=True):  # the name of an argument
+        assert grammars.matcher(seen[-1].grammar).validate_tokens(ids) < len(ids)
     unknown = said({"role": "assistant", "content": "", "tool_calls": [{"name": "nothing_such", "arguments": {}}]})
     assert grammars.matcher(seen[0].grammar).validate_tokens(unknown) < len(unknown)
