@@ -41,7 +41,7 @@ from minimind.files import sha256_of
 from minimind.recipe import Recipe, find, load, parse_value
 
 SAME_TIME = 0.02
-"""Share of the time by which the arms of every pair must differ, in one direction, or it is taken for noise."""
+"""Share of the time by which the arms of the first pairs must all differ, in one direction, or it is taken for noise."""
 FIRST_LOOK = 3
 """Seeds of an arm before anybody looks: of two pairs the interval is far too wide to say anything."""
 
@@ -182,7 +182,8 @@ def main(
         ratios = [pace(other) / pace(one) for one, other in zip(mine[:FIRST_LOOK], its[:FIRST_LOOK], strict=True)]
         longer = statistics.median(ratios)
         rows.append(row(arm.name, "tokens", mine, its, longer, alpha, smallest))
-        if min(ratios) > 1 + SAME_TIME or max(ratios) < 1 - SAME_TIME:
+        slower, faster = min(ratios) > 1 + SAME_TIME, max(ratios) < 1 - SAME_TIME
+        if len(ratios) == FIRST_LOOK and (slower or faster):  # of fewer, the machine may have been busy
             amount = tokens * round(longer, 2)
             same_time = [run(first, seed, amount, new=arm in others) for seed in range(len(its))]
             timed = [(one, other) for one, other in zip(same_time, its, strict=True) if one]

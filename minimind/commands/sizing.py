@@ -19,6 +19,8 @@ LONGEST = 10 * 365 * 24 * 60
 FRESH, ENOUGH = 4, 16
 """Epochs for which repeated text is nearly as good as new, and after which it has nothing more to give (Muennighoff et
 al. 2023)."""
+READ_AGAIN = 4
+"""Epochs from which heavy weight decay was measured to be worth it; of text that is read once it makes a worse model."""
 TRIAL_SECONDS = 3.0
 """Of steps of the choice, after the first."""
 TRIAL_SHARE = 1 / 40
@@ -37,6 +39,7 @@ class Choice(NamedTuple):
     tokens_per_step: int
     micro_batch_tokens: int
     lr: float
+    weight_decay: float
     tokens_per_second: float
     bpb: float
     """Bits per byte of mixed web text, as the scaling law expects them."""
@@ -55,6 +58,7 @@ class Choice(NamedTuple):
             "train.tokens_per_step": self.tokens_per_step,
             "train.micro_batch_tokens": self.micro_batch_tokens,
             "optim.lr": self.lr,
+            "optim.weight_decay": self.weight_decay,
         }
 
     def repeats(self, minutes: float) -> str:
@@ -109,8 +113,10 @@ def choices(
         lr = settings.get("optim.lr") or round(scaling.learning_rate(config.hidden_size), 6)
         steps = max(1, round(tokens / per_step))
         expected = scaling.expected(config.parameters(), scaling.effective_tokens(tokens, epoch or tokens))
-        epochs = round(tokens / epoch, 2) if epoch else None
-        sizes = (int(tokens), epochs, steps, per_step, together, lr)
+        epochs, decay = round(tokens / epoch, 2) if epoch else None, recipe.optim.weight_decay
+        if epochs and epochs >= READ_AGAIN and "optim.weight_decay" not in settings:
+            decay = float(f"{scaling.weight_decay(lr, steps / epochs):.2g}")
+        sizes = (int(tokens), epochs, steps, per_step, together, lr, decay)
         found.append(Choice(preset, config.parameters(), *sizes, round(speed, 1), *(round(x, 3) for x in expected)))
     return sorted(found, key=lambda one: one.parameters)
 

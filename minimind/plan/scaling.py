@@ -96,6 +96,15 @@ def tokens_per_step(tokens: float) -> int:
     return min(LARGEST_STEP, int(2 ** max(11, round(math.log2(max(ideal, 1))))))
 
 
+def weight_decay(lr: float, steps_per_epoch: float) -> float:
+    """Decay for text that is read again: weights are the mean of the updates of about one epoch, and older ones fade.
+
+    Decoupled decay makes them a moving average over 1 / (lr · decay) steps; counted in epochs, the best length hardly
+    depends on sizes (Wang & Aitchison 2025). It should be one at least, or some of the text is forgotten.
+    """
+    return 1 / (lr * steps_per_epoch)
+
+
 def learning_rate(width: int) -> float:
     """Peak rate of Muon at this width: 3e-3 at 256 and 2e-3 at 768, the recipes of `laptop` and `minimind-3`."""
     return 3e-3 * (256 / width) ** math.log(1.5, 3)

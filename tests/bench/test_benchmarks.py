@@ -161,6 +161,28 @@ def test_an_ablation_from_end_to_end(world, tmp_path, capsys, monkeypatch):
             ablation.main(*files, wrong, tmp_path, **settings)
 
 
+def test_a_slower_arm_is_also_compared_at_equal_time(world, tmp_path, capsys, monkeypatch):
+    import ablation
+
+    def train(preset, corpus, tokens, given, name):
+        slow = "optim.momentum" in given
+        bpb = 3 - tokens / 1e5 - 0.02 * slow + 0.001 * (given["train.seed"] % 7) * (1 + slow)
+        return {"steps": 11, "tokens": tokens, "seconds": tokens * (1 + 0.5 * slow), "first_step_seconds": 0, "bpb": bpb}
+
+    monkeypatch.setattr(ablation, "train_ours", train)
+    files = (world / "few_pretrain.jsonl", world / "few_pretrain_valid.jsonl")
+
+    def rows(seeds):
+        ablation.main(*files, ("as it is", "slow: optim.momentum=0.8"), tmp_path, tokens=10_000, seeds=seeds)
+        return {row["equal"]: row for row in last_json(capsys)["rows"]}
+
+    assert list(rows(2)) == ["tokens"], "two pairs may be chance"
+    found = rows(3)
+    assert found["tokens"]["difference"] == pytest.approx(-0.019)
+    assert found["time"]["difference"] == pytest.approx(-0.019 + 0.05), "half as many tokens more are worth more"
+    assert found["time"]["time"] == pytest.approx(1.5)
+
+
 def test_scaling_law_from_end_to_end(world, tmp_path, capsys, monkeypatch):
     import scaling_law
 

@@ -165,6 +165,23 @@ def test_what_is_given_is_not_chosen(monkeypatch):
     assert sizing.best(sizing.choices(60, {"optim.lr": 0.007}, (), "cpu")).lr == 0.007
 
 
+def test_text_that_is_read_again_is_trained_with_heavy_decay(monkeypatch):
+    monkeypatch.setattr(sizing, "peak_flops", lambda device: 1e11)
+    tokens = {"few": 400_000, "some": 10_000_000}
+
+    def chosen(files, **settings):
+        monkeypatch.setattr(sizing, "count", lambda *_: (tokens[files], 300.0))
+        return sizing.best(sizing.choices(60, settings, (files,), "cpu"))
+
+    often, once = chosen("few"), chosen("some")
+    assert often.epochs > sizing.READ_AGAIN > once.epochs
+    steps_per_epoch = often.steps / often.epochs
+    assert 1 / (often.lr * often.weight_decay) == pytest.approx(steps_per_epoch, rel=0.05), "an epoch is remembered"
+    assert once.weight_decay == load(Recipe, find("laptop", "pretrain")).optim.weight_decay
+    for few in tokens:
+        assert chosen(few, **{"optim.weight_decay": 0.0}).settings()["optim.weight_decay"] == 0.0
+
+
 def test_what_goes_through_a_gpu_at_once_fits_its_memory(monkeypatch):
     monkeypatch.setattr(runtime, "free_memory", lambda on: 8 * 2**30)
     monkeypatch.setitem(sizing.MICRO_BATCH_TOKENS, "cpu", 32768)
