@@ -41,7 +41,7 @@ from minimind.files import sha256_of
 from minimind.recipe import Recipe, find, load, parse_value
 
 SAME_TIME = 0.02
-"""Share of the time by which the arms of the first pairs must all differ, in one direction, or it is taken for noise."""
+"""Share of the time by which the first pairs must all differ, in one direction, or it is taken for noise."""
 FIRST_LOOK = 3
 """Seeds of an arm before anybody looks: of two pairs the interval is far too wide to say anything."""
 

@@ -20,7 +20,7 @@ FRESH, ENOUGH = 4, 16
 """Epochs for which repeated text is nearly as good as new, and after which it has nothing more to give (Muennighoff et
 al. 2023)."""
 READ_AGAIN = 4
-"""Epochs from which heavy weight decay was measured to be worth it; of text that is read once it makes a worse model."""
+"""Epochs from which heavy weight decay was measured to be worth it; where text is read once, it costs."""
 TRIAL_SECONDS = 3.0
 """Of steps of the choice, after the first."""
 TRIAL_SHARE = 1 / 40
@@ -115,7 +115,7 @@ def choices(
         expected = scaling.expected(config.parameters(), scaling.effective_tokens(tokens, epoch or tokens))
         epochs, decay = round(tokens / epoch, 2) if epoch else None, recipe.optim.weight_decay
         if epochs and epochs >= READ_AGAIN and "optim.weight_decay" not in settings:
-            decay = float(f"{scaling.weight_decay(lr, steps / epochs):.2g}")
+            decay = max(decay, float(f"{scaling.weight_decay(lr, steps / epochs):.2g}"))
         sizes = (int(tokens), epochs, steps, per_step, together, lr, decay)
         found.append(Choice(preset, config.parameters(), *sizes, round(speed, 1), *(round(x, 3) for x in expected)))
     return sorted(found, key=lambda one: one.parameters)

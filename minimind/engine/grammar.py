@@ -76,9 +76,13 @@ def _calls(tools: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _closed(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments that a schema does not list are none unless it says so, as when a call is checked (`tools.schema`)."""
-    listed = "properties" in parameters and not {"allOf", "anyOf", "oneOf"} & parameters.keys()
-    return {"type": "object", **({"additionalProperties": False} if listed else {}), **parameters}
+    """Arguments that a schema does not list are none unless it says so, as when a call is checked (`tools.schema`).
+
+    Not where other parts of it may list more.
+    """
+    others = {"allOf", "anyOf", "oneOf", "$ref"} & parameters.keys()
+    listed = "properties" in parameters and set(parameters.get("required") or ()) <= set(parameters["properties"])
+    return {"type": "object", **({"additionalProperties": False} if listed and not others else {}), **parameters}
 
 
 class Compiled(NamedTuple):

@@ -96,13 +96,17 @@ def tokens_per_step(tokens: float) -> int:
     return min(LARGEST_STEP, int(2 ** max(11, round(math.log2(max(ideal, 1))))))
 
 
+SHORTEST_MEMORY = 50
+"""Steps that weights remember at least: with an epoch of 73 it was measured, and of very few nothing would be left."""
+
+
 def weight_decay(lr: float, steps_per_epoch: float) -> float:
     """Decay for text that is read again: weights are the mean of the updates of about one epoch, and older ones fade.
 
     Decoupled decay makes them a moving average over 1 / (lr · decay) steps; counted in epochs, the best length hardly
     depends on sizes (Wang & Aitchison 2025). It should be one at least, or some of the text is forgotten.
     """
-    return 1 / (lr * steps_per_epoch)
+    return 1 / (lr * max(steps_per_epoch, SHORTEST_MEMORY))
 
 
 def learning_rate(width: int) -> float:

@@ -31,7 +31,7 @@ async def reply(service: Service, kind: Kind, request: Any, http: Request) -> Re
     """Answer a request, streamed or whole."""
     service.check_model(request.model)
     check = service.engine.engine.check  # 503 comes before the work of rendering
-    grammar = await service.form(request.form())
+    grammar = await service.form(request.form(service.tokenizer))
 
     def prepare() -> list[Job]:
         jobs = kind.jobs(request, service, grammar)

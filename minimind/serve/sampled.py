@@ -145,7 +145,7 @@ class Sampled(Body):
         """Whether the answer begins with visible reasoning."""
         return False
 
-    def form(self) -> str | None:
+    def form(self, tokenizer: Tokenizer) -> str | None:
         """The grammar that the answer is held to; None: anything may be said."""
         return self.structured_outputs.grammar_text(self.thinks) if self.structured_outputs else None
 

@@ -8,6 +8,7 @@ from minimind.engine import grammar
 from minimind.engine.sampling import MAX_TOP_LOGPROBS
 from minimind.serve.bodies import few
 from minimind.serve.sampled import MOST, Body, Ids, Sampled, Token, Tokens
+from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import normalize_tool
 
 
@@ -208,10 +209,10 @@ class ChatRequest(Sampled):
         mode = choice.allowed_tools.mode if isinstance(choice, AllowedChoice) else choice
         return mode == "required" or isinstance(choice, NamedTool)
 
-    def form(self) -> str | None:
+    def form(self, tokenizer: Tokenizer) -> str | None:
         """The grammar that the answer is held to, behind a thought.
 
-        A forced tool call beats a response format, and that beats `strict` tools.
+        A forced tool call beats a response format, and that beats `strict` tools, which need a token that begins calls.
         """
         chosen = self.callable
         if isinstance(self.tool_choice, NamedTool):
@@ -224,8 +225,9 @@ class ChatRequest(Sampled):
             return grammar.json_schema(shape.json_schema.schema_, self.thinks)
         if shape and shape.type == "json_object":
             return grammar.json_schema({"type": "object", **(shape.schema_ or {})}, self.thinks)
-        if self.structured_outputs or not any(one.strict for one in functions):
-            return super().form()
+        marked = tokenizer.control_id("<tool_call>") is not None
+        if self.structured_outputs or not (marked and any(one.strict for one in functions)):
+            return super().form(tokenizer)
         loose = {"type": "object"}
         held = [{"name": one.name, "parameters": one.parameters if one.strict else loose} for one in functions]
         return grammar.tool_calls(held, self.thinks)
@@ -294,7 +296,7 @@ class EmbeddingsRequest(Body):
     truncate: bool = False
     stream: Literal[False] | None = None
 
-    def form(self) -> None:
+    def form(self, tokenizer: Tokenizer) -> None:
         """Nothing is written, in no form."""
 
 

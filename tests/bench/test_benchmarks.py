@@ -167,7 +167,13 @@ def test_a_slower_arm_is_also_compared_at_equal_time(world, tmp_path, capsys, mo
     def train(preset, corpus, tokens, given, name):
         slow = "optim.momentum" in given
         bpb = 3 - tokens / 1e5 - 0.02 * slow + 0.001 * (given["train.seed"] % 7) * (1 + slow)
-        return {"steps": 11, "tokens": tokens, "seconds": tokens * (1 + 0.5 * slow), "first_step_seconds": 0, "bpb": bpb}
+        return {
+            "steps": 11,
+            "tokens": tokens,
+            "seconds": tokens * (1 + 0.5 * slow),
+            "first_step_seconds": 0,
+            "bpb": bpb,
+        }
 
     monkeypatch.setattr(ablation, "train_ours", train)
     files = (world / "few_pretrain.jsonl", world / "few_pretrain_valid.jsonl")

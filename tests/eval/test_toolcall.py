@@ -147,5 +147,8 @@ def test_strict_lets_the_right_calls_be_written_and_no_wrong_tool(monkeypatch):
             assert grammars.matcher(dialogue.grammar).validate_tokens(ids) == len(ids), TOKENIZER.decode(ids)
     for ids in play(cases[-1], wrong=True):  # the name of an argument
         assert grammars.matcher(seen[-1].grammar).validate_tokens(ids) < len(ids)
+    more = {"name": cases[-1].calls[0]["name"], "arguments": cases[-1].calls[0]["arguments"] | {"more": 1}}
+    ids = said({"role": "assistant", "content": "", "tool_calls": [more]})
+    assert grammars.matcher(seen[-1].grammar).validate_tokens(ids) < len(ids), "an argument that it does not have"
     unknown = said({"role": "assistant", "content": "", "tool_calls": [{"name": "nothing_such", "arguments": {}}]})
     assert grammars.matcher(seen[0].grammar).validate_tokens(unknown) < len(unknown)

@@ -3,6 +3,8 @@
 import pytest
 
 from minimind.serve import errors
+from minimind.serve.messages_schema import MessagesRequest
+from minimind.serve.schema import ChatRequest
 
 anthropic = pytest.importorskip("anthropic")
 
@@ -52,6 +54,15 @@ def test_calls_and_their_results(client):
     result = {"type": "tool_result", "tool_use_id": whole.content[1].id, "content": [{"type": "text", "text": "2"}]}
     turns = [*HI["messages"], {"role": "assistant", "content": whole.content}, {"role": "user", "content": [result]}]
     assert client.messages.create(**HI | {"messages": turns}, tools=[TOOL]).content[0].text == "Done."
+
+
+def test_strict_tools_are_held_to_their_schemas(tokenizer):
+    """As OpenAI's are, which tests/serve/test_openai.py shows."""
+    theirs = {"type": "function", "function": {"name": "f", "parameters": TOOL["input_schema"], "strict": True}}
+    form = ChatRequest.model_validate({"messages": HI["messages"], "tools": [theirs]}).form(tokenizer)
+    request = MessagesRequest.model_validate(HI | {"tools": [TOOL | {"strict": True}]})
+    assert request.chat().form(tokenizer) == form is not None
+    assert MessagesRequest.model_validate(HI | {"tools": [TOOL]}).chat().form(tokenizer) is None
 
 
 def test_ends(client):

@@ -9,6 +9,7 @@ from openai.types.responses import ResponseErrorEvent
 from minimind.serve import responses
 from minimind.serve.errors import ApiError
 from minimind.serve.responses_schema import ResponsesRequest
+from minimind.serve.schema import ChatRequest
 
 TOOL = {"type": "function", "name": "f", "parameters": {"type": "object", "properties": {}}, "strict": False}
 CHUNK = {"choices": [{"delta": {"content": "a"}, "logprobs": None, "finish_reason": None}]}
@@ -78,6 +79,15 @@ def test_calls_and_their_results(actor):
     only = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "g"}]}
     actor.says(*CALL)
     assert [item.type for item in ask(actor, tools=[TOOL], tool_choice=only).output] == ["message"]
+
+
+def test_strict_tools_are_held_to_their_schemas(tokenizer):
+    """As those of chats are, which tests/serve/test_openai.py shows."""
+    theirs = {"type": "function", "function": {"name": "f", "parameters": TOOL["parameters"], "strict": True}}
+    form = ChatRequest.model_validate({"messages": [{"role": "user", "content": "hi"}], "tools": [theirs]})
+    asked = {"input": "hi", "tools": [TOOL | {"strict": True}]}
+    assert ResponsesRequest.model_validate(asked).chat().form(tokenizer) == form.form(tokenizer) is not None
+    assert ResponsesRequest.model_validate(asked | {"tools": [TOOL]}).chat().form(tokenizer) is None
 
 
 def test_an_answer_that_is_cut(actor):
