@@ -38,7 +38,7 @@ def visit(browser, stage):
         context = browser.new_context(viewport={"width": width, "height": 740}, locale="en-US", **options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(8000)
+        page.set_default_timeout(30_000)  # as above
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
         page.on(
