@@ -182,7 +182,8 @@ def converse(engine: Engine, dialogues: Sequence[Dialogue], sampling: Sampling, 
         dialogue.done |= room <= 0 and bool(dialogue.turns)
         seed = None if sampling.seed is None else stream_of(sampling.seed, index)
         stop = ends_of_turn(dialogue.tokenizer)
-        rules = replace(sampling, max_new_tokens=max(room, 1), stop_ids=stop, seed=seed, grammar=dialogue.grammar)
+        form = dialogue.grammar or sampling.grammar
+        rules = replace(sampling, max_new_tokens=max(room, 1), stop_ids=stop, seed=seed, grammar=form)
         return None if dialogue.done else (dialogue.ids, rules)
 
     def follow(index: int, completion: Completion) -> Ask | None:

@@ -14,7 +14,7 @@ from minimind.commands import train as train_command
 from minimind.commands.sizing import ENOUGH
 from minimind.config import PRESETS
 from minimind.plan.budget import program_memory
-from minimind.plan.scaling import NOISE, learning_rate, tokens_per_step
+from minimind.plan.scaling import NOISE, SHORTEST_MEMORY, learning_rate, tokens_per_step
 from minimind.recipe import Recipe, find, load, model_config
 from minimind.train.folder import locked
 
@@ -167,7 +167,7 @@ def test_what_is_given_is_not_chosen(monkeypatch):
 
 def test_text_that_is_read_again_is_trained_with_heavy_decay(monkeypatch):
     monkeypatch.setattr(sizing, "peak_flops", lambda device: 1e11)
-    tokens = {"few": 400_000, "some": 10_000_000}
+    tokens = {"few": 400_000, "some": 10_000_000, "hardly any": 5_000}
 
     def chosen(files, **settings):
         monkeypatch.setattr(sizing, "count", lambda *_: (tokens[files], 300.0))
@@ -177,7 +177,16 @@ def test_text_that_is_read_again_is_trained_with_heavy_decay(monkeypatch):
     assert often.epochs > sizing.READ_AGAIN > once.epochs
     steps_per_epoch = often.steps / often.epochs
     assert 1 / (often.lr * often.weight_decay) == pytest.approx(steps_per_epoch, rel=0.05), "an epoch is remembered"
-    assert once.weight_decay == load(Recipe, find("laptop", "pretrain")).optim.weight_decay
+    least = chosen("hardly any")
+    assert 1 / (least.lr * least.weight_decay) == pytest.approx(SHORTEST_MEMORY, rel=0.05), "or nothing is remembered"
+    usual = load(Recipe, find("laptop", "pretrain")).optim.weight_decay
+    assert once.weight_decay == usual
+    monkeypatch.setattr(
+        sizing, "peak_flops", lambda device: 1e14
+    )  # epochs of so many steps that they would ask for less
+    often = chosen("some")
+    assert often.epochs > sizing.READ_AGAIN
+    assert often.weight_decay >= usual
     for few in tokens:
         assert chosen(few, **{"optim.weight_decay": 0.0}).settings()["optim.weight_decay"] == 0.0
 
