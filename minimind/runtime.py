@@ -204,13 +204,21 @@ def grouped_heads() -> dict[str, Any]:
     return {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
 
 
+PEAK_SECONDS = 3.0
+"""That a product may take by which the device's speed is told."""
+
+
+@cache
 def peak_flops(on: "torch.device", dtype: "torch.dtype") -> float:
-    """Floating-point operations per second of this device's own matrix products, measured on a large one.
+    """Floating-point operations per second of this device's own matrix products, measured once, on a large one.
 
     What model FLOPs are compared with (MFU): the machine as it is, not as its data sheet says.
     """
-    sizes = (4096, 768, 2048) if on.type == "cpu" else (8192, 4096, 4096)
-    return _products_per_second(on, dtype, *sizes)
+    rows, inner, columns = (4096, 768, 2048) if on.type == "cpu" else (8192, 4096, 4096)
+    few = _products_per_second(on, dtype, rows // 64, inner, columns)
+    if 2 * rows * inner * columns > PEAK_SECONDS * few:  # a format that is only emulated would take minutes
+        return few
+    return _products_per_second(on, dtype, rows, inner, columns)
 
 
 def _products_per_second(on: "torch.device", dtype: "torch.dtype", rows: int, inner: int, columns: int) -> float:

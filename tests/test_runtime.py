@@ -86,6 +86,26 @@ def test_products_take_the_format_that_is_faster_here(monkeypatch, instructions,
     assert (runtime.compute_dtype(cpu), runtime.decoding_dtype(cpu)) == (products, decoding)
 
 
+@pytest.mark.parametrize("speed", [4e8, 1e11])
+def test_the_speed_of_products_is_measured_once_and_in_seconds(monkeypatch, speed):
+    """Of bfloat16 that is emulated, the large product would take half a minute, five times over."""
+    asked = []
+
+    def measure(on, dtype, rows, inner, columns):
+        asked.append(2 * rows * inner * columns / speed)
+        return speed
+
+    monkeypatch.setattr(runtime, "_products_per_second", measure)
+    runtime.peak_flops.cache_clear()
+    try:
+        found = [runtime.peak_flops(torch.device("cpu"), torch.bfloat16) for _ in range(2)]
+    finally:
+        runtime.peak_flops.cache_clear()
+    assert found == [speed, speed]
+    assert len(asked) == (1 if speed < 1e9 else 2)
+    assert max(asked) < runtime.PEAK_SECONDS
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_a_model_is_left_in_the_mode_in_which_it_was_whatever_happens(training):
     model = torch.nn.Sequential(torch.nn.Dropout()).train(training)
