@@ -366,6 +366,7 @@ def test_an_error_leaves_an_earlier_run_as_it_was(minimind, pretrain_flags, pret
         ("--set.model.hidden_size", "96", "unset"),
         ("--set.optim.matrices", "adamw", "muon"),
         ("--set.optim.embedding_lr", "6.0", "4.0"),
+        ("--set.optim.embedding_decay", "1.5", "0.0"),
         ("--seed", "7", "42"),
         ("--set.data.sequence_length", "32", "64"),
         ("--set.train.tokens_per_step", "512", "256"),

@@ -40,6 +40,7 @@ class Choice(NamedTuple):
     micro_batch_tokens: int
     lr: float
     weight_decay: float
+    embedding_decay: float
     tokens_per_second: float
     bpb: float
     """Bits per byte of mixed web text, as the scaling law expects them."""
@@ -59,6 +60,7 @@ class Choice(NamedTuple):
             "train.micro_batch_tokens": self.micro_batch_tokens,
             "optim.lr": self.lr,
             "optim.weight_decay": self.weight_decay,
+            "optim.embedding_decay": self.embedding_decay,
         }
 
     def repeats(self, minutes: float) -> str:
@@ -113,10 +115,14 @@ def choices(
         lr = settings.get("optim.lr") or round(scaling.learning_rate(config.hidden_size), 6)
         steps = max(1, round(tokens / per_step))
         expected = scaling.expected(config.parameters(), scaling.effective_tokens(tokens, epoch or tokens))
-        epochs, decay = round(tokens / epoch, 2) if epoch else None, recipe.optim.weight_decay
-        if epochs and epochs >= READ_AGAIN and "optim.weight_decay" not in settings:
-            decay = max(decay, float(f"{scaling.weight_decay(lr, steps / epochs):.2g}"))
-        sizes = (int(tokens), epochs, steps, per_step, together, lr, decay)
+        epochs, optim = round(tokens / epoch, 2) if epoch else None, recipe.optim
+        if epochs and epochs >= READ_AGAIN:
+            heavy = float(f"{scaling.weight_decay(lr, steps / epochs):.2g}")
+            if "optim.weight_decay" not in settings:
+                optim.weight_decay = max(optim.weight_decay, heavy)
+            if "optim.embedding_decay" not in settings:  # at its own rate: the same memory, counted in steps
+                optim.embedding_decay = float(f"{heavy / optim.embedding_lr:.2g}")
+        sizes = (int(tokens), epochs, steps, per_step, together, lr, optim.weight_decay, optim.embedding_decay)
         found.append(Choice(preset, config.parameters(), *sizes, round(speed, 1), *(round(x, 3) for x in expected)))
     return sorted(found, key=lambda one: one.parameters)
 

@@ -157,8 +157,9 @@ def _choose(
         chosen = best(choices(minutes, settings, data, device, peak * pace))
     console.say(
         f"{minutes:g} minutes: {chosen.preset}, {chosen.parameters / 1e6:.1f} M parameters, {chosen.steps:,} steps of "
-        f"{chosen.tokens_per_step:,} tokens at a rate of {chosen.lr:g}, weight decay {chosen.weight_decay:g}; on mixed "
-        f"web text that reaches {chosen.bpb:.2f} ± {chosen.bpb_error:.2f} bits per byte. {chosen.repeats(minutes)}"
+        f"{chosen.tokens_per_step:,} tokens at a rate of {chosen.lr:g}, weight decay {chosen.weight_decay:g} "
+        f"(embedding {chosen.embedding_decay:g}); on mixed web text that reaches {chosen.bpb:.2f} ± "
+        f"{chosen.bpb_error:.2f} bits per byte. {chosen.repeats(minutes)}"
     )
     with locked(out), files.writing_to(out):  # a run that is going on there must not be told that it began otherwise
         files.write_json(told, {"minutes": minutes})

@@ -26,18 +26,24 @@ def is_matrix(name: str, parameter: nn.Parameter) -> bool:
 
 
 def make_optimizers(model: nn.Module, config: OptimConfig) -> list[torch.optim.Optimizer]:
-    """Muon (or AdamW) for the matrices, AdamW without weight decay for embeddings, router and norms."""
+    """Muon (or AdamW) for the matrices, AdamW for embeddings, router and norms.
+
+    Only matrices decay, and embeddings where `embedding_decay` says so.
+    """
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     matrices = [p for name, p in trainable if is_matrix(name, p)]
-    others: dict[float, list[nn.Parameter]] = defaultdict(list)  # by their multiple of the rate
+    others: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)  # by multiple of the rate, and decay
     for name, p in trainable:
         if not is_matrix(name, p):
-            others[config.embedding_lr if is_embedding(name) else 1.0].append(p)
+            others[(config.embedding_lr, config.embedding_decay) if is_embedding(name) else (1.0, 0.0)].append(p)
     adamw: dict[str, Any] = {"lr": config.lr, "betas": (config.beta1, config.beta2), "fused": True}
     optimizers: list[torch.optim.Optimizer] = []
     if others:
-        groups = [{"params": some} | ({} if scale == 1 else {"lr_scale": scale}) for scale, some in others.items()]
-        optimizers.append(torch.optim.AdamW(groups, weight_decay=0.0, **adamw))
+        groups = [
+            {"params": some, "weight_decay": decay} | ({} if scale == 1 else {"lr_scale": scale})
+            for (scale, decay), some in others.items()
+        ]
+        optimizers.append(torch.optim.AdamW(groups, **adamw))
     if matrices and config.matrices == "muon":
         optimizers.append(Muon(matrices, config.lr, config.momentum, config.weight_decay))
     elif matrices:

@@ -19,6 +19,9 @@ class OptimConfig:
     that the rows stand for, so short runs need more than 1."""
     weight_decay: float = 0.01
     """Decoupled weight decay of the matrices, in units of the learning rate."""
+    embedding_decay: float = 0.0
+    """Decoupled weight decay of the embedding and the output head, in units of their rate (`embedding_lr` times `lr`).
+    Rows of rare tokens fade between the batches that hold them, so text that is read once wants none."""
     beta1: float = 0.9
     """AdamW's decay of the first moment, per step."""
     beta2: float = 0.95
@@ -40,7 +43,7 @@ class OptimConfig:
     def check(self) -> None:
         """Raise a `UsageError` that names the field if a value cannot work."""
         check("optim", self, POSITIVE, "lr", "embedding_lr")
-        check("optim", self, at_least(0), "weight_decay")
+        check("optim", self, at_least(0), "weight_decay", "embedding_decay")
         check("optim", self, UP_TO_INFINITY, "clip")
         check("optim", self, SHARE, "warmup", "beta1", "beta2", "momentum")
         check("optim", self, FRACTION, "decay", "final_lr")

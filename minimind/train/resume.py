@@ -18,8 +18,8 @@ from minimind.train.precision import Precision
 from minimind.train.settings import RehearsalConfig, RunConfig, TrainConfig
 
 FIXED = (
-    *("stage", "preset", "model", "data.sequence_length", "optim.matrices", "optim.embedding_lr"),
-    *("train.tokens_per_step", "train.seed"),
+    *("stage", "preset", "model", "data.sequence_length", "optim.matrices"),
+    *("optim.embedding_lr", "optim.embedding_decay", "train.tokens_per_step", "train.seed"),
     *("distill", "dpo", "lora"),
     *("rl.epochs", "rl.minibatches", "rehearsal.tokens", "rehearsal.weight"),
 )

@@ -167,7 +167,7 @@ def test_what_is_given_is_not_chosen(monkeypatch):
 
 def test_text_that_is_read_again_is_trained_with_heavy_decay(monkeypatch):
     monkeypatch.setattr(sizing, "peak_flops", lambda device: 1e11)
-    tokens = {"few": 400_000, "some": 10_000_000, "hardly any": 5_000}
+    tokens = {"few": 400_000, "some": 10_000_000, "hardly any": 5_000, "many": 400_000_000}
 
     def chosen(files, **settings):
         monkeypatch.setattr(sizing, "count", lambda *_: (tokens[files], 300.0))
@@ -177,18 +177,22 @@ def test_text_that_is_read_again_is_trained_with_heavy_decay(monkeypatch):
     assert often.epochs > sizing.READ_AGAIN > once.epochs
     steps_per_epoch = often.steps / often.epochs
     assert 1 / (often.lr * often.weight_decay) == pytest.approx(steps_per_epoch, rel=0.05), "an epoch is remembered"
+    recipe = load(Recipe, find("laptop", "pretrain"), often.settings())
+    assert recipe.optim.embedding_decay == often.embedding_decay
+    memory = 1 / (recipe.optim.lr * recipe.optim.embedding_lr * recipe.optim.embedding_decay)
+    assert memory == pytest.approx(steps_per_epoch, rel=0.1), "by the embedding, at its own rate, too"
     least = chosen("hardly any")
     assert 1 / (least.lr * least.weight_decay) == pytest.approx(SHORTEST_MEMORY, rel=0.05), "or nothing is remembered"
     usual = load(Recipe, find("laptop", "pretrain")).optim.weight_decay
-    assert once.weight_decay == usual
-    monkeypatch.setattr(
-        sizing, "peak_flops", lambda device: 1e14
-    )  # epochs of so many steps that they would ask for less
-    often = chosen("some")
+    assert (once.weight_decay, once.embedding_decay) == (usual, 0.0)
+    monkeypatch.setattr(sizing, "peak_flops", lambda device: 1e16)
+    often = chosen("many", **{"train.tokens_per_step": 2048})
     assert often.epochs > sizing.READ_AGAIN
-    assert often.weight_decay >= usual
+    assert 1 / (often.lr * usual) < often.steps / often.epochs, "an epoch's memory would need less than the recipe's"
+    assert often.weight_decay == usual
     for few in tokens:
-        assert chosen(few, **{"optim.weight_decay": 0.0}).settings()["optim.weight_decay"] == 0.0
+        for decay in ("optim.weight_decay", "optim.embedding_decay"):
+            assert chosen(few, **{decay: 0.0}).settings()[decay] == 0.0
 
 
 def test_what_goes_through_a_gpu_at_once_fits_its_memory(monkeypatch):

@@ -26,12 +26,20 @@ def test_every_parameter_has_exactly_one_optimizer():
     assert {id(p) for p in muon.param_groups[0]["params"]} == {id(model.q_proj.weight), id(model.experts)}
 
 
-def test_embeddings_and_norms_never_decay():
-    for matrices in ("muon", "adamw"):
-        for optimizer in make_optimizers(Toy(), OptimConfig(matrices=matrices, weight_decay=0.1)):
-            for group in optimizer.param_groups:
-                small = any(p.ndim == 1 or p.shape == (8, 4) for p in group["params"])
-                assert (group["weight_decay"] == 0) == small
+@pytest.mark.parametrize("matrices", ["muon", "adamw"])
+@pytest.mark.parametrize("embedding_lr", [1, 4])
+@pytest.mark.parametrize("embedding_decay", [0.0, 2.0])
+def test_norms_never_decay_and_embeddings_only_as_they_are_told(matrices, embedding_lr, embedding_decay):
+    settings = {"embedding_lr": embedding_lr, "embedding_decay": embedding_decay, "weight_decay": 0.1}
+    optimizers = make_optimizers(model := Toy(), OptimConfig(matrices=matrices, **settings))
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert {name: decays[id(p)] for name, p in model.named_parameters()} == {
+        "embed_tokens.weight": embedding_decay,
+        "norm.weight": 0,
+        "q_proj.weight": 0.1,
+        "experts": 0.1,
+    }
 
 
 @pytest.mark.parametrize("matrices", ["muon", "adamw"])
