@@ -128,7 +128,9 @@ def test_auto_chooses_what_fits_the_time_and_stays_with_it(minimind, world, tmp_
     settings = ["--set.train.compile", "never", "--set.data.sequence_length", "256"]
     ended = minimind(*command, *settings, "--max-steps", "1")
     assert ended.code == 0, ended.err
-    assert re.search(r"0.05 minutes: tiny.* reaches \d.\d\d ± \d.\d\d bits", " ".join((ended.out + ended.err).split()))
+    assert re.search(
+        r"0.05 minutes: tiny.* reaches \d+\.\d\d ± \d+\.\d\d bits", " ".join((ended.out + ended.err).split())
+    )
     recipe = tomllib.loads((run / "recipe.toml").read_text(encoding="utf-8"))
     assert (recipe["preset"], recipe["train"]["max_steps"]) == ("tiny", 1)
     assert recipe["train"]["tokens_per_step"] == recipe["train"]["micro_batch_tokens"] == 2048
