@@ -69,8 +69,7 @@ def _calls(tools: Sequence[Mapping[str, Any]]) -> str:
     for i, tool in enumerate(tools):
         function = tool.get("function", tool)
         opening = '{"name": ' + json.dumps(function["name"], ensure_ascii=False) + ', "arguments": '
-        rules += f'call_{i}: {json.dumps(opening)} arguments_{i} "}}"\n'
-        rules += f"arguments_{i}: {_json(_closed(function.get('parameters') or {}))}\n"
+        rules += f'call_{i}: {json.dumps(opening)} {_json(_closed(function.get("parameters") or {}))} "}}"\n'
         names.append(f"call_{i}")
     return rules + f'call: <tool_call> "\\n" ({" | ".join(names)}) "\\n" </tool_call>\n'
 

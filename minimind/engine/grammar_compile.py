@@ -8,6 +8,7 @@ strangers is tried where it can be stopped.
 import contextlib
 import json
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,9 @@ _LIMITS: dict[str, Any] = {
     "max_grammar_size": 50_000,
     "verbose_errors": False,
 }
+_SHOWN = re.compile(r"^ *\d+ \| ", re.MULTILINE)  # the lines of a grammar around what is wrong
+_OF_SCHEMA = re.compile(r"at (\d+)\(\d+\): failed to compile JSON schema: ")
+_OF_TOOL = re.compile(r'call_\d+: ("(?:[^"\\]|\\.)*") ')
 
 
 def vocabulary_of(tokenizer: "Tokenizer", size: int) -> dict[str, Any]:
@@ -72,13 +76,23 @@ def compile(tokenizer: Any, grammar: str) -> Any:
     if "NoExtension" in matcher.stop_reason() or "NoExtension" in matcher.get_error():
         raise UsageError("the grammar cannot be used: no text fits it")
     if matcher.is_error():
-        raise UsageError(f"the grammar cannot be used: {complaint(matcher)}")
+        raise UsageError(_blame(grammar, complaint(matcher)))
     return matcher
 
 
 def complaint(matcher: Any) -> str:
     """What is wrong, in one line."""
-    return " ".join(matcher.get_error().split())[:300]
+    return " ".join(_SHOWN.split(matcher.get_error())[0].split())[:300]
+
+
+def _blame(grammar: str, wrong: str) -> str:
+    """A complaint of a grammar that names the schema in it; those who sent one have not seen the grammar."""
+    schema = _OF_SCHEMA.match(wrong)
+    if not schema:
+        return f"the grammar cannot be used: {wrong}"
+    tool = _OF_TOOL.match(grammar.split("\n")[int(schema[1]) - 1])
+    of = f" of tool {json.loads(json.loads(tool[1]) + '{}}')['name']!r}" if tool else ""
+    return f"the schema{of} cannot be used: {wrong[schema.end() :]}"
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from minimind.engine import grammar
+from minimind.errors import UsageError
 from minimind.tokenizer.bpe import Tokenizer
 
 TOKENIZER = Tokenizer.load("default")
@@ -39,3 +40,23 @@ def test_calls_fit_their_schemas(form, parameters, right, wrong):
 
     assert fits(right)
     assert wrong is None or not fits(wrong)
+
+
+@pytest.mark.parametrize("name", ["add", 'a "quoted" 名字', "back\\slash"])
+@pytest.mark.parametrize("form", [grammar.tool_call, grammar.tool_calls])
+def test_a_schema_that_cannot_be_used_is_named_by_its_tool(form, name):
+    tools = [{"name": "first", "parameters": POINT}, {"name": name, "parameters": {"properties": {"n": {"not": N}}}}]
+    with pytest.raises(UsageError) as refused:
+        GRAMMARS.compile(form(tools))
+    assert str(refused.value) == f'the schema of tool {name!r} cannot be used: Unimplemented keys: ["not"]'
+
+
+@pytest.mark.parametrize("form", [grammar.json_schema({"not": N}), 'start: "a" %json {"not": {}}'])
+def test_a_schema_that_cannot_be_used_shows_nothing_of_the_grammar(form):
+    with pytest.raises(UsageError, match=r'^the schema cannot be used: Unimplemented keys: \["not"\]$'):
+        GRAMMARS.compile(form)
+
+
+def test_a_grammar_that_cannot_be_used_shows_where():
+    with pytest.raises(UsageError, match=r'^the grammar cannot be used: at 2\(4\): invalid regex "\("'):
+        GRAMMARS.compile("start: a\na: /(/")
