@@ -1,7 +1,7 @@
 """The scripts in benchmarks/: their arithmetic, and each once from end to end on next to nothing."""
 
 import json
-from math import inf
+from math import inf, log
 from pathlib import Path
 
 import pytest
@@ -209,6 +209,21 @@ def test_where_a_size_overtakes_the_next_smaller_one():
     small, large = runs((1, 3.0), (4, 2.4)), runs((2, 2.8), (4, 2.3), (9, 2.2))
     found = cross({"a": small, "b": large, "c": runs((4, 2.9), (20, 1.0))})
     assert [crossing["flops"] for crossing in found] == [4, None], "at 2, a is at 2.7; beyond 9, nothing is known of b"
+
+
+def test_the_best_rate_lies_between_those_that_were_tried(world, tmp_path, capsys, monkeypatch):
+    import rate_transfer
+
+    curve = {rate: 2 + (log(rate / 3e-3)) ** 2 for rate in (1e-3, 2e-3, 4e-3, 8e-3)}
+    assert rate_transfer.best(curve) == pytest.approx(3e-3)
+    assert rate_transfer.best({1e-3: 2.0, 2e-3: 1.9, 4e-3: 1.8}) is None, "it may be higher still"
+
+    monkeypatch.setattr(rate_transfer, "SHAPES", {"128 x 1": (128, 1), "128 x 2": (128, 2)})
+    files = (world / "few_pretrain.jsonl", world / "few_pretrain_valid.jsonl", tmp_path)
+    rate_transfer.main(*files, shapes=("128 x 1", "128 x 2"), rates=(1e-3, 2e-3), tokens=1024, tokens_per_step=512)
+    assert "128 x 2" in capsys.readouterr().out
+    assert (tmp_path / "rate_transfer.svg").read_text(encoding="utf-8").count("<polyline") == 2
+    assert len((tmp_path / "runs.jsonl").read_text(encoding="utf-8").splitlines()) == 4
 
 
 def test_depths_are_compared_at_equal_parameters():
