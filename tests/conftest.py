@@ -3,7 +3,7 @@
 import io
 import itertools
 import os
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,14 @@ from chromium import BROWSER, FLAGS
 
 # Two test processes with two threads each would fight for two cores; also inherited by the commands that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+with suppress(ImportError):  # few tests need it
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile(
+        "minimind", derandomize=True, deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("minimind")
 
 SMALL = [
     *("--device", "cpu", "--set.train.compile", "never", "--set.train.log_every", "1", "--set.train.valid_every", "0"),
@@ -113,8 +121,9 @@ def dpo_flags(world, tuned) -> list[str]:
 
 @pytest.fixture(scope="module")
 def browser():
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=30_000)  # a busy machine is no failure
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
         yield browser

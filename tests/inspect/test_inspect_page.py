@@ -25,7 +25,6 @@ from minimind.tokenizer.bpe import Tokenizer
 from minimind.tokenizer.chat import render
 
 pytestmark = needs_chromium
-expect.set_options(timeout=30_000)  # a busy machine is no failure
 PROMPT = {"messages": [{"role": "user", "content": "Where does 小明 live?\nSay it."}], "begins": "In Paris"}
 PICTURES = {
     "tokens": ".strip span",
@@ -142,6 +141,8 @@ def drawn(page):
     expect(page.locator("#room")).to_have_attribute("aria-busy", "false")
     expect(page.locator("#content [aria-busy=true]")).to_have_count(0, timeout=120_000)
     expect(page.locator("#notice")).to_be_hidden()
+    # Maps are drawn at the frame after, when the page knows their width.
+    page.wait_for_function("[...document.querySelectorAll('#content .heat canvas.cells')].every((c) => c.style.width)")
 
 
 def painted(canvas):

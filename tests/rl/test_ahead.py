@@ -251,13 +251,24 @@ def test_weights_change_between_two_tokens(model):
     """Each token has the log-probability that the weights of its version give it, after all that stands before it."""
     engine, prompt = BackgroundRollout(model, 2, 256, torch.float32), [1, 40, 41]
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    thread = engine._thread
+    step = thread.engine.step
+
+    def until_five():
+        outputs = step()
+        if any(len(one.tokens) == 5 for one in thread.engine._scheduler.running):
+            thread.pause()
+        return outputs
+
+    thread.engine.step = until_five
     engine.submit("x", prompt, Sampling(max_new_tokens=200, seed=3))
-    while not (running := engine._thread.engine._scheduler.running) or len(running[0].tokens) < 5:
+    while not thread.paused:
         time.sleep(0.001)
     with torch.no_grad():
         for weight in model.parameters():
             weight += 0.05 * torch.randn_like(weight)
     engine.update_weights(model)
+    thread.resume()
     after = {name: weight.clone() for name, weight in model.state_dict().items()}
     with torch.no_grad():
         for weight in model.parameters():

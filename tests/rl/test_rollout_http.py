@@ -397,13 +397,15 @@ def real(tmp_path_factory):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-m", "minimind", *command], env=environment, stderr=subprocess.PIPE)
     url = f"http://127.0.0.1:{port}"
-    for _ in range(300):
+    for _ in range(1800):
         try:
             urlopen(f"{url}/health", timeout=1).read()
             break
         except OSError:
             assert process.poll() is None, process.stderr.read().decode()
             time.sleep(0.1)
+    else:
+        raise AssertionError("it never answered")
     yield url, process, folder / "weights"
     process.kill()
     process.wait()

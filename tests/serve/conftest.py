@@ -104,6 +104,14 @@ class Scripted(Engine):
         return draws._replace(ids=ids_B, logprobs=draws.model.gather(1, ids_B[:, None])[:, 0])
 
 
+def wait_until(true, seconds=60):
+    """Wait for what comes in a moment; on a busy machine that may be a long one."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def script(tokenizer, *parts):
     """Ids of an answer, from texts and the names of control tokens."""
     ids = []

@@ -122,8 +122,8 @@ def test_grammars_that_take_for_ever_are_stopped_and_others_go_on(http, impatien
             assert answer.result().status_code == 400
             assert "too" in answer.result().json()["error"]["message"]
     start = time.monotonic()
-    assert chat(http, **endless[0]).status_code == 400  # remembered
-    assert time.monotonic() - start < 0.5
+    assert chat(http, **endless[0]).status_code == 400
+    assert time.monotonic() - start < grammars.SECONDS, "it is remembered"
 
 
 @pytest.mark.parametrize(
@@ -252,12 +252,12 @@ def test_a_server_that_stood_still_does_not_blame_its_clients(model, tokenizer, 
     """As after SIGSTOP or without memory: when it goes on, every deadline has passed."""
     body = json.dumps(HI).encode()
     head = POST + b"Content-Length: %d\r\n\r\n" % len(body)
-    with serving(model, tokenizer, header_seconds=1.0, body_seconds=1.0) as (url, service):
-        monkeypatch.setattr(service.metrics, "text", lambda: str(time.sleep(3.5)))  # in the event loop
+    with serving(model, tokenizer, header_seconds=3.0, body_seconds=3.0) as (url, service):
+        monkeypatch.setattr(service.metrics, "text", lambda: str(time.sleep(8)))  # in the event loop
         with connect(url) as silent, connect(url) as sending, ThreadPoolExecutor(1) as pool:
             sending.sendall(head + body[:5])
             time.sleep(0.3)
-            still = pool.submit(httpx.get, f"{url}/metrics", timeout=20)
+            still = pool.submit(httpx.get, f"{url}/metrics", timeout=40)
             time.sleep(1)
             sending.sendall(body[5:])
             assert still.result().status_code == 200

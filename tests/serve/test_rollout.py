@@ -7,7 +7,7 @@ import time
 import httpx
 import pytest
 import torch
-from conftest import random_model, serving
+from conftest import random_model, serving, wait_until
 
 from minimind.engine.engine import Engine
 from minimind.engine.generate import complete
@@ -41,7 +41,11 @@ def rollout(model, other, tokenizer, tmp_path):
         tokenizer.save(folder)
     copy = Transformer(model.config).eval()
     copy.load_state_dict(model.state_dict())
-    with serving(copy, tokenizer, Slow, rollout_root=root) as (url, _), httpx.Client(base_url=url, timeout=20) as http:
+    with (
+        serving(copy, tokenizer, Slow, rollout_root=root) as (url, service),
+        httpx.Client(base_url=url, timeout=20) as http,
+    ):
+        http.engine = service.engine.engine
         yield http
 
 
@@ -148,11 +152,12 @@ def test_weights_come_from_under_the_root_alone(rollout, tmp_path):
     assert rollout.post("/update_weights_from_disk", json={"model_path": inside}).status_code == 200
 
 
-def in_background(call):
+def in_background(http, call):
+    """A request whose answer is being written."""
     box = []
     thread = threading.Thread(target=lambda: box.append(call()))
     thread.start()
-    time.sleep(0.3)
+    wait_until(lambda: any(len(one.tokens) > 1 for one in list(http.engine._scheduler.running)))
     return thread, box
 
 
@@ -160,7 +165,9 @@ LONG = {"temperature": 0, "max_new_tokens": 80, "ignore_eos": True}
 
 
 def test_requests_are_aborted_by_name(rollout):
-    thread, box = in_background(lambda: generate(rollout, input_ids=[PROMPT] * 2, rid=["a", "b"], sampling_params=LONG))
+    thread, box = in_background(
+        rollout, lambda: generate(rollout, input_ids=[PROMPT] * 2, rid=["a", "b"], sampling_params=LONG)
+    )
     assert rollout.post("/abort_request", json={"rid": "a"}).json() == {"success": True}
     assert rollout.post("/abort_request", json={"rid": "unknown"}).status_code == 200
     time.sleep(0.1)
@@ -172,7 +179,9 @@ def test_requests_are_aborted_by_name(rollout):
 
 
 def test_pausing_in_place_changes_weights_in_the_middle_of_an_answer(rollout, model):
-    thread, box = in_background(lambda: generate(rollout, input_ids=PROMPT, sampling_params=LONG, return_logprob=True))
+    thread, box = in_background(
+        rollout, lambda: generate(rollout, input_ids=PROMPT, sampling_params=LONG, return_logprob=True)
+    )
     assert rollout.post("/pause_generation", json={"mode": "in_place"}).status_code == 200
     rollout.post("/update_weights_from_disk", json={"model_path": "step-1"})
     time.sleep(0.2)
@@ -186,7 +195,7 @@ def test_pausing_in_place_changes_weights_in_the_middle_of_an_answer(rollout, mo
 
 
 def test_pausing_aborts_by_default(rollout):
-    thread, box = in_background(lambda: generate(rollout, input_ids=PROMPT, sampling_params=LONG))
+    thread, box = in_background(rollout, lambda: generate(rollout, input_ids=PROMPT, sampling_params=LONG))
     rollout.post("/pause_generation", json={})
     thread.join(10)
     assert box[0]["meta_info"]["finish_reason"]["type"] == "abort"

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import httpx
 import pytest
-from conftest import Scripted, script, serving
+from conftest import Scripted, script, serving, wait_until
 
 from minimind.engine.engine import Engine
 
@@ -97,13 +97,13 @@ class Slow(Engine):
 
 
 def test_a_name_stands_for_one_request(model, tokenizer, tmp_path):
-    with serving(model, tokenizer, Slow, rollout_root=tmp_path) as (url, _), httpx.Client(base_url=url) as http:
+    with serving(model, tokenizer, Slow, rollout_root=tmp_path) as (url, service), httpx.Client(base_url=url) as http:
         params = {"max_new_tokens": 40, "ignore_eos": True}
         body = {"input_ids": [1, 40], "rid": "mine", "sampling_params": params}
         answers = []
         first = threading.Thread(target=lambda: answers.append(http.post("/generate", json=body).json()))
         first.start()
-        time.sleep(0.5)
+        wait_until(lambda: service.engine.engine.has_work)
         again = httpx.post(f"{url}/generate", json=body)
         assert (again.status_code, again.json()["error"]["code"]) == (409, "rid_in_use")
         httpx.post(f"{url}/abort_request", json={"rid": "mine"})

@@ -119,17 +119,20 @@ def serve(start, port, folder):  # noqa: F811
     return process
 
 
-def test_a_server_is_killed_and_started_again(minimind, start, tmp_path):  # noqa: F811
+def test_a_server_is_killed_and_started_again(minimind, start, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("minimind.rl.rollout_http.TRIES", 10)  # a busy machine starts it in a minute and more
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     servers = [serve(start, port, tmp_path)]
-    for _ in range(600):
+    for _ in range(1800):
         try:
             urlopen(f"http://127.0.0.1:{port}/health", timeout=1).read()
             break
         except OSError:
             time.sleep(0.1)
+    else:
+        raise AssertionError("it never answered")
 
     def start_again():
         metrics = tmp_path / "run" / "metrics.jsonl"

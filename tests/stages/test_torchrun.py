@@ -16,7 +16,7 @@ def torchrun(program, *flags):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program]
     environment = os.environ | {"PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"}
     arguments = [*command, *map(str, flags)]
-    return subprocess.run(arguments, env=environment, capture_output=True, encoding="utf-8", timeout=120)
+    return subprocess.run(arguments, env=environment, capture_output=True, encoding="utf-8", timeout=600)
 
 
 def ours(ended):
