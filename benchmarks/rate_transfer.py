@@ -22,7 +22,8 @@ from minimind.report.figure import save
 from minimind.report.plots import Series
 
 SHAPES = {
-    f"{hidden} x {layers}": (hidden, layers) for hidden, layers in ((128, 4), (256, 4), (512, 4), (256, 2), (256, 8))
+    f"{hidden} x {layers}": (hidden, layers)
+    for hidden, layers in ((64, 4), (128, 4), (256, 4), (512, 4), (256, 2), (256, 8))
 }
 
 
